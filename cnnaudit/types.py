@@ -1,0 +1,286 @@
+"""The frozen records that the stages hand on, and the shape convention, written once.
+
+Shapes. Batches come first and axes are named on unpacking: images are (B, C, H, W) in the model's
+input coordinates, heatmaps (B, H, W), masks (B, H, W) boolean, scores and outputs (B, N), a layer's
+activations (B, K, h, w). Heatmaps and masks share the height and width of the input.
+
+Intent is a ``Spec`` (what the config says), work a ``Unit``, a result a ``MetricRow``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class AuditError(Exception):
+    """Something that the user can put right: shown as one clear message, no traceback."""
+
+
+# --- specs: what the config says ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the model's input; geometry applies to its masks as well."""
+
+    resize: tuple[int, int]  # (height, width) of the input
+    resample: str  # a Pillow filter: box, bilinear, bicubic, lanczos, nearest
+    channels: str  # "rgb" or "bgr", the order that the model was trained on
+    mean: tuple[float, ...]  # per channel, of values scaled to 0–1
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class OutputAxis:
+    """One axis of a structured output, e.g. 65 distances."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    name: str
+    builder: str  # a name in the registry of `models`
+    weights: Path | None  # None: untrained, seeded
+    preprocessing: Preprocessing
+    score_from: str | None  # module path whose output is the score; None: the model's own output
+    roles: Mapping[str, str]  # layer role → module path
+    task: str  # which behaviour is measured: a task of `metrics.behaviour`
+    outputs: tuple[OutputAxis, ...]  # the axes that the flat output unfolds into
+    target: str  # default target, a name in the registry of `targets`
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """Which scalar of the output is explained."""
+
+    name: str
+    uses: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TechniqueSpec:
+    name: str
+    uses: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    name: str
+    uses: str
+    region: str  # the named mask that the heatmap is held against
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """A declared facet of the report: which factor spans the rows, which one the columns."""
+
+    rows: str
+    cols: str
+    levels: tuple[str, ...]  # of the factor `rows`, in this order; empty: all
+
+
+@dataclass(frozen=True)
+class ImageSetSpec:
+    name: str
+    uses: str  # a reader in the registry of `image_sets`
+    root: Path
+    unit: str | None  # the factor that is the unit of independence; None: each image
+    grids: tuple[GridSpec, ...]
+    words: Mapping[str, Mapping[str, str]]  # factor → level → how the report says it
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AuditSpec:
+    """The whole audit as declared; everything after `config` reads this and no config."""
+
+    name: str
+    models: tuple[ModelSpec, ...]
+    image_sets: tuple[ImageSetSpec, ...]
+    targets: tuple[TargetSpec, ...]  # empty: each model's own default
+    techniques: tuple[TechniqueSpec, ...]
+    metrics: tuple[MetricSpec, ...]
+    seed: int
+    device: str  # "auto", "cpu", "cuda", "cuda:1", …
+    batch_size: int
+    workers: int  # processes that decode images ahead; 0: none
+    determinism: str  # "strict", "warn" or "off"
+    exemplars: int  # units (scenes) of each image set that the report shows in full
+    output_dir: Path
+    store_dir: Path
+    executor: str  # where units run
+    report: str
+
+
+# --- image sets -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of an image set with everything that is declared about it."""
+
+    id: str
+    image: Path
+    regions: Mapping[str, Path]  # region name → mask file; a region not declared is not a key
+    truth: str | Path | None  # a label, or a file of a structured truth
+    factors: Mapping[str, str]  # factor → level; a factor without a level here is not a key
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    spec: ImageSetSpec
+    items: tuple[Item, ...]
+    factors: tuple[str, ...]  # in the manifest's order, the unit included
+    digests: Mapping[Path, str]  # SHA-256 of every file that an item names
+
+    def unit_of(self, item: Item) -> str:
+        """Return the unit of independence (scene) that an item belongs to."""
+        return item.id if self.spec.unit is None else item.factors.get(self.spec.unit, item.id)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items read, decoded and preprocessed; the ones that could not be are named in `failures`."""
+
+    items: tuple[Item, ...]
+    images: Tensor  # (B, C, H, W)
+    masks: Mapping[str, Mapping[str, Tensor]]  # region → item id → (H, W) bool
+    truths: Mapping[str, Any]  # item id → label or (N,) float tensor; absent: no truth
+    failures: Mapping[str, str]  # item id → reason
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+# --- passes ---------------------------------------------------------------------------------------
+
+LayerCall = tuple[str, int]  # (module path, how many times it had been called before)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a technique asks of the network's passes; the planner unites these."""
+
+    layer: bool = False  # the activations of the layer that its parameter `layer` names
+    gradients: bool = False  # the gradient of the score at that layer
+    input_gradient: bool = False
+    guided_input_gradient: bool = False
+
+
+@dataclass(frozen=True)
+class PassSpec:
+    """The union of what a group of requests needs."""
+
+    layers: frozenset[str] = frozenset()
+    gradients: bool = False
+    input_gradient: bool = False
+    guided_input_gradient: bool = False
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What one forward and at most two backward passes of one target left behind.
+
+    Only what the `PassSpec` asked for is a key; asking for another is a KeyError.
+    """
+
+    images: Tensor  # (B, C, H, W)
+    activations: Mapping[LayerCall, Tensor]  # (B, K, h, w)
+    gradients: Mapping[LayerCall, Tensor]  # ∂y/∂activations, same shape
+    input_gradients: Mapping[str, Tensor]  # "plain" and "guided": (B, C, H, W)
+    inapplicable: Mapping[str, str] = field(default_factory=dict)  # e.g. "guided" → reason
+
+    def last_call(self, layer: str) -> LayerCall:
+        """Return the key of the layer's last use in the forward pass."""
+        return max(call for call in self.activations if call[0] == layer)
+
+
+# --- work and results -----------------------------------------------------------------------------
+
+Status = Literal["ok", "ineligible", "undefined", "not_applicable", "failed"]
+
+
+@dataclass(frozen=True)
+class HeatmapRequest:
+    """One technique on one target of one model, its layer resolved."""
+
+    technique: TechniqueSpec
+    target: TargetSpec
+    layer: str  # module path; "" where the technique has no layer
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The atom of the store: one request, or the behaviour, of a model on one chunk of images."""
+
+    key: str
+    fields: Mapping[str, Any]  # what determined the key
+    model: ModelSpec
+    image_set: ImageSet
+    chunk: tuple[Item, ...]
+    request: HeatmapRequest | None  # None: the cell holds behaviour
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The cells of one model on one chunk that the store lacks; they share one forward pass."""
+
+    model: ModelSpec
+    image_set: ImageSet
+    chunk: tuple[Item, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Heatmaps:
+    """One request's heatmaps of a batch, in input coordinates, raw values."""
+
+    maps: Tensor  # (B, H, W)
+
+
+@dataclass(frozen=True)
+class NoHeatmaps:
+    """Why a request gave no heatmap of a batch."""
+
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One number about one item, or the reason why there is none; no row is ever dropped.
+
+    Which model, target, technique and image set it is about, its cell knows; `summary` joins them.
+    """
+
+    item: str
+    region: str  # "" for behaviour
+    metric: str
+    value: float | None
+    chance: float | None
+    lift: float | None  # (value − chance) / (1 − chance)
+    flag: str  # "dead": the heatmap is zero everywhere; else ""
+    status: Status
+    reason: str
+
+
+# What a cell adds to each of its rows when they become one table; "" where it does not apply.
+CELL_COLUMNS = ("model", "target", "technique", "layer", "image_set")
+ROW_COLUMNS = tuple(column.name for column in fields(MetricRow))
+SUMMARY_COLUMNS = ("mean", "chance", "lift", "units", "scored", "total", "dead")
+
+# What no factor of an image set can be called.
+RESERVED_COLUMNS = frozenset(
+    (*CELL_COLUMNS, *ROW_COLUMNS, *SUMMARY_COLUMNS, *get_args(Status), "unit")
+)
