@@ -1,0 +1,43 @@
+"""Techniques on the gradient of the score y with respect to the input x."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from cnnaudit.techniques.registry import NotApplicable, technique
+from cnnaudit.types import Needs, Signals
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Reduction = Literal["max", "sum"]
+
+
+@technique(
+    needs=Needs(input_gradient=True),
+    title="Saliency",
+    citation="Simonyan, Vedaldi, Zisserman, ICLR Workshop 2014",
+)
+def saliency(signals: Signals, *, reduce: Reduction = "max") -> Tensor:
+    """Return max_c |∂y/∂x_c| (or the sum over channels), (B, H, W), ≥ 0."""
+    return _over_channels(signals.input_gradients["plain"], reduce)
+
+
+@technique(
+    needs=Needs(guided_input_gradient=True),
+    title="Guided saliency",
+    citation="Springenberg et al., ICLR Workshop 2015",
+)
+def guided_saliency(signals: Signals, *, reduce: Reduction = "max") -> Tensor:
+    """Return the saliency of the guided gradient, (B, H, W), ≥ 0.
+
+    Raises NotApplicable for a network without a ReLU, or with other gates as well.
+    """
+    if "guided" in signals.inapplicable:
+        raise NotApplicable(signals.inapplicable["guided"])
+    return _over_channels(signals.input_gradients["guided"], reduce)
+
+
+def _over_channels(gradient: Tensor, reduce: Reduction) -> Tensor:
+    magnitude = gradient.abs()
+    return magnitude.amax(dim=1) if reduce == "max" else magnitude.sum(dim=1)
