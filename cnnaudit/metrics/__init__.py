@@ -1,0 +1,137 @@
+"""Metrics: from heatmaps and masks, and from predictions and truths, to numbers with a reason.
+
+A metric is a pure function in `overlap` or `behaviour`; what holds for all of them (which images
+have no value and why, dead heatmaps, chance, lift) is written here, once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cnnaudit.metrics import behaviour, overlap
+from cnnaudit.metrics.registry import (
+    BEHAVIOUR,
+    OVERLAP,
+    BehaviourMetric,
+    Ineligible,
+    Overlay,
+)
+from cnnaudit.types import MetricSpec, Status
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = [
+    "BEHAVIOUR",
+    "OVERLAP",
+    "Score",
+    "behaviour",
+    "behaviour_of",
+    "is_dead",
+    "measure_behaviour",
+    "measure_overlap",
+    "overlap",
+]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one image, or why it has none."""
+
+    value: float | None
+    chance: float | None
+    flag: str
+    status: Status
+    reason: str
+
+    @property
+    def lift(self) -> float | None:
+        """(value − chance) / (1 − chance): 0 at chance, 1 at the best."""
+        if self.value is None or self.chance is None or self.chance >= 1:
+            return None
+        return (self.value - self.chance) / (1 - self.chance)
+
+
+def is_dead(heatmaps: Tensor) -> Tensor:
+    """Say which of the heatmaps (B, H, W) are zero everywhere, (B,) bool."""
+    return (heatmaps == 0).flatten(1).all(dim=1)
+
+
+def measure_overlap(
+    heatmaps: Tensor, masks: Sequence[Tensor | None], metrics: Sequence[MetricSpec]
+) -> dict[str, list[Score]]:
+    """Hold heatmaps (B, H, W) against each image's mask (H, W); None: it has no such region.
+
+    Returns a score per metric and image. A dead heatmap is scored as the uniform map. Images
+    without a value are taken out first, so that none of them can touch its neighbours.
+    """
+    refused = [_refusal(h, mask) for h, mask in zip(heatmaps, masks, strict=True)]
+    scores: dict[str, list[Score]] = {}
+    kept = [i for i, refusal in enumerate(refused) if refusal is None]
+    overlay = _overlay(heatmaps, masks, kept) if kept else None
+    dead = is_dead(heatmaps).tolist()
+    for spec in metrics:
+        column: list[Score | None] = list(refused)
+        if overlay is not None:
+            metric = OVERLAP[spec.uses]
+            values = metric.compute(overlay, **spec.parameters).tolist()
+            chances = metric.chance(overlay, **spec.parameters)
+            levels = [None] * len(kept) if chances is None else chances.tolist()
+            for i, value, chance in zip(kept, values, levels, strict=True):
+                column[i] = _scored(value, chance, "dead" if dead[i] else "")
+        scores[spec.name] = [score for score in column if score is not None]
+    return scores
+
+
+def measure_behaviour(
+    task: str, prediction: NDArray[np.float64], truth: NDArray[np.float64] | None
+) -> dict[str, Score]:
+    """Score one prediction (N,) against its truth (N,), by every behaviour metric of the task."""
+    scores: dict[str, Score] = {}
+    for name, metric in behaviour_of(task).items():
+        if truth is None:
+            scores[name] = Score(None, None, "", "ineligible", "no_truth")
+            continue
+        try:
+            scores[name] = _scored(metric.compute(prediction, truth), None, "")
+        except Ineligible as reason:
+            scores[name] = Score(None, None, "", "ineligible", str(reason))
+    return scores
+
+
+def behaviour_of(task: str) -> Mapping[str, BehaviourMetric]:
+    """Return the behaviour metrics of a task by name."""
+    return {name: metric for name, metric in BEHAVIOUR.items() if metric.task == task}
+
+
+def _scored(value: float, chance: float | None, flag: str) -> Score:
+    if not math.isfinite(value):
+        return Score(None, None, flag, "undefined", "not_finite")
+    return Score(value, chance, flag, "ok", "")
+
+
+def _refusal(heatmap: Tensor, mask: Tensor | None) -> Score | None:
+    """Return the score of an image that can have no value, or None where it can."""
+    if not heatmap.isfinite().all():
+        return Score(None, None, "", "failed", "the heatmap is not finite")
+    if mask is None:
+        return Score(None, None, "", "ineligible", "no_such_region")
+    if not mask.any():
+        return Score(None, None, "", "undefined", "empty_mask")
+    if mask.all():
+        return Score(None, None, "", "undefined", "degenerate_mask")
+    return None
+
+
+def _overlay(heatmaps: Tensor, masks: Sequence[Tensor | None], kept: list[int]) -> Overlay:
+    import torch
+
+    chosen = heatmaps[kept]
+    chosen = torch.where(is_dead(chosen)[:, None, None], torch.ones_like(chosen), chosen)
+    present = [mask for mask in (masks[i] for i in kept) if mask is not None]
+    return Overlay(chosen, torch.stack(present).to(chosen.device))

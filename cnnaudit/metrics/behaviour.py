@@ -1,0 +1,87 @@
+"""What a network answers, beside where it looks: one prediction against its truth.
+
+Structured regression: N cells, each with a probability and a truth of 0 or 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cnnaudit.metrics.registry import Ineligible, behaviour_metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Cells = NDArray[np.float64]
+
+STRUCTURED_REGRESSION = "structured_regression"
+
+
+@behaviour_metric(
+    task=STRUCTURED_REGRESSION,
+    title="probability on the true cells",
+    meaning="mean predicted probability where the truth is yes",
+    higher_is_better=True,
+)
+def true_cell_probability(prediction: Cells, truth: Cells) -> float:
+    """Return the mean probability over the true cells, 0–1; Ineligible without one."""
+    return float(prediction[_some(truth > 0.5, "no_true_cell")].mean())
+
+
+@behaviour_metric(
+    task=STRUCTURED_REGRESSION,
+    title="strongest false alarm",
+    meaning="highest predicted probability where the truth is no",
+    higher_is_better=False,
+)
+def strongest_false_alarm(prediction: Cells, truth: Cells) -> float:
+    """Return the highest probability over the false cells, 0–1; Ineligible without one."""
+    return float(prediction[_some(truth <= 0.5, "no_false_cell")].max())
+
+
+@behaviour_metric(
+    task=STRUCTURED_REGRESSION,
+    title="activity on the false cells",
+    meaning="mean predicted probability where the truth is no",
+    higher_is_better=False,
+)
+def false_cell_activity(prediction: Cells, truth: Cells) -> float:
+    """Return the mean probability over the false cells, 0–1; Ineligible without one."""
+    return float(prediction[_some(truth <= 0.5, "no_false_cell")].mean())
+
+
+@behaviour_metric(
+    task=STRUCTURED_REGRESSION,
+    title="AUC",
+    meaning="probability that a true cell gets a higher prediction than a false one",
+    higher_is_better=True,
+)
+def auc(prediction: Cells, truth: Cells) -> float:
+    """Return P(true > false) + ½ P(=) over the cells, 0–1; Ineligible unless both kinds exist."""
+    from scipy.stats import rankdata
+
+    true = _some(truth > 0.5, "no_true_cell")
+    n_false = len(truth) - int(true.sum())
+    if n_false == 0:
+        raise Ineligible("no_false_cell")
+    n_true = len(truth) - n_false
+    ranks = rankdata(prediction)
+    return float((ranks[true].sum() - n_true * (n_true + 1) / 2) / (n_true * n_false))
+
+
+@behaviour_metric(
+    task=STRUCTURED_REGRESSION,
+    title="absolute error",
+    meaning="mean distance of the prediction from the truth",
+    higher_is_better=False,
+)
+def absolute_error(prediction: Cells, truth: Cells) -> float:
+    """Return the mean of |prediction − truth| over the cells, 0–1."""
+    return float(abs(prediction - truth).mean())
+
+
+def _some(cells: NDArray[np.bool_], reason: str) -> NDArray[np.bool_]:
+    if not cells.any():
+        raise Ineligible(reason)
+    return cells

@@ -1,0 +1,129 @@
+"""The registries of metrics: overlap of a heatmap with a mask, behaviour of a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Heatmaps (B, H, W), finite and none of them dead, on masks (B, H, W), none empty or full.
+
+    What several metrics need is computed here, once.
+    """
+
+    heatmaps: Tensor
+    masks: Tensor
+
+    @cached_property
+    def positive(self) -> Tensor:
+        """h⁺ = max(h, 0) in float64."""
+        return self.heatmaps.double().clamp(min=0)
+
+    @cached_property
+    def area(self) -> Tensor:
+        """Pixels of each mask, K (B,)."""
+        return self.masks.flatten(1).sum(dim=1)
+
+    @cached_property
+    def share(self) -> Tensor:
+        """Share of the image that each mask covers, ρ = K/n (B,) in float64."""
+        return self.masks.flatten(1).double().mean(dim=1)
+
+    @cached_property
+    def descending(self) -> Tensor:
+        """Each heatmap's values from the highest to the lowest, (B, H·W)."""
+        return self.heatmaps.flatten(1).sort(dim=1, descending=True).values
+
+
+@dataclass(frozen=True)
+class OverlapMetric:
+    """A registered overlap metric: `compute` and `chance` give (B,) float64."""
+
+    name: str
+    compute: Callable[..., Tensor]
+    chance: Callable[..., Tensor | None]  # the level that a map without information earns
+    title: str
+    meaning: str
+    bounds: tuple[float, float]  # lowest and highest value
+    higher_is_better: bool
+    version: int  # raise it when the same parameters give other numbers
+
+
+@dataclass(frozen=True)
+class BehaviourMetric:
+    """A registered score of one prediction against its truth."""
+
+    name: str
+    task: str
+    compute: Callable[[NDArray[np.float64], NDArray[np.float64]], float]
+    title: str
+    meaning: str
+    bounds: tuple[float, float]  # lowest and highest value
+    higher_is_better: bool
+    version: int
+
+
+class Ineligible(Exception):
+    """A truth that does not let the metric have a value; the message is a short reason."""
+
+
+OVERLAP: dict[str, OverlapMetric] = {}
+BEHAVIOUR: dict[str, BehaviourMetric] = {}
+
+
+def overlap_metric(
+    *,
+    title: str,
+    meaning: str,
+    chance: Callable[..., Tensor | None],
+    bounds: tuple[float, float] = (0.0, 1.0),
+    higher_is_better: bool = True,
+    version: int = 1,
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a function ``(overlay, *, parameters) -> (B,)`` under its own name.
+
+    `chance` takes the same arguments and gives the chance level, or None where there is none.
+    """
+
+    def register(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        name = compute.__name__
+        if name in OVERLAP:
+            raise ValueError(f"a metric named {name!r} is registered already")
+        OVERLAP[name] = OverlapMetric(
+            name, compute, chance, title, meaning, bounds, higher_is_better, version
+        )
+        return compute
+
+    return register
+
+
+def behaviour_metric(
+    *,
+    task: str,
+    title: str,
+    meaning: str,
+    higher_is_better: bool,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    version: int = 1,
+) -> Callable[[Callable[..., float]], Callable[..., float]]:
+    """Register a function ``(prediction (N,), truth (N,)) -> float`` under its own name."""
+
+    def register(compute: Callable[..., float]) -> Callable[..., float]:
+        name = compute.__name__
+        if name in BEHAVIOUR:
+            raise ValueError(f"a behaviour metric named {name!r} is registered already")
+        BEHAVIOUR[name] = BehaviourMetric(
+            name, task, compute, title, meaning, bounds, higher_is_better, version
+        )
+        return compute
+
+    return register
