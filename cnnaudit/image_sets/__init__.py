@@ -1,0 +1,46 @@
+"""Image sets: a manifest or a folder → items with their masks, truths and factors → batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cnnaudit.image_sets import folder, manifest
+from cnnaudit.image_sets.files import check_files
+from cnnaudit.types import AuditError, ImageSet, ImageSetSpec, Item
+
+Reader = Callable[..., tuple[tuple[Item, ...], tuple[str, ...]]]
+
+READERS: Mapping[str, Reader] = {
+    "manifest": manifest.read_manifest,
+    "folder": folder.read_folder,
+}
+
+
+def load_image_set(spec: ImageSetSpec) -> ImageSet:
+    """Read what an image set declares, and check and digest every file that it names.
+
+    Raises AuditError naming the file or column, what was found and what is allowed.
+    """
+    where = f"image_set.{spec.name}"
+    if not spec.root.is_dir():
+        raise AuditError(f"{where}.root: there is no folder {spec.root}")
+    items, factors = READERS[spec.uses](spec.root, where, **spec.parameters)
+    if not items:
+        raise AuditError(f"{where}: {spec.root} holds no picture")
+    _check_factors(spec, factors, where)
+    return ImageSet(spec, items, factors, check_files(items, where))
+
+
+def _check_factors(spec: ImageSetSpec, factors: tuple[str, ...], where: str) -> None:
+    named = {"unit": [spec.unit] if spec.unit else []}
+    for number, grid in enumerate(spec.grids):
+        named[f"grids.{number}"] = [grid.rows, grid.cols]
+    named["words"] = list(spec.words)
+    for key, names in named.items():
+        for name in names:
+            if name not in factors:
+                allowed = ", ".join(factors) or "none"
+                raise AuditError(
+                    f"{where}.{key}: {name!r} is no factor of this image set; "
+                    f"its manifest has the factors: {allowed}"
+                )
