@@ -1,0 +1,373 @@
+"""The stages in their order: plan, execute, summarise, illustrate, write, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnnaudit import provenance
+from cnnaudit.image_sets import load_image_set
+from cnnaudit.image_sets.files import read_truth
+from cnnaudit.metrics import OVERLAP, behaviour_of
+from cnnaudit.models import ModelFacts, choose_device, inspect_model
+from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
+from cnnaudit.progress import progress
+from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes, digest_file
+from cnnaudit.store import write_atomically as write
+from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.types import AuditError, AuditSpec, ImageSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from cnnaudit.illustrate import Illustrated
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1  # of every file of a run directory
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """How the audit was called: what `manifest.json` needs to say to repeat it."""
+
+    command: str
+    overrides: Sequence[str]
+    config: str  # the composed config, as YAML
+
+
+@dataclass(frozen=True)
+class Outcome:
+    run_dir: Path
+    report: Path
+    complete: bool
+    findings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before work begins."""
+
+    audit: AuditSpec
+    device: torch.device
+    image_sets: tuple[ImageSet, ...]
+    facts: Mapping[str, ModelFacts]
+    store: Store
+    plan: Plan
+
+
+@dataclass
+class Stopwatch:
+    """Seconds per stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 3)
+
+
+def prepare(audit: AuditSpec) -> Prepared:
+    """Check everything that can be checked beforehand, and plan; raise AuditError if it is off."""
+    check_writable(audit.output_dir, "output_dir")
+    check_writable(audit.store_dir, "store_dir")
+    device = choose_device(audit.device)
+    image_sets = tuple(load_image_set(spec) for spec in audit.image_sets)
+    facts = {m.name: inspect_model(m, audit.seed) for m in audit.models}
+    _check_truths(image_sets, facts)
+    store = Store(audit.store_dir)
+    return Prepared(
+        audit, device, image_sets, facts, store, make_plan(audit, image_sets, facts, store)
+    )
+
+
+def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
+    """Run an audit, or continue it: what the store has is not computed again.
+
+    Returns where the results lie and whether every cell could be computed.
+    """
+    watch = Stopwatch()
+    with watch.stage("plan"):
+        ready = prepare(audit)
+    run_dir = _make_run_dir(audit, invocation)
+    with _logged(run_dir / "run.log"):
+        log.info("%s", invocation.command)
+        log.info(
+            "%d cells, %d of them in the store, %d to compute",
+            len(ready.plan.cells),
+            len(ready.plan.cells) - ready.plan.missing,
+            ready.plan.missing,
+        )
+        with watch.stage("execute"):
+            _execute(ready)
+        return _write_results(ready, run_dir, invocation, watch)
+
+
+def _execute(ready: Prepared) -> None:
+    from cnnaudit.executors import EXECUTORS
+    from cnnaudit.numerics import configure
+
+    configure(ready.audit)
+    plan = ready.plan
+    total = sum(len(unit.chunk) for unit in plan.units)
+    with progress("images", total) as advance:
+        EXECUTORS[ready.audit.executor](
+            ready.audit,
+            plan.units,
+            ready.device,
+            ready.store,
+            lambda unit: advance(len(unit.chunk), unit.model.name),
+        )
+
+
+def _write_results(
+    ready: Prepared, run_dir: Path, invocation: Invocation, watch: Stopwatch
+) -> Outcome:
+    from cnnaudit import report, summary
+
+    catalogue = _catalogue(ready)
+    with watch.stage("summarise"):
+        rows = summary.collect_rows(ready.plan.cells, ready.store)
+        table = summary.summarise(rows)
+        findings = summary.find(table, ready.image_sets, catalogue)
+        gaps = summary.find_gaps(rows)
+    with watch.stage("illustrate"):
+        pictures = _illustrate(ready, rows)
+    counts = {str(status): int(n) for status, n in rows.status.value_counts().items()}
+    complete = "failed" not in counts
+    results = run_dir / "results"
+    results.mkdir()
+    rows.to_parquet(results / "rows.parquet", index=False)
+    table.to_csv(results / "summary.csv", index=False)
+    _write_json(results / "illustrations.json", {"schema": SCHEMA, "pictures": pictures})
+    _write_json(
+        run_dir / "summary.json",
+        {
+            "schema": SCHEMA,
+            "name": ready.audit.name,
+            "status": "COMPLETE" if complete else "INCOMPLETE",
+            "findings": findings,
+            "counts": counts,
+            "failures": [gap for gap in gaps if gap["status"] == "failed"],
+            "gaps": [gap for gap in gaps if gap["status"] != "failed"],
+        },
+    )
+    manifest = _manifest(ready, run_dir, invocation, catalogue, watch.seconds)
+    write(run_dir / "config.yaml", invocation.config.encode())
+    _write_json(run_dir / "manifest.json", manifest)
+    page = report.write_report(run_dir)
+    log.info("wrote %s", page)
+    return Outcome(run_dir, page, complete, [finding["text"] for finding in findings])
+
+
+def _illustrate(ready: Prepared, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    from cnnaudit.executors import loaded
+    from cnnaudit.illustrate import exemplars, illustrate
+    from cnnaudit.summary import worst_items
+
+    audit = ready.audit
+    metrics = audit.metrics
+    worst = worst_items(rows, metrics[0].name) if metrics else {}
+    pictures = []
+    for spec in audit.models:
+        requests = requests_of(audit, spec, ready.facts[spec.name])
+        with loaded(spec, audit, ready.device) as model:
+            for image_set in ready.image_sets:
+                why = exemplars(image_set, audit.exemplars)
+                for item, reasons in worst.get((spec.name, image_set.spec.name), {}).items():
+                    why[item] = (*why.get(item, ()), *reasons)
+                shown = illustrate(audit, model, spec, image_set, requests, why, ready.store)
+                pictures += [_picture(spec.name, image_set, one) for one in shown]
+    return pictures
+
+
+def _picture(model: str, image_set: ImageSet, shown: Illustrated) -> dict[str, Any]:
+    return {
+        "model": model,
+        "image_set": image_set.spec.name,
+        "item": shown.item.id,
+        "unit": image_set.unit_of(shown.item),
+        "factors": dict(shown.item.factors),
+        "why": shown.why,
+        "key": shown.picture,
+        "heatmaps": [
+            {
+                "technique": request.technique.name,
+                "target": request.target.name,
+                "layer": request.layer,
+                "key": key,
+                "status": status,
+                "reason": reason,
+            }
+            for request, key, status, reason in shown.heatmaps
+        ],
+    }
+
+
+def _check_truths(image_sets: Sequence[ImageSet], facts: Mapping[str, ModelFacts]) -> None:
+    for image_set in image_sets:
+        for path in {item.truth for item in image_set.items if isinstance(item.truth, Path)}:
+            cells = read_truth(path).size
+            for name, known in facts.items():
+                if cells != known.outputs:
+                    raise AuditError(
+                        f"image_set.{image_set.spec.name}: the truth {path} has {cells} values, "
+                        f"the model {name!r} has {known.outputs} outputs; they must be equal"
+                    )
+
+
+def _catalogue(ready: Prepared) -> dict[str, Any]:
+    """Return what the report says about each thing that the audit names."""
+    audit = ready.audit
+    layers: dict[str, dict[str, str]] = {technique.name: {} for technique in audit.techniques}
+    for spec in audit.models:
+        for request in requests_of(audit, spec, ready.facts[spec.name]):
+            if request.layer:
+                layers[request.technique.name][spec.name] = request.layer
+    metrics = {metric.name: (OVERLAP[metric.uses], "overlap") for metric in audit.metrics}
+    for model in audit.models:
+        for name, behaviour in behaviour_of(model.task).items():
+            metrics[name] = (behaviour, "behaviour")  # type: ignore[assignment]
+    return {
+        "metrics": {
+            name: {
+                "title": metric.title,
+                "kind": kind,
+                "range": metric.bounds,
+                "higher_is_better": metric.higher_is_better,
+                "meaning": metric.meaning,
+            }
+            for name, (metric, kind) in metrics.items()
+        },
+        "techniques": {
+            technique.name: {
+                "title": TECHNIQUES[technique.uses].title,
+                "citation": TECHNIQUES[technique.uses].citation,
+                "layer": layers[technique.name],
+            }
+            for technique in audit.techniques
+        },
+        "models": {
+            spec.name: {
+                "parameters": ready.facts[spec.name].parameters,
+                "input": ready.facts[spec.name].input,
+                "target": ", ".join(target.name for target in audit.targets) or spec.target,
+                "weights": "none" if spec.weights is None else spec.weights.name,
+            }
+            for spec in audit.models
+        },
+        "image_sets": {image_set.spec.name: _describe(image_set) for image_set in ready.image_sets},
+    }
+
+
+def _describe(image_set: ImageSet) -> dict[str, Any]:
+    factors = [factor for factor in image_set.factors if factor != image_set.spec.unit]
+    return {
+        "items": len(image_set.items),
+        "unit": image_set.spec.unit,
+        "units": len({image_set.unit_of(item) for item in image_set.items}),
+        "factors": factors,
+        "levels": {
+            factor: list(
+                dict.fromkeys(i.factors[factor] for i in image_set.items if factor in i.factors)
+            )
+            for factor in factors
+        },
+        "grids": [
+            {"rows": grid.rows, "cols": grid.cols, "levels": grid.levels}
+            for grid in image_set.spec.grids
+        ],
+        "words": {factor: dict(words) for factor, words in image_set.spec.words.items()},
+    }
+
+
+def _manifest(
+    ready: Prepared,
+    run_dir: Path,
+    invocation: Invocation,
+    catalogue: Mapping[str, Any],
+    timings: Mapping[str, float],
+) -> dict[str, Any]:
+    from cnnaudit.numerics import describe, gpu_name
+
+    audit, plan = ready.audit, ready.plan
+    weights = {m.name: m.weights and digest_file(m.weights) for m in audit.models}
+    return {
+        "schema": SCHEMA,
+        "name": audit.name,
+        "created": _now().isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "command": invocation.command,
+        "overrides": list(invocation.overrides),
+        "store": _relative(audit.store_dir, run_dir),
+        "git": provenance.git_state(),
+        "packages": provenance.packages(),
+        "hardware": provenance.hardware(str(ready.device), gpu_name(ready.device)),
+        "digests": {
+            "weights": weights,
+            "image_sets": {s.spec.name: image_set_digest(s) for s in ready.image_sets},
+        },
+        "seed": audit.seed,
+        **describe(audit),
+        "timings": dict(timings),
+        "cells": {
+            "planned": len(plan.cells),
+            "found": len(plan.cells) - plan.missing,
+            "computed": plan.missing,
+        },
+        "catalogue": catalogue,
+    }
+
+
+def _make_run_dir(audit: AuditSpec, invocation: Invocation) -> Path:
+    stamp = _now().strftime("%Y%m%dT%H%M%SZ")
+    digest = digest_bytes(canonical_json(invocation.config).encode())[:8]
+    parent = audit.output_dir / audit.name
+    for number in range(1000):  # two runs of one second get folders of their own
+        run_dir = parent / f"{stamp}-{digest}{f'-{number}' if number else ''}"
+        try:
+            run_dir.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise AuditError(f"output_dir: cannot make {run_dir} ({error.strerror})") from error
+        return run_dir
+    raise AuditError(f"output_dir: {parent} is full of runs of this second")
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Write what the package logs into a file, with times."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger("cnnaudit")
+    package.setLevel(logging.INFO)
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        handler.close()
+
+
+def _relative(path: Path, start: Path) -> str:
+    """Return a path from a run directory, so that the outputs can be moved as a whole."""
+    return os.path.relpath(path, start)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

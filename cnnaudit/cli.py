@@ -1,0 +1,190 @@
+"""The command line: ``cnnaudit run · plan · report``, and ``run.py``, which is ``cnnaudit run``.
+
+Exit codes: 0 the audit is complete; 1 an error, said in one message; 4 incomplete
+(something failed, which the report names); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from cnnaudit.types import AuditError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from cnnaudit.audit import Invocation, Outcome
+    from cnnaudit.types import AuditSpec
+
+COMPLETE, ERROR, INCOMPLETE, INTERRUPTED = 0, 1, 4, 130
+
+_USAGE = """\
+cnnaudit: find out whether a CNN looks at the right thing
+
+  cnnaudit run [KEY=VALUE …]     run an audit, or continue it; writes an HTML report
+  cnnaudit plan [KEY=VALUE …]    say what a run would compute, and compute nothing
+  cnnaudit report RUN_DIR        make the report of a run again, from its results
+
+Options of run and plan are Hydra's: groups are chosen as lists ('technique=[saliency,grad_cam]'),
+values set by key (device=cpu). Your own configs: --config-dir DIR. All groups and keys: cnnaudit
+run --help. What would be composed: cnnaudit run --cfg job.
+"""
+
+
+def main(arguments: Sequence[str] = ()) -> NoReturn:
+    """Run the command that the process was called with; `arguments` stand before its own."""
+    arguments = [*arguments, *sys.argv[1:]]
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    try:
+        sys.exit(_dispatch(command, rest))
+    except AuditError as error:
+        _say(f"error: {error}")
+        sys.exit(ERROR)
+    except KeyboardInterrupt:
+        _say("interrupted; what was finished is in the store, the same command continues")
+        sys.exit(INTERRUPTED)
+
+
+def _dispatch(command: str, rest: Sequence[str]) -> int:
+    if command in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return COMPLETE
+    if command == "--version":
+        from cnnaudit import __version__
+
+        print(__version__)
+        return COMPLETE
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "run": lambda rest: _with_hydra(_run, rest),
+        "plan": lambda rest: _with_hydra(_plan, rest),
+        "report": _report,
+    }
+    if command not in commands:
+        from cnnaudit.config import unknown
+
+        raise AuditError(unknown(command, commands, "command"))
+    return commands[command](rest)
+
+
+def _run(audit: AuditSpec, invocation: Invocation) -> int:
+    from cnnaudit.audit import run_audit
+
+    outcome = run_audit(audit, invocation)
+    _announce(outcome)
+    return COMPLETE if outcome.complete else INCOMPLETE
+
+
+def _announce(outcome: Outcome) -> None:
+    for sentence in outcome.findings:
+        print(sentence)
+    if not outcome.complete:
+        print("INCOMPLETE: some of it failed; the report says what and why")
+    print(f"report: {outcome.report}")
+
+
+def _plan(audit: AuditSpec, _invocation: Invocation) -> int:
+    from cnnaudit.audit import prepare
+
+    plan = prepare(audit).plan
+    found = len(plan.cells) - plan.missing
+    print(f"{len(plan.cells)} cells: {found} in the store, {plan.missing} to compute")
+    for unit in plan.units:
+        names = [c.request.technique.name if c.request else "behaviour" for c in unit.cells]
+        print(
+            f"  {unit.model.name} on {unit.image_set.spec.name}, {len(unit.chunk)} items: "
+            f"{', '.join(names)}"
+        )
+    return COMPLETE
+
+
+def _report(rest: Sequence[str]) -> int:
+    from cnnaudit.report import write_report
+
+    if len(rest) != 1:
+        raise AuditError("report takes one run directory: cnnaudit report outputs/robot/…")
+    print(f"report: {write_report(Path(rest[0]))}")
+    return COMPLETE
+
+
+def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequence[str]) -> int:
+    """Compose the config as Hydra does, and hand it to a stage as specs."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from cnnaudit import shipped
+
+    code = COMPLETE
+    stopped: list[BaseException] = []
+
+    def entry(config: DictConfig) -> None:
+        # Under -m this is called several times: the worst code counts, and a stop stops them all.
+        nonlocal code
+        if stopped:
+            return
+        try:
+            code = max(code, stage(*_declared(config, overrides)))
+        except (AuditError, KeyboardInterrupt) as error:
+            stopped.append(error)  # Hydra would print a text of its own around it
+
+    # Hydra reads the process's arguments, and would print tracebacks or exit by itself.
+    sys.argv = [sys.argv[0], *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    conf = str(shipped.locate("conf"))
+    try:
+        hydra.main(version_base="1.3", config_path=conf, config_name="audit")(entry)()
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise AuditError(_explain(error, overrides)) from error
+    except SystemExit as error:  # Hydra's own usage message, already printed
+        return ERROR if error.code else COMPLETE
+    if stopped:
+        raise stopped[0]
+    return code
+
+
+def _declared(config: DictConfig, overrides: Sequence[str]) -> tuple[AuditSpec, Invocation]:
+    from omegaconf import OmegaConf
+
+    from cnnaudit.audit import Invocation
+    from cnnaudit.config import plain, to_specs
+
+    audit = to_specs(config)
+    called = ["python", "run.py"] if Path(sys.argv[0]).name == "run.py" else ["cnnaudit", "run"]
+    command = shlex.join([*called, *overrides])
+    composed = OmegaConf.to_yaml(OmegaConf.create(plain(config)))
+    return audit, Invocation(command, overrides, composed)
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Turn Hydra's, OmegaConf's and YAML's own errors into one message with the near miss."""
+    from cnnaudit.config import explain_key, group_options, unknown
+
+    text = str(error).strip()
+    if option := re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", text):
+        group, name = option.groups()
+        options = group_options(group, _config_dir(overrides))
+        return f"{group}: {unknown(name, options, 'option')}"
+    if key := re.search(r"Could not override '([^']+)'", text):
+        return explain_key(key[1], overrides, _config_dir(overrides))
+    return text.partition("\nSee https")[0]
+
+
+def _config_dir(overrides: Sequence[str]) -> Path | None:
+    """Return the folder of the user's own configs, if one was named."""
+    for flag, value in zip(overrides, [*overrides[1:], ""], strict=True):
+        if flag in ("--config-dir", "-cd"):
+            return Path(value)
+        if flag.startswith("--config-dir="):
+            return Path(flag.partition("=")[2])
+    return None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

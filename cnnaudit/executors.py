@@ -1,0 +1,62 @@
+"""Where units run: this process. A model is loaded once, and freed before the next one."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from cnnaudit.types import AuditSpec, ModelSpec, Unit
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from cnnaudit.store import Store
+
+log = logging.getLogger(__name__)
+Done = Callable[[Unit], None]  # called after each unit, for progress
+
+
+def run_local(
+    audit: AuditSpec, units: Sequence[Unit], device: torch.device, store: Store, done: Done
+) -> None:
+    """Execute units in this process, model by model."""
+    from cnnaudit.execute import execute
+
+    for spec, group in groupby(units, key=lambda unit: unit.model):
+        with loaded(spec, audit, device) as model:
+            for unit in group:
+                execute(
+                    unit,
+                    model,
+                    audit.metrics,
+                    store,
+                    batch_size=audit.batch_size,
+                    workers=audit.workers,
+                )
+                log.info("%s on %s: %d items", spec.name, unit.image_set.spec.name, len(unit.chunk))
+                done(unit)
+
+
+@contextmanager
+def loaded(spec: ModelSpec, audit: AuditSpec, device: torch.device) -> Iterator[nn.Module]:
+    """Hold a model on its device, and give its memory back afterwards."""
+    import torch
+
+    from cnnaudit.models import build_model
+
+    model = build_model(spec, audit.seed).to(device)
+    try:
+        yield model
+    finally:
+        del model
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+EXECUTORS: Mapping[str, Callable[..., None]] = {"local": run_local}

@@ -1,0 +1,214 @@
+"""The chosen items under every technique, once more: pictures, masks, 8-bit maps, predictions.
+
+They go to the store, so that a report needs neither torch nor the model.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cnnaudit.execute import compute_heatmaps
+from cnnaudit.image_sets.batches import batches
+from cnnaudit.image_sets.files import read_image, read_mask
+from cnnaudit.metrics import is_dead
+from cnnaudit.models.preprocessing import prepare_image, prepare_mask, received
+from cnnaudit.plan import item_fields, request_fields, run_fields
+from cnnaudit.store import Store, cell_key, digest_bytes
+from cnnaudit.types import (
+    AuditSpec,
+    Batch,
+    HeatmapRequest,
+    Heatmaps,
+    ImageSet,
+    Item,
+    ModelSpec,
+    NoHeatmaps,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LARGEST_SIDE = 640  # pixels of a stored picture
+
+
+@dataclass(frozen=True)
+class Illustrated:
+    """The store's keys of one item's pictures under one model."""
+
+    item: Item
+    why: tuple[str, ...]
+    picture: str
+    heatmaps: tuple[tuple[HeatmapRequest, str | None, str, str], ...]  # key or none, status, reason
+
+
+def exemplars(image_set: ImageSet, units: int) -> dict[str, tuple[str, ...]]:
+    """Return the ids of every item of the first `units` units, in the order of their digests.
+
+    The digest decides, so nobody chose them, and they are the same for all models and techniques.
+    """
+    ordered = sorted(
+        {image_set.unit_of(item) for item in image_set.items},
+        key=lambda unit: digest_bytes(unit.encode()),
+    )
+    chosen = set(ordered[:units])
+    return {item.id: ("exemplar",) for item in image_set.items if image_set.unit_of(item) in chosen}
+
+
+def illustrate(
+    audit: AuditSpec,
+    model: nn.Module,
+    spec: ModelSpec,
+    image_set: ImageSet,
+    requests: Sequence[HeatmapRequest],
+    reasons: Mapping[str, tuple[str, ...]],
+    store: Store,
+) -> list[Illustrated]:
+    """Store the pictures of the items that `reasons` names, with every request's heatmap."""
+    items = tuple(item for item in image_set.items if item.id in reasons)
+    keys = {item.id: _Keys(audit, spec, image_set, item, requests) for item in items}
+    missing = [item for item in items if not keys[item.id].complete(store)]
+    preprocessing = spec.preprocessing
+    for batch in batches(
+        missing,
+        partial(prepare_image, preprocessing=preprocessing),
+        partial(prepare_mask, preprocessing=preprocessing),
+        audit.batch_size,
+        workers=0,
+    ):
+        if batch.items:
+            _store_batch(model, spec, batch, requests, keys, store)
+    return [
+        Illustrated(item, reasons[item.id], keys[item.id].picture, keys[item.id].stored(store))
+        for item in items
+        if store.has(keys[item.id].picture)  # an unreadable one has no picture to show
+    ]
+
+
+class _Keys:
+    """The addresses of one item's picture and of its heatmaps."""
+
+    def __init__(
+        self,
+        audit: AuditSpec,
+        spec: ModelSpec,
+        image_set: ImageSet,
+        item: Item,
+        requests: Iterable[HeatmapRequest],
+    ) -> None:
+        common = {**run_fields(audit, spec), "item": item_fields(image_set, item)}
+        self.picture_fields = {
+            **common,
+            "kind": "picture",
+            "task": spec.task,
+            "axes": [[axis.name, *axis.labels] for axis in spec.outputs],
+        }
+        self.picture = cell_key(self.picture_fields)
+        self.requests = tuple(requests)
+        self.heatmap_fields = [
+            {**common, "kind": "heatmap", **request_fields(request)} for request in self.requests
+        ]
+        self.heatmaps = [cell_key(fields) for fields in self.heatmap_fields]
+
+    def complete(self, store: Store) -> bool:
+        return all(store.has(key) for key in (self.picture, *self.heatmaps))
+
+    def stored(self, store: Store) -> tuple[tuple[HeatmapRequest, str | None, str, str], ...]:
+        found = []
+        for request, key in zip(self.requests, self.heatmaps, strict=True):
+            about = json.loads(store.read(key, "heatmap.json"))
+            has_map = about["status"] == "ok"
+            found.append((request, key if has_map else None, about["status"], about["reason"]))
+        return tuple(found)
+
+
+def _store_batch(
+    model: nn.Module,
+    spec: ModelSpec,
+    batch: Batch,
+    requests: Sequence[HeatmapRequest],
+    keys: Mapping[str, _Keys],
+    store: Store,
+) -> None:
+    images = batch.images.to(next(model.parameters()).device)
+    outputs, computed = compute_heatmaps(model, spec, images, requests)
+    for index, item in enumerate(batch.items):
+        at = keys[item.id]
+        files = _picture_files(spec, item, batch, index, outputs[index])
+        store.write(at.picture, files, at.picture_fields)
+        for key, fields, result in zip(at.heatmaps, at.heatmap_fields, computed, strict=True):
+            files, failed = _heatmap_files(result, index)
+            store.write(key, files, fields, again=failed)
+
+
+def _picture_files(
+    spec: ModelSpec, item: Item, batch: Batch, index: int, output: Tensor
+) -> dict[str, bytes]:
+    view = read_image(item.image)
+    view.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    files = {
+        "view.webp": _encoded(view, "WEBP", quality=90),
+        "input.png": _encoded(
+            Image.fromarray(received(batch.images[index], spec.preprocessing)), "PNG"
+        ),
+    }
+    regions = []
+    for number, (name, path) in enumerate(item.regions.items()):
+        file = f"region-{number}.png"  # a region's name may be no file name
+        mask = read_mask(path).resize(view.size, Image.Resampling.NEAREST)
+        files[file] = _encoded(mask, "PNG")
+        regions.append({"name": name, "file": file})
+    about = {"regions": regions, "prediction": _prediction(spec, output, batch.truths.get(item.id))}
+    files["picture.json"] = json.dumps(about).encode()
+    return files
+
+
+def _prediction(spec: ModelSpec, output: Tensor, truth: Any) -> dict[str, Any]:
+    """Return what the network answered and what is true, folded into the output's axes."""
+    shape = [len(axis.labels) for axis in spec.outputs] or [output.numel()]
+    return {
+        "task": spec.task,
+        "axes": [{"name": axis.name, "labels": list(axis.labels)} for axis in spec.outputs],
+        "values": _rounded(output.reshape(shape)),
+        "truth": _rounded(truth.reshape(shape)) if isinstance(truth, Tensor) else truth,
+    }
+
+
+def _rounded(values: Tensor) -> Any:
+    return np.round(values.double().cpu().numpy(), 4).tolist()
+
+
+def _heatmap_files(result: Heatmaps | NoHeatmaps, index: int) -> tuple[dict[str, bytes], bool]:
+    """Return a heatmap as 8 bits, max(h, 0) over its maximum, and whether it failed."""
+    if isinstance(result, NoHeatmaps):
+        return _about(result.status, result.reason), result.status == "failed"
+    heatmap = result.maps[index]
+    if not torch.isfinite(heatmap).all():
+        return _about("failed", "the heatmap is not finite"), True
+    positive = heatmap.double().clamp(min=0).cpu().numpy()
+    maximum = float(positive.max())
+    grey: NDArray[np.uint8] = np.round(
+        positive * (255 / maximum if maximum > 0 and math.isfinite(255 / maximum) else 0)
+    ).astype(np.uint8)
+    files = _about("ok", "", maximum=maximum, dead=bool(is_dead(heatmap[None])[0]))
+    return {"heatmap.png": _encoded(Image.fromarray(grey), "PNG"), **files}, False
+
+
+def _about(status: str, reason: str, **more: Any) -> dict[str, bytes]:
+    return {"heatmap.json": json.dumps({"status": status, "reason": reason, **more}).encode()}
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()

@@ -1,0 +1,101 @@
+"""A small image set and a network with random weights, from which most tests start."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from cnnaudit.models.perception import DISTANCES, SENSORS, SimpleCNN
+
+os.environ.setdefault("NO_COLOR", "1")  # what subprocesses print is compared as text
+
+SCENES = ("scene_00", "scene_01", "scene_02")
+LIGHTS = ("overhead", "left")
+SIZE = (160, 128)  # width, height
+
+
+@pytest.fixture
+def image_set(tmp_path: Path) -> Path:
+    """Three scenes × two lights × (equal, different, only a shadow, nothing), with truth."""
+    return write_image_set(tmp_path / "set")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(5)
+    path = tmp_path / "weights.safetensors"
+    save_file(SimpleCNN().state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def overrides(image_set: Path, weights: Path, tmp_path: Path) -> list[str]:
+    """An audit of that network on that set, with everything it writes below `tmp_path`."""
+    return [
+        "image_set=[robot_lighting]",
+        f"image_set.robot_lighting.root={image_set}",
+        f"model.perception.weights={weights}",
+        f"output_dir={tmp_path / 'out'}",
+        "device=cpu",
+    ]
+
+
+def write_image_set(root: Path) -> Path:
+    rng = np.random.default_rng(3)
+    for folder in ("images", "masks", "truth"):
+        (root / folder).mkdir(parents=True)
+    _write_truth(root / "truth/none.csv", np.zeros((DISTANCES, len(SENSORS)), int))
+    lines = []
+    for scene in SCENES:
+        left, top = int(rng.integers(20, 90)), int(rng.integers(30, 70))
+        mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+        mask[top : top + 32, left : left + 40] = 255
+        Image.fromarray(mask).save(root / f"masks/{scene}.png")
+        cells = np.zeros((DISTANCES, len(SENSORS)), int)
+        cells[20:40, 2] = 1
+        _write_truth(root / f"truth/{scene}.csv", cells)
+        for light in LIGHTS:
+            for presence, colour in (
+                ("obstacle", "equal"),
+                ("obstacle", "different"),
+                ("shadow", ""),
+                ("none", ""),
+            ):
+                name = f"{scene}-{light}-{colour or presence}"
+                pixels = rng.integers(90, 110, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
+                if colour == "different":
+                    pixels[mask > 0] = (200, 40, 40)
+                Image.fromarray(pixels).save(root / f"images/{name}.png")
+                here = presence == "obstacle"
+                lines.append(
+                    {
+                        "id": name,
+                        "image": f"images/{name}.png",
+                        "mask": f"masks/{scene}.png" if here else "",
+                        "truth": f"truth/{scene if here else 'none'}.csv",
+                        "scene": scene,
+                        "colour": colour,
+                        "light": light,
+                        "presence": presence,
+                    }
+                )
+    write_manifest(root, lines)
+    return root
+
+
+def write_manifest(root: Path, lines: list[dict[str, str]]) -> None:
+    with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _write_truth(path: Path, cells: np.ndarray) -> None:
+    np.savetxt(path, cells, fmt="%d", delimiter=",", header=",".join(SENSORS), comments="")
