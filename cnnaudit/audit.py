@@ -347,16 +347,20 @@ def _make_run_dir(audit: AuditSpec, invocation: Invocation) -> Path:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Write what the package logs into a file, with times."""
+    """Write what the package logs into a file, and warnings too: torch names what may vary."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    package = logging.getLogger("cnnaudit")
-    package.setLevel(logging.INFO)
-    package.addHandler(handler)
+    loggers = [logging.getLogger("cnnaudit"), logging.getLogger("py.warnings")]
+    loggers[0].setLevel(logging.INFO)
+    for logger in loggers:
+        logger.addHandler(handler)
+    logging.captureWarnings(True)
     try:
         yield
     finally:
-        package.removeHandler(handler)
+        logging.captureWarnings(False)
+        for logger in loggers:
+            logger.removeHandler(handler)
         handler.close()
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from typing import Any
 
 import torch
@@ -22,8 +20,6 @@ def configure(audit: AuditSpec) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(audit.determinism != "off", warn_only=not strict)
     torch.backends.cudnn.benchmark = audit.determinism == "off"
-    logging.captureWarnings(True)  # torch warns of what is not deterministic: into run.log
-    warnings.simplefilter("default")
 
 
 def describe(audit: AuditSpec) -> dict[str, Any]:

@@ -1,0 +1,66 @@
+"""The arrows of the design: who may import what."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cnnaudit
+
+PACKAGE = Path(cnnaudit.__file__).parent
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "_shipped" not in p.parts)
+NEUTRAL = ("plan", "execute", "illustrate", "executors", "store", "summary", "audit")
+
+
+def _imports(path: Path) -> set[str]:
+    """Return the modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_hooks_and_configs_have_one_home_each(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    if path.name != "hooks.py":
+        assert "register_" not in source
+        assert "grad_fn" not in source
+    if path.name not in ("config.py", "cli.py"):
+        assert not {name for name in _imports(path) if name.startswith(("omegaconf", "hydra"))}
+
+
+def test_types_import_nothing_local() -> None:
+    assert not {name for name in _imports(PACKAGE / "types.py") if name.startswith("cnnaudit")}
+
+
+@pytest.mark.parametrize("stage", NEUTRAL)
+def test_stages_name_no_technique_metric_or_model(stage: str) -> None:
+    from cnnaudit.metrics import BEHAVIOUR, OVERLAP
+    from cnnaudit.models import BUILDERS
+    from cnnaudit.techniques import TECHNIQUES
+
+    source = (PACKAGE / f"{stage}.py").read_text(encoding="utf-8")
+    texts = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+    assert not texts & {*TECHNIQUES, *OVERLAP, *BEHAVIOUR, *BUILDERS}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["cnnaudit.cli", "cnnaudit.config", "cnnaudit.plan", "cnnaudit.summary", "cnnaudit.report"],
+)
+def test_what_needs_no_torch_does_not_import_it(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_nothing_is_called_utils() -> None:
+    names = {part for path in MODULES for part in path.relative_to(PACKAGE).with_suffix("").parts}
+    assert not names & {"utils", "helpers", "base", "manager", "common", "misc"}

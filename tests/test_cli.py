@@ -1,0 +1,228 @@
+"""The command line as users have it: real processes, exit codes, messages without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+import cnnaudit.cli
+
+RUN = Path(__file__).parent.parent / "run.py"
+Process = subprocess.CompletedProcess[str]
+
+
+def _call(*arguments: str, cwd: Path) -> Process:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
+    """Call the command line in this process; return exit code, output and errors."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cnnaudit", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cnnaudit.cli.main()
+        said = capsys.readouterr()
+        return stopped.value.code, said.out, said.err  # type: ignore[return-value]
+
+    return call
+
+
+def _run_dir(tmp_path: Path) -> Path:
+    return max((tmp_path / "out/robot").iterdir())
+
+
+def test_from_config_to_html_and_again_from_the_store(overrides: list[str], tmp_path: Path) -> None:
+    first = _call(str(RUN), *overrides, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "report: " in first.stdout
+    run_dir = _run_dir(tmp_path)
+    found = {p.relative_to(run_dir).as_posix() for p in run_dir.rglob("*") if p.is_file()}
+    assert found == {
+        *("config.yaml", "manifest.json", "run.log", "summary.json", "report.html"),
+        *("results/rows.parquet", "results/summary.csv", "results/illustrations.json"),
+    }
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    assert manifest["cells"] == {"planned": 6, "found": 0, "computed": 6}
+    assert manifest["hardware"]["device"] == "cpu"
+    assert manifest["digests"]["weights"]["perception"]
+    assert json.loads((run_dir / "summary.json").read_text())["status"] == "COMPLETE"
+
+    shutil.copytree(run_dir, tmp_path / "first")
+    second = _call(str(RUN), *overrides, cwd=tmp_path)
+    assert second.returncode == 0
+    run_dir = _run_dir(tmp_path)
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    assert manifest["cells"] == {"planned": 6, "found": 6, "computed": 0}
+    for name in ("results/rows.parquet", "results/summary.csv", "summary.json", "config.yaml"):
+        assert (run_dir / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
+    # Nothing but the outputs is left behind.
+    assert {p.name for p in tmp_path.iterdir()} == {"set", "weights.safetensors", "out", "first"}
+
+
+def test_odd_paths(image_set: Path, weights: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a b, ü=[1]'s $HOME {x}"
+    odd.mkdir()
+    shutil.move(image_set, odd / "my set")
+    shutil.move(weights, odd / "w 1.safetensors")
+    ran = _call(
+        str(RUN),
+        *("image_set=[robot_lighting]", "technique=[saliency]", "device=cpu"),
+        "image_set.robot_lighting.root='my set'",
+        "model.perception.weights='w 1.safetensors'",
+        cwd=odd,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert list((odd / "outputs/robot").glob("*/report.html"))
+
+
+def test_an_incomplete_audit_exits_with_4(
+    cli: Callable, overrides: list[str], image_set: Path, tmp_path: Path
+) -> None:
+    picture = image_set / "images/scene_00-left-equal.png"
+    picture.write_bytes(picture.read_bytes()[:-500])
+    code, out, _ = cli("run", *overrides)
+    assert code == 4
+    assert "INCOMPLETE" in out
+    summary = json.loads((_run_dir(tmp_path) / "summary.json").read_text())
+    assert summary["status"] == "INCOMPLETE"
+    assert summary["failures"][0]["examples"] == ["scene_00-left-equal"]
+    assert (_run_dir(tmp_path) / "report.html").exists()
+
+
+def test_a_folder_of_pictures_is_an_image_set(cli: Callable, weights: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "masks").mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.effect_noise((50, 40), 60).convert("RGB").save(photos / f"{name}.jpg")
+    mask = Image.new("L", (50, 40))
+    mask.paste(255, (10, 10, 30, 30))
+    mask.save(photos / "masks/a.png")
+    code, _, err = cli(
+        *("run", "image_set=[folder]", f"image_set.folder.root={photos}", "device=cpu"),
+        *(f"model.perception.weights={weights}", f"output_dir={tmp_path / 'out'}"),
+    )
+    assert code == 0, err
+    rows = pd.read_parquet(_run_dir(tmp_path) / "results/rows.parquet")
+    heatmaps = rows[rows.technique != ""]
+    assert set(heatmaps[heatmaps["item"] == "a.jpg"].status) == {"ok"}
+    without = heatmaps[heatmaps["item"] == "b.jpg"]
+    assert set(without.status) == {"ineligible"}
+    assert set(without.reason) == {"no_such_region"}
+
+
+def test_plan_computes_nothing(cli: Callable, overrides: list[str], tmp_path: Path) -> None:
+    code, out, _ = cli("plan", *overrides)
+    assert code == 0
+    assert "6 cells: 0 in the store, 6 to compute" in out
+    assert not (tmp_path / "out/robot").exists()
+
+
+def test_report_is_made_again_without_torch(
+    cli: Callable, overrides: list[str], tmp_path: Path
+) -> None:
+    assert cli("run", *overrides)[0] == 0
+    page = _run_dir(tmp_path) / "report.html"
+    before = page.read_bytes()
+    page.unlink()
+    shutil.rmtree(tmp_path / "set")
+    code = (
+        "import sys; from cnnaudit.cli import _dispatch; "
+        "code = _dispatch('report', sys.argv[1:]); sys.exit(code or 'torch' in sys.modules)"
+    )
+    ran = _call("-c", code, str(page.parent), cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert page.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["technique=[grad_cm]"], "technique: 'grad_cm' is no allowed option. Did you mean 'grad_"),
+        (["experiment=robt"], "experiment: 'robt' is no allowed option. Did you mean 'robot'?"),
+        (["sed=3"], "sed: 'sed' is no allowed key. Did you mean 'seed'?"),
+        (["technique.grad_cam.layr=x"], "technique.grad_cam.layr: 'layr' is no allowed key. Did"),
+        (["image_set.folder.root=x"], "'folder' is not part of this audit; choose it: 'image_set"),
+        (["model=[]", "model.perception.weights=x"], "'perception' is not part of this audit"),
+        (["technique=[saliency"], "no viable alternative at input '[saliency'"),
+        (["seed"], "missing EQUAL"),
+        (["image_set=[folder]", "image_set.folder.root=nowhere"], "there is no folder"),
+        (["model.perception.weights=none.safetensors"], "there is no file"),
+        (["--config-dir", "nowhere"], "Additional config directory"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_1(
+    cli: Callable,
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("run", *arguments)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("outputs/*/*"))
+
+
+def test_mistakes_in_files_end_a_real_process_without_a_traceback(
+    overrides: list[str], image_set: Path, tmp_path: Path
+) -> None:
+    manifest = image_set / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("masks/scene_01.png", "masks/gone.png"))
+    ran = _call(str(RUN), *overrides, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: ")
+    assert "gone.png" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_an_output_folder_that_cannot_be_written(
+    cli: Callable, overrides: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("a file in the way")
+    code, _, err = cli("run", *overrides)
+    assert code == 1
+    assert err.startswith("error: output_dir: cannot write")
+
+
+def test_commands_that_do_not_exist(cli: Callable) -> None:
+    code, _, err = cli("rum")
+    assert code == 1
+    assert "Did you mean 'run'" in err
+    assert cli("report")[0] == 1
+
+
+def test_help_and_version_do_not_wait_for_torch() -> None:
+    for flag in ("--help", "--version"):
+        code = (
+            "import sys; from cnnaudit.cli import _dispatch; "
+            f"_dispatch({flag!r}, []); sys.exit('torch' in sys.modules)"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_multirun_over_seeds_leaves_a_run_each(overrides: list[str], tmp_path: Path) -> None:
+    ran = _call(str(RUN), "-m", "seed=1,2", "technique=[saliency]", *overrides, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert len(list((tmp_path / "out/robot").iterdir())) == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"set", "weights.safetensors", "out"}

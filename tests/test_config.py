@@ -1,0 +1,125 @@
+"""Configs: every shipped one composes, and every mistake is said with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cnnaudit import shipped
+from cnnaudit.config import bind, load_specs
+from cnnaudit.metrics import OVERLAP
+from cnnaudit.targets import TARGETS
+from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.types import AuditError
+
+CONF = shipped.locate("conf")
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_composes(path: Path) -> None:
+    assert load_specs([f"experiment={path.stem}"]).models
+
+
+def test_the_default_is_the_robot_audit() -> None:
+    audit = load_specs()
+    assert audit.name == "robot"
+    assert [model.name for model in audit.models] == ["perception"]
+    assert [s.name for s in audit.image_sets] == ["robot_lighting", "robot_ordinary"]
+    assert [t.name for t in audit.techniques] == [
+        *("saliency", "guided_saliency", "grad_cam", "hires_cam", "layer_cam")
+    ]
+    assert [m.name for m in audit.metrics] == ["mass_in_mask", "pointing_game", "iou"]
+
+
+@pytest.mark.parametrize(
+    ("group", "registry"),
+    [("technique", TECHNIQUES), ("metric", OVERLAP), ("target", TARGETS)],
+)
+def test_everything_registered_has_a_config(group: str, registry: dict[str, object]) -> None:
+    assert set(registry) <= {path.stem for path in (CONF / group).glob("*.yaml")}
+
+
+def test_lists_choose_and_names_override() -> None:
+    audit = load_specs(["technique=[layer_cam]", "technique.layer_cam.layer=encoder.4"])
+    assert [t.name for t in audit.techniques] == ["layer_cam"]
+    assert audit.techniques[0].parameters == {"layer": "encoder.4"}
+
+
+def test_one_technique_under_two_names() -> None:
+    audit = load_specs(["+technique.early={uses:hires_cam,layer:first_conv}"])
+    assert audit.techniques[-1].name == "early"
+    assert audit.techniques[-1].uses == "hires_cam"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF))
+)
+def test_every_option_can_be_chosen(path: Path) -> None:
+    group = path.relative_to(CONF).parent.as_posix()
+    if group == ".":
+        return
+    listed = group not in ("executor", "report", "experiment")
+    try:
+        load_specs([f"{group}=[{path.stem}]" if listed else f"{group}={path.stem}"])
+    except AuditError as error:
+        assert "must be given a value" in str(error)
+
+
+def test_a_users_own_config_dir(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nname: mine\ntechnique: {saliency: {reduce: sum}}\n"
+    (tmp_path / "experiment/mine.yaml").write_text(text)
+    audit = load_specs(["experiment=mine"], tmp_path)
+    assert audit.name == "mine"
+    assert audit.techniques[0].parameters == {"reduce": "sum"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+technique.grad_cam.layr=x"], r"technique.grad_cam.layr: 'layr' .*'layer'"),
+        (
+            ["technique.saliency.reduce=mean"],
+            r"technique.saliency.reduce: 'mean' is not .*max, sum",
+        ),
+        (
+            ["technique.saliency.uses=salience"],
+            r"technique.saliency.uses: .*Did you mean 'saliency'",
+        ),
+        (["metric.iou.threshold=high"], r"metric.iou.threshold: 'high' is not a number or null"),
+        (["metric.pointing_game.tolerance=1.5"], r"tolerance: 1.5 is not a whole number"),
+        (["metric.pointing_game.tolerance=true"], r"tolerance: True is not a whole number"),
+        (["model=[]"], r"model: choose at least one"),
+        (["image_set=[]"], r"image_set: choose at least one"),
+        (["image_set=[folder]"], r"image_set.folder.root must be given a value"),
+        (["+image_set.folder.root=photos"], r"image_set.folder is set but 'folder' is not chosen"),
+        (["target=[class]"], r"target.class.index must be given a value"),
+        (["batch_size=0"], r"batch_size: 0 is not a whole number, at least 1"),
+        (["seed=-1"], r"seed: -1 is not"),
+        (["determinism=always"], r"determinism: 'always' .*strict, warn, off"),
+        (["name=a/b"], r"name: 'a/b' is not a name without slashes"),
+        (["+nonsense=1"], r"nonsense: 'nonsense' is no allowed key"),
+        (["model.perception.preprocessing.resize=[64]"], r"resize: \[64\] is not a list of 2"),
+        (["model.perception.preprocessing.std=[1,0,1]"], r"std: .* above 0"),
+        (["model.perception.builder=percepton"], r"builder: .*Did you mean 'perception'"),
+        (
+            ["model.perception.outputs.sensor=abc"],
+            r"outputs.sensor: .abc. is not a number of outputs",
+        ),
+        (["model.perception.weights=shipped:nothing"], r"nothing is not among the files"),
+        (["output_dir=${oc.env:NO_SUCH_VARIABLE}"], r"output_dir: .*NO_SUCH_VARIABLE"),
+    ],
+)
+def test_a_mistake_is_said_with_its_key(overrides: list[str], message: str) -> None:
+    with pytest.raises(AuditError, match=message):
+        load_specs(overrides)
+
+
+def test_parameters_are_bound_with_their_defaults() -> None:
+    def technique(signals: object, *, layer: str, scale: float = 1.0) -> None: ...
+
+    assert bind(technique, {"layer": "a", "scale": 2}, "t") == {"layer": "a", "scale": 2}
+    assert bind(technique, {"layer": "a"}, "t") == {"layer": "a", "scale": 1.0}
+    with pytest.raises(AuditError, match=r"t\.layer is missing"):
+        bind(technique, {}, "t")

@@ -1,0 +1,183 @@
+"""Executing a unit: complete rows whatever happens, and a failure stays where it happened."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cnnaudit.audit import Prepared, prepare
+from cnnaudit.config import load_specs
+from cnnaudit.execute import compute_heatmaps, execute
+from cnnaudit.models import build_model
+from cnnaudit.plan import requests_of
+from cnnaudit.summary import collect_rows
+from cnnaudit.techniques import TECHNIQUES, Technique
+from cnnaudit.types import Heatmaps, Signals
+
+Run = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture
+def run(overrides: list[str]) -> Run:
+    """Execute an audit's units, with a model if one is given, and return all rows."""
+
+    def run(*more: str, model: nn.Module | None = None) -> pd.DataFrame:
+        ready = prepare(load_specs([*overrides, *more]))
+        audit = ready.audit
+        for unit in ready.plan.units:
+            execute(
+                unit,
+                model or build_model(unit.model, audit.seed),
+                audit.metrics,
+                ready.store,
+                batch_size=audit.batch_size,
+                workers=0,
+            )
+        return collect_rows(ready.plan.cells, ready.store)
+
+    return run
+
+
+@pytest.fixture
+def technique(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tensor]], None]:
+    """Put another function in the place of saliency."""
+
+    def put(compute: Callable[..., Tensor]) -> None:
+        old = TECHNIQUES["saliency"]
+        new = Technique("saliency", compute, old.needs, old.title, old.citation, 1_000)
+        monkeypatch.setitem(TECHNIQUES, "saliency", new)
+
+    return put
+
+
+def _magnitude(signals: Signals) -> Tensor:
+    return signals.input_gradients["plain"].abs().amax(dim=1)
+
+
+def test_a_row_for_every_item_technique_and_metric(run: Run) -> None:
+    rows = run()
+    assert len(rows) == 24 * (5 * 3 + 5)
+    assert not rows.duplicated(["technique", "item", "metric"]).any()
+    heatmaps = rows[rows.technique != ""]
+    on_obstacle = heatmaps[heatmaps.presence == "obstacle"]
+    assert set(on_obstacle.status) == {"ok"}
+    assert set(heatmaps[heatmaps.presence != "obstacle"].status) == {"ineligible"}
+    lift = (on_obstacle.value - on_obstacle.chance) / (1 - on_obstacle.chance)
+    pd.testing.assert_series_equal(lift, on_obstacle.lift, check_names=False)
+
+
+def test_the_batch_size_does_not_change_numbers(run: Run, tmp_path: Path) -> None:
+    whole = run()
+    single = run("batch_size=1", f"store_dir={tmp_path / 'other'}")
+    pd.testing.assert_frame_equal(whole, single, rtol=1e-4, atol=1e-6)
+
+
+def test_an_unreadable_picture_fails_alone(run: Run, image_set: Path) -> None:
+    broken = image_set / "images/scene_00-left-equal.png"
+    clean = run()
+    broken.write_bytes(broken.read_bytes()[:-500])
+    rows = run()
+    bad = rows.item == "scene_00-left-equal"
+    assert set(rows[bad].status) == {"failed"}
+    assert rows[bad].reason.str.contains("scene_00-left-equal.png").all()
+    others = ["item", "technique", "metric"]
+    merged = rows[~bad].merge(clean, on=others, validate="one_to_one")
+    assert merged.status_x.equals(merged.status_y)
+    assert (merged.value_x - merged.value_y).abs().max() < 1e-6
+
+
+def test_nan_in_one_heatmap_touches_no_other(
+    run: Run, technique: Callable[[Callable[..., Tensor]], None]
+) -> None:
+    def poisoned(signals: Signals, *, reduce: str = "max") -> Tensor:
+        maps = _magnitude(signals)
+        maps[0, 0, 0] = torch.nan
+        return maps
+
+    technique(poisoned)
+    rows = run("technique=[saliency]", "batch_size=24")
+    heatmaps = rows[rows.technique == "saliency"]
+    assert heatmaps[heatmaps.status == "failed"]["item"].nunique() == 1
+    assert heatmaps[heatmaps.status == "failed"].reason.eq("the heatmap is not finite").all()
+
+
+def test_an_exception_in_a_technique_fails_its_own_cell(
+    run: Run, technique: Callable[[Callable[..., Tensor]], None]
+) -> None:
+    def broken(signals: Signals, *, reduce: str = "max") -> Tensor:
+        raise ZeroDivisionError("of all things")
+
+    technique(broken)
+    rows = run()
+    failed = rows[rows.status == "failed"]
+    assert set(failed.technique) == {"saliency"}
+    assert set(failed.reason) == {"ZeroDivisionError: of all things"}
+
+
+def test_out_of_memory_halves_the_batch(run: Run, tmp_path: Path) -> None:
+    from cnnaudit.models.perception import SimpleCNN
+
+    class Small(SimpleCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 3:
+                raise torch.OutOfMemoryError("too many")
+            return super().forward(images)
+
+    torch.manual_seed(5)
+    rows = run("batch_size=24", model=Small().eval())
+    assert "failed" not in set(rows.status)
+    unlimited = run(f"store_dir={tmp_path / 'other'}", "batch_size=24")
+    pd.testing.assert_frame_equal(rows, unlimited, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_fails_says_so_in_every_row(run: Run) -> None:
+    from cnnaudit.models.perception import SimpleCNN
+
+    class Broken(SimpleCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            raise RuntimeError("no such kernel")
+
+    rows = run(model=Broken())
+    assert set(rows.status) == {"failed"}
+    assert set(rows.reason) == {"RuntimeError: no such kernel"}
+
+
+def test_a_failed_cell_is_computed_again_when_it_can_be(
+    run: Run, technique: Callable[[Callable[..., Tensor]], None]
+) -> None:
+    def broken(signals: Signals, *, reduce: str = "max") -> Tensor:
+        raise RuntimeError("for now")
+
+    def mended(signals: Signals, *, reduce: str = "max") -> Tensor:
+        return _magnitude(signals)
+
+    technique(broken)
+    assert "failed" in set(run().status)
+    technique(mended)
+    assert "failed" not in set(run().status)
+
+
+def test_heatmaps_come_in_input_coordinates(overrides: list[str]) -> None:
+    ready: Prepared = prepare(load_specs(overrides))
+    spec = ready.audit.models[0]
+    model = build_model(spec, 0)
+    requests = requests_of(ready.audit, spec, ready.facts[spec.name])
+    outputs, computed = compute_heatmaps(model, spec, torch.randn(2, 3, 64, 80), requests)
+    assert outputs.shape == (2, 325)
+    assert len(computed) == len(requests)
+    for result in computed:
+        assert isinstance(result, Heatmaps)
+        assert result.maps.shape == (2, 64, 80)
+
+
+def test_a_picture_of_another_mode_is_read(run: Run, image_set: Path) -> None:
+    path = image_set / "images/scene_00-left-none.png"
+    Image.open(io.BytesIO(path.read_bytes())).convert("L").save(path)
+    assert "failed" not in set(run().status)

@@ -1,0 +1,80 @@
+"""Illustrating: the same exemplars for all, chosen by nobody, and pictures that can be read back."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnaudit.audit import Prepared, prepare
+from cnnaudit.config import load_specs
+from cnnaudit.illustrate import Illustrated, exemplars, illustrate
+from cnnaudit.models import build_model
+from cnnaudit.models.preprocessing import prepare_image
+from cnnaudit.plan import requests_of
+
+
+@pytest.fixture
+def ready(overrides: list[str]) -> Prepared:
+    return prepare(load_specs(overrides))
+
+
+def _illustrate(ready: Prepared) -> list[Illustrated]:
+    (spec,), (image_set,) = ready.audit.models, ready.image_sets
+    requests = requests_of(ready.audit, spec, ready.facts[spec.name])
+    model = build_model(spec, ready.audit.seed)
+    why = exemplars(image_set, 1)
+    return illustrate(ready.audit, model, spec, image_set, requests, why, ready.store)
+
+
+def test_exemplars_are_whole_units_and_do_not_depend_on_the_order(ready: Prepared) -> None:
+    (image_set,) = ready.image_sets
+    chosen = exemplars(image_set, 1)
+    units = {image_set.unit_of(item) for item in image_set.items if item.id in chosen}
+    assert len(units) == 1
+    assert len(chosen) == 8
+    backwards = replace(image_set, items=image_set.items[::-1])
+    assert set(exemplars(backwards, 1)) == set(chosen)
+    assert len(exemplars(image_set, 99)) == len(image_set.items)
+
+
+def test_pictures_and_maps_are_in_the_store(ready: Prepared) -> None:
+    shown = _illustrate(ready)
+    assert len(shown) == 8
+    (spec,) = ready.audit.models
+    for one in shown:
+        about = json.loads(ready.store.read(one.picture, "picture.json"))
+        assert [r["name"] for r in about["regions"]] == list(one.item.regions)
+        assert np.shape(about["prediction"]["values"]) == (65, 5)
+        assert np.shape(about["prediction"]["truth"]) == (65, 5)
+        received = Image.open(io.BytesIO(ready.store.read(one.picture, "input.png")))
+        expected = prepare_image(Image.open(one.item.image), spec.preprocessing)
+        pixels = (expected.numpy().transpose(1, 2, 0) * 0.25 + 0.5) * 255
+        np.testing.assert_allclose(np.asarray(received), pixels, atol=0.51)
+        for request, key, status, _ in one.heatmaps:
+            assert status == "ok", request
+            assert key is not None
+            heatmap = np.asarray(Image.open(io.BytesIO(ready.store.read(key, "heatmap.png"))))
+            dead = json.loads(ready.store.read(key, "heatmap.json"))["dead"]
+            assert heatmap.shape == (64, 80)
+            assert heatmap.max() == (0 if dead else 255)
+
+
+def test_what_the_store_has_is_not_computed_again(
+    ready: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _illustrate(ready)
+    monkeypatch.setattr("cnnaudit.illustrate.compute_heatmaps", None)
+    assert _illustrate(ready) == first
+
+
+def test_an_item_that_cannot_be_read_has_no_picture(ready: Prepared) -> None:
+    (image_set,) = ready.image_sets
+    name = next(iter(exemplars(image_set, 1)))
+    broken = next(item.image for item in image_set.items if item.id == name)
+    broken.write_bytes(broken.read_bytes()[:-500])
+    assert name not in {one.item.id for one in _illustrate(ready)}

@@ -1,0 +1,130 @@
+"""Planning: keys depend on what decides the numbers and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from cnnaudit.audit import Prepared, prepare
+from cnnaudit.config import load_specs
+from cnnaudit.models.perception import SimpleCNN
+from cnnaudit.plan import CHUNK, chunks
+from cnnaudit.types import AuditError, Item
+
+Plans = Callable[..., Prepared]
+
+
+@pytest.fixture
+def prepared(overrides: list[str]) -> Plans:
+    return lambda *more: prepare(load_specs([*overrides, *more]))
+
+
+def _keys(ready: Prepared) -> dict[str, str]:
+    return {
+        cell.request.technique.name if cell.request else "behaviour": cell.key
+        for cell in ready.plan.cells
+    }
+
+
+def test_a_cell_per_technique_and_one_for_behaviour(prepared: Plans) -> None:
+    ready = prepared()
+    techniques = [technique.name for technique in ready.audit.techniques]
+    assert sorted(_keys(ready)) == sorted([*techniques, "behaviour"])
+    (unit,) = ready.plan.units  # they share one forward pass
+    assert len(unit.cells) == len(ready.plan.cells)
+
+
+def test_roles_become_module_paths(prepared: Plans) -> None:
+    layers = {c.request.layer for c in prepared().plan.cells if c.request}
+    assert layers == {"", "encoder.7"}
+    role, path = prepared(), prepared("technique.grad_cam.layer=encoder.7")
+    assert _keys(role) == _keys(path)
+
+
+def test_what_does_not_change_numbers_changes_no_key(prepared: Plans, tmp_path: Path) -> None:
+    same = ("batch_size=3", "executor.workers=2", "name=other", f"store_dir={tmp_path / 'else'}")
+    assert _keys(prepared(*same)) == _keys(prepared())
+
+
+@pytest.mark.parametrize(
+    ("change", "touched"),
+    [
+        ("technique.grad_cam.layer=encoder.4", {"grad_cam"}),
+        ("technique.saliency.reduce=sum", {"saliency"}),
+        (
+            "metric.pointing_game.tolerance=3",
+            {"saliency", "guided_saliency", "grad_cam", "hires_cam", "layer_cam"},
+        ),
+        (
+            "target=[predicted]",
+            {"saliency", "guided_saliency", "grad_cam", "hires_cam", "layer_cam"},
+        ),
+    ],
+)
+def test_a_change_touches_the_cells_that_it_concerns(
+    prepared: Plans, change: str, touched: set[str]
+) -> None:
+    before, after = _keys(prepared()), _keys(prepared(change))
+    assert {name for name in before if before[name] != after[name]} == touched
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["seed=1", "determinism=off", "model.perception.preprocessing.resample=bilinear"],
+)
+def test_what_every_number_depends_on_is_in_every_key(prepared: Plans, change: str) -> None:
+    assert not set(_keys(prepared()).values()) & set(_keys(prepared(change)).values())
+
+
+def test_weights_and_pictures_count_by_their_content(
+    prepared: Plans, weights: Path, image_set: Path
+) -> None:
+    before = _keys(prepared())
+    (image_set / "truth/none.csv").touch()  # a new date is no new content
+    assert _keys(prepared()) == before
+    picture = next((image_set / "images").iterdir())
+    original = picture.read_bytes()
+    picture.write_bytes(next(p for p in picture.parent.iterdir() if p != picture).read_bytes())
+    assert not set(_keys(prepared()).values()) & set(before.values())
+    picture.write_bytes(original)
+    save_file(SimpleCNN().state_dict(), weights)
+    assert not set(_keys(prepared()).values()) & set(before.values())
+
+
+def test_a_layer_that_does_not_exist_is_refused_with_those_that_do(prepared: Plans) -> None:
+    with pytest.raises(AuditError, match=r"technique.grad_cam.layer: 'encoder.99' .*encoder.7"):
+        prepared("technique.grad_cam.layer=encoder.99")
+    with pytest.raises(AuditError, match="has no spatial output"):
+        prepared("technique.grad_cam.layer=decoder.1")
+
+
+def test_a_truth_that_does_not_fit_the_model_is_refused(prepared: Plans, image_set: Path) -> None:
+    (image_set / "truth/none.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(AuditError, match=r"none.csv has 2 values, .*'perception' has 325 outputs"):
+        prepared()
+
+
+def _items(number: int) -> tuple[Item, ...]:
+    return tuple(Item(f"item-{n}", Path("x"), {}, None, {}) for n in range(number))
+
+
+def test_an_added_image_touches_one_chunk() -> None:
+    items = _items(5 * CHUNK)
+    added = replace(items[0], id="another")
+    before, after = (
+        {frozenset(item.id for item in part) for part in chunks(some)}
+        for some in (items, (*items, added))
+    )
+    assert len(before) > 4
+    assert len(before - after) == 1
+
+
+@pytest.mark.parametrize("number", [1, CHUNK, CHUNK + 1, 7 * CHUNK])
+def test_chunks_hold_every_item_once(number: int) -> None:
+    parts = list(chunks(_items(number)))
+    assert sorted(i.id for part in parts for i in part) == sorted(i.id for i in _items(number))
+    assert len(parts) < 2 * number / CHUNK + 1

@@ -1,0 +1,128 @@
+"""The store: complete means verified, and two writers do no harm."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from cnnaudit.store import Store, canonical_json, cell_key, check_writable, write_atomically
+from cnnaudit.types import AuditError
+
+KEY = cell_key({"kind": "test"})
+FILES = {"rows.parquet": b"some rows", "more.json": b"{}"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def _folder(store: Store) -> Path:
+    return store.root / KEY[:2] / KEY
+
+
+def test_what_was_written_is_read_again(store: Store) -> None:
+    assert not store.has(KEY)
+    store.write(KEY, FILES, {"kind": "test"})
+    assert store.has(KEY)
+    assert {name: store.read(KEY, name) for name in FILES} == FILES
+
+
+def test_done_is_the_last_file_and_states_what_determined_the_cell(store: Store) -> None:
+    store.write(KEY, FILES, {"kind": "test"})
+    done = json.loads((_folder(store) / "done.json").read_bytes())
+    assert done["fields"] == {"kind": "test"}
+    assert done["files"]["rows.parquet"]["size"] == len(FILES["rows.parquet"])
+
+
+@pytest.mark.parametrize("damage", ["alter", "truncate", "remove", "no done", "garbled done"])
+def test_a_damaged_cell_is_set_aside_and_can_be_written_again(store: Store, damage: str) -> None:
+    store.write(KEY, FILES, {})
+    file, done = _folder(store) / "rows.parquet", _folder(store) / "done.json"
+    match damage:
+        case "alter":
+            file.write_bytes(b"some r0ws")
+        case "truncate":
+            os.truncate(file, 3)
+        case "remove":
+            file.unlink()
+        case "no done":
+            done.unlink()
+        case "garbled done":
+            done.write_text('{"files": 3}')
+    assert not store.has(KEY)
+    assert not _folder(store).exists()
+    assert len(list((store.root / "damaged").iterdir())) == 1
+    store.write(KEY, FILES, {})
+    assert store.has(KEY)
+
+
+def test_reading_verifies(store: Store) -> None:
+    store.write(KEY, FILES, {})
+    (_folder(store) / "rows.parquet").write_bytes(b"some r0ws")
+    with pytest.raises(AuditError, match="altered"):
+        store.read(KEY, "rows.parquet")
+    with pytest.raises(AuditError, match="no complete cell"):
+        store.read(KEY, "nothing.txt")
+
+
+def test_the_first_of_two_writers_wins(store: Store) -> None:
+    store.write(KEY, FILES, {})
+    store.write(KEY, {"rows.parquet": b"other"}, {})
+    assert store.read(KEY, "rows.parquet") == FILES["rows.parquet"]
+
+
+def test_a_failed_cell_can_be_read_but_is_computed_again(store: Store) -> None:
+    store.write(KEY, FILES, {}, again=True)
+    assert not store.has(KEY)
+    assert store.read(KEY, "rows.parquet") == FILES["rows.parquet"]
+    store.write(KEY, {"rows.parquet": b"mended"}, {})
+    assert store.has(KEY)
+    assert store.read(KEY, "rows.parquet") == b"mended"
+
+
+def _write_many(root: Path) -> None:
+    store = Store(root)
+    for number in range(40):
+        key = cell_key({"number": number})
+        store.write(key, {"a": b"x" * 5000, "b": b"y" * 5000}, {"number": number})
+        assert store.has(key)
+
+
+def test_two_processes_on_one_store_do_not_corrupt_it(store: Store) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write_many, args=(store.root,)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert all(store.has(cell_key({"number": number})) for number in range(40))
+    assert not list(store.root.rglob(".draft-*"))
+
+
+def test_a_key_depends_on_values_not_on_their_order() -> None:
+    assert cell_key({"a": 1, "b": 2}) == cell_key({"b": 2, "a": 1})
+    assert cell_key({"a": 1}) != cell_key({"a": 2})
+    with pytest.raises(ValueError, match="NaN|nan|JSON compliant"):
+        canonical_json({"a": float("nan")})
+
+
+def test_what_cannot_be_written_is_said_with_its_key(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(AuditError, match=r"output_dir: cannot write to .*file"):
+        check_writable(tmp_path / "file" / "out", "output_dir")
+    with pytest.raises(AuditError, match="store_dir: cannot write"):
+        Store(tmp_path / "file").write(KEY, FILES, {})
+
+
+def test_writing_atomically_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]

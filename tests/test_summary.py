@@ -1,0 +1,141 @@
+"""The summary: means over units, counts beside every number, findings made from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cnnaudit.summary import POOLED, find, find_gaps, summarise, worst_items
+from cnnaudit.types import GridSpec, ImageSet, ImageSetSpec, Item
+
+CATALOGUE = {
+    "metrics": {
+        "mass": {"title": "mass in mask", "kind": "overlap"},
+        "seen": {"title": "probability", "kind": "behaviour"},
+    },
+    "techniques": {"cam": {"title": "CAM"}},
+}
+
+
+def _row(unit: str, colour: str, light: str, value: float | None, **more: object) -> dict:
+    row = {
+        "model": "m",
+        "target": "t",
+        "technique": "cam",
+        "layer": "l",
+        "image_set": "s",
+        "item": f"{unit}-{colour}-{light}-{more.pop('n', 0)}",
+        "region": "mask",
+        "metric": "mass",
+        "value": value,
+        "chance": 0.1,
+        "lift": None if value is None else (value - 0.1) / 0.9,
+        "flag": "",
+        "status": "ok" if value is not None else "undefined",
+        "reason": "" if value is not None else "empty_mask",
+        "unit": unit,
+        "colour": colour,
+        "light": light,
+    }
+    return row | more
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    lines = []
+    for light, equal in (("overhead", 0.1), ("left", 0.3)):
+        for unit, shift in (("a", 0.0), ("b", 0.2)):
+            lines.append(_row(unit, "equal", light, equal + shift))
+            lines.append(_row(unit, "different", light, 0.5 + shift))
+            behaviour = {"technique": "", "metric": "seen", "region": "", "target": "", "layer": ""}
+            lines.append(_row(unit, "equal", light, equal / 10, **behaviour))
+            lines.append(_row(unit, "different", light, 0.9, **behaviour))
+    return pd.DataFrame(lines)
+
+
+@pytest.fixture
+def image_set() -> ImageSet:
+    items = tuple(
+        Item(f"{unit}-{colour}-{light}-0", Path(), {}, None, {"colour": colour, "light": light})
+        for unit in "ab"
+        for colour in ("equal", "different")
+        for light in ("overhead", "left")
+    )
+    words = {"colour": {"equal": "the same colour"}, "light": {"overhead": "from above"}}
+    spec = ImageSetSpec(
+        *("s", "manifest", Path(), "scene", (GridSpec("colour", "light", ()),), words, {})
+    )
+    return ImageSet(spec, items, ("scene", "colour", "light"), {})
+
+
+def _at(summary: pd.DataFrame, **levels: str) -> pd.Series:
+    chosen = summary
+    for column, level in levels.items():
+        chosen = chosen[chosen[column] == level]
+    assert len(chosen) == 1
+    return chosen.iloc[0]
+
+
+def test_a_mean_is_over_units_not_over_items(rows: pd.DataFrame) -> None:
+    extra = [_row("a", "equal", "overhead", 0.1, n=n) for n in range(1, 9)]
+    many = pd.concat([rows, pd.DataFrame(extra)], ignore_index=True)
+    row = _at(summarise(many), metric="mass", colour="equal", light="overhead")
+    assert row["mean"] == pytest.approx((0.1 + 0.3) / 2)
+    assert (row.units, row.scored, row.total) == (2, 10, 10)
+    assert row.chance == pytest.approx(0.1)
+    assert row["lift"] == pytest.approx((0.2 - 0.1) / 0.9)
+
+
+def test_every_combination_of_levels_is_there_once(rows: pd.DataFrame) -> None:
+    summary = summarise(rows)
+    mass = summary[summary.metric == "mass"]
+    assert len(mass) == 1 + 2 + 2 + 4
+    pooled = _at(summary, metric="mass", colour=POOLED, light=POOLED)
+    assert pooled["mean"] == pytest.approx(rows[rows.metric == "mass"].value.mean())
+
+
+def test_rows_without_a_value_are_counted_not_dropped(rows: pd.DataFrame) -> None:
+    empty = _row("c", "equal", "overhead", None)
+    dead = _row("c", "different", "overhead", 0.1, flag="dead")
+    summary = summarise(pd.concat([rows, pd.DataFrame([empty, dead])], ignore_index=True))
+    row = _at(summary, metric="mass", colour="equal", light="overhead")
+    assert (row.units, row.scored, row.total, row.undefined) == (2, 2, 3, 1)
+    row = _at(summary, metric="mass", colour="different", light="overhead")
+    assert row.dead == pytest.approx(1 / 3)
+
+
+def test_a_group_without_any_value_has_a_row(rows: pd.DataFrame) -> None:
+    empty = pd.DataFrame([_row("a", "none", "overhead", None)])
+    row = _at(
+        summarise(pd.concat([rows, empty], ignore_index=True)), metric="mass",
+        colour="none", light="overhead",
+    )  # fmt: skip
+    assert pd.isna(row["mean"])
+    assert (row.units, row.scored, row.total) == (0, 0, 1)
+
+
+def test_gaps_name_reason_number_and_examples(rows: pd.DataFrame) -> None:
+    bad = [_row("c", "equal", "overhead", None, n=n) for n in range(5)]
+    (gap,) = find_gaps(pd.concat([rows, pd.DataFrame(bad)], ignore_index=True))
+    assert gap["reason"] == "empty_mask"
+    assert gap["items"] == 5
+    assert len(gap["examples"]) == 3
+
+
+def test_the_worst_item_has_the_lowest_lift(rows: pd.DataFrame) -> None:
+    assert worst_items(rows, "mass") == {("m", "s"): {"a-equal-overhead-0": ["worst: cam"]}}
+
+
+def test_findings_say_the_largest_difference_first_by_behaviour(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    behaviour, heatmap = find(summarise(rows), [image_set], CATALOGUE)
+    assert behaviour["technique"] == ""
+    assert "0.01 for the same colour" in behaviour["text"]
+    assert "0.90 for colour 'different'" in behaviour["text"]
+    assert "from above (2 scenes)" in behaviour["text"]
+    assert heatmap["technique"] == "cam"
+    assert "0.20 for the same colour and 0.60" in heatmap["text"]
+    assert "smallest at light 'left': 0.40 and 0.60" in heatmap["text"]
