@@ -1,0 +1,138 @@
+"""Pixels of the report: overlays, outlines, cut-outs, maps and colour bars, arrays in and out.
+
+Pictures are (H, W, 3) uint8 in RGB. Heatmaps and masks are (h, w) uint8, 0 to 255, of any size:
+they cover the same frame as the picture and are brought to its size here.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+# All three rise evenly in lightness, so they read in grey print and with any colour vision.
+COLOUR_MAPS = {
+    "inferno": cv2.COLORMAP_INFERNO,
+    "viridis": cv2.COLORMAP_VIRIDIS,
+    "cividis": cv2.COLORMAP_CIVIDIS,
+}
+COLOUR_MAP = "inferno"
+ALPHA = 0.55  # of the heatmap over the grey picture
+THRESHOLD = 0.3  # of a heatmap's range: what lies over it is the interesting region
+
+_DARK, _LIGHT = (0, 0, 0), (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of a picture under the strongest of a heatmap."""
+
+    box: tuple[int, int, int, int]  # left, top, right, bottom; the last two are exclusive
+    crop: Pixels  # (bottom − top, right − left, 4) RGBA, transparent outside the region
+    share: float  # of the picture's pixels, 0–1
+
+
+def decode(content: bytes) -> Pixels:
+    """Return an encoded picture as (H, W, 3) RGB."""
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def decode_grey(content: bytes) -> Pixels:
+    """Return an encoded heatmap or mask as (H, W)."""
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("L"))
+
+
+def fit(picture: Pixels, longest: int) -> Pixels:
+    """Shrink a picture until its longer side has at most so many pixels; never enlarge it."""
+    height, width = picture.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return _uint8(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+
+
+def colourise(grey: Pixels, colour_map: str = COLOUR_MAP) -> Pixels:
+    """Give each value of a grey map (H, W) its colour (H, W, 3)."""
+    return _uint8(cv2.cvtColor(cv2.applyColorMap(grey, COLOUR_MAPS[colour_map]), cv2.COLOR_BGR2RGB))
+
+
+def overlay(
+    view: Pixels, heatmap: Pixels, alpha: float = ALPHA, colour_map: str = COLOUR_MAP
+) -> Pixels:
+    """Lay a coloured heatmap over the picture in grey, so that every hue is the heatmap's."""
+    grey = cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    colours = colourise(_stretch(heatmap, view, cv2.INTER_LINEAR), colour_map)
+    return _uint8(cv2.addWeighted(grey, 1 - alpha, colours, alpha, 0))
+
+
+def outline(picture: Pixels, mask: Pixels) -> Pixels:
+    """Draw a mask's border in white between two black lines, visible on any ground."""
+    inside = (_stretch(mask, picture, cv2.INTER_NEAREST) > 127).astype(np.uint8)
+    contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    drawn = np.ascontiguousarray(picture).copy()
+    cv2.drawContours(drawn, contours, -1, _DARK, thickness=3)
+    cv2.drawContours(drawn, contours, -1, _LIGHT, thickness=1)
+    return drawn
+
+
+def interesting_region(
+    view: Pixels, heatmap: Pixels, threshold: float = THRESHOLD
+) -> Region | None:
+    """Cut out what lies over a share of the heatmap's range; none where the map is flat."""
+    heat = _stretch(heatmap, view, cv2.INTER_LINEAR).astype(np.float64)
+    low, high = float(heat.min()), float(heat.max())
+    if high <= low:
+        return None
+    inside = (heat - low) / (high - low) > threshold
+    left, top, width, height = cv2.boundingRect(inside.astype(np.uint8))
+    window = np.s_[top : top + height, left : left + width]
+    crop = np.dstack([view[window], inside[window].astype(np.uint8) * 255])
+    box = (left, top, left + width, top + height)
+    return Region(box, _uint8(crop), float(inside.mean()))
+
+
+def prediction_map(
+    values: NDArray[np.float64], low: float, high: float, colour_map: str = COLOUR_MAP
+) -> Pixels:
+    """Draw values (rows, columns) one pixel each, the first row at the bottom like an axis."""
+    share = (values - low) / ((high - low) or 1.0)
+    grey = np.nan_to_num(np.clip(share, 0, 1) * 255).round().astype(np.uint8)
+    return colourise(np.ascontiguousarray(grey[::-1]), colour_map)
+
+
+def colour_bar(alpha: float = 1.0, colour_map: str = COLOUR_MAP) -> Pixels:
+    """Draw the scale from 0 to the maximum, left to right, as it looks over a middle grey."""
+    ramp = np.arange(256, dtype=np.uint8)[np.newaxis, :]
+    grey = np.full((1, 256, 3), 127, dtype=np.uint8)
+    return _uint8(cv2.addWeighted(grey, 1 - alpha, colourise(ramp, colour_map), alpha, 0))
+
+
+def data_uri(picture: Pixels, quality: int | None = None) -> str:
+    """Encode a picture as a WebP data address: lossless, or of a quality from 0 to 100."""
+    stream = io.BytesIO()
+    image = Image.fromarray(picture)
+    if quality is None:
+        image.save(stream, "WEBP", lossless=True, quality=60, method=3)
+    else:
+        image.save(stream, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _stretch(grey: Pixels, picture: Pixels, interpolation: int) -> Pixels:
+    """Bring a map to the picture's size; linear means centres aligned, not corners."""
+    height, width = picture.shape[:2]
+    return _uint8(cv2.resize(grey, (width, height), interpolation=interpolation))
+
+
+def _uint8(array: NDArray[np.generic]) -> Pixels:
+    return np.asarray(array, dtype=np.uint8)

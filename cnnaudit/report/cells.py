@@ -1,0 +1,117 @@
+"""One number of a report's table: how it is written, and what it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cnnaudit.summary import POOLED
+
+STATUSES = {
+    "ineligible": "not eligible",
+    "undefined": "undefined",
+    "not_applicable": "not applicable",
+    "failed": "failed",
+}
+NO_LEVEL = "–"
+
+
+class Mean(NamedTuple):
+    """One number of the summary with how many items and units it rests on."""
+
+    mean: float
+    chance: float
+    lift: float
+    dead: float
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as a table shows it: text first, then a bar from the scale's low end to it."""
+
+    text: str
+    bar: str = ""  # width in percent; none where there is no number
+    tick: str = ""  # place of the chance level in percent
+    lift: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def number(value: float, scale: tuple[float, float]) -> str:
+    """Write a number: two decimals on a unit scale, else three significant digits."""
+    if not math.isfinite(value):
+        return NO_LEVEL
+    if max(map(abs, scale)) <= 1:
+        text = f"{value:.2f}"
+    else:
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "0.00" if text == "-0.00" else text.replace("-", "−")
+
+
+def levels_label(levels: Iterable[str]) -> str:
+    """Say a combination of factor levels, leaving out what has none."""
+    return " · ".join(level for level in levels if level and level != POOLED)
+
+
+def coverage(means: Sequence[Mean], unit: str) -> tuple[str, set[str]]:
+    """Say once what all numbers of a table rest on; return which kinds of note that replaces."""
+    scored = [mean.counts for mean in means if math.isfinite(mean.mean)]
+    parts, shared = [], set()
+    if len({counts["units"] for counts in scored}) == 1:
+        parts.append(f"{plural(scored[0]['units'], unit)} behind every number")
+        shared.add("units")
+    if scored and all(counts["scored"] == counts["total"] for counts in scored):
+        parts.append("every image scored")
+        shared.add("scored")
+    elif len({(counts["scored"], counts["total"]) for counts in scored}) == 1:
+        parts.append(f"{scored[0]['scored']} of {scored[0]['total']} images scored")
+        shared.add("scored")
+    return ", ".join(parts), shared
+
+
+def cell(mean: Mean | None, scale: tuple[float, float], unit: str, shared: set[str]) -> Cell:
+    if mean is None:
+        return Cell(NO_LEVEL)
+    lacking = tuple(
+        f"{mean.counts[key]} {say}" for key, say in STATUSES.items() if mean.counts[key]
+    )
+    if not math.isfinite(mean.mean):
+        return Cell(NO_LEVEL, notes=lacking)
+    notes = []
+    if mean.dead > 0:
+        notes.append(f"{mean.dead:.0%} dead")
+    if "units" not in shared:
+        notes.append(plural(mean.counts["units"], unit))
+    if "scored" not in shared and mean.counts["scored"] != mean.counts["total"]:
+        notes.append(f"{mean.counts['scored']}/{mean.counts['total']} images")
+    return Cell(
+        text=number(mean.mean, scale),
+        bar=_percent(mean.mean, scale),
+        tick=_percent(mean.chance, scale) if math.isfinite(mean.chance) else "",
+        lift=_signed(mean.lift),
+        notes=tuple(notes),
+    )
+
+
+def plural(count: int, unit: str) -> str:
+    """Say how many of a unit there are."""
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
+
+
+def _signed(value: float) -> str:
+    if not math.isfinite(value):
+        return ""
+    text = f"{value:+.2f}"
+    return "±0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def _percent(value: float, scale: tuple[float, float]) -> str:
+    low, high = scale
+    share = (value - low) / (high - low) if high > low else 0.0
+    return f"{100 * min(1.0, max(0.0, share)):.1f}"
+
+
+def is_known(mean: Mean | None) -> bool:
+    return mean is not None and math.isfinite(mean.mean)

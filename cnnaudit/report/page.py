@@ -1,0 +1,246 @@
+"""The page: what the templates get, and what keeps it self-contained and safe."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from cnnaudit import figures
+from cnnaudit.report.cells import STATUSES, plural
+from cnnaudit.report.prediction import inline
+from cnnaudit.report.run import Run, Subject, load
+from cnnaudit.report.tables import subject_tables
+from cnnaudit.report.tiles import subject_pictures
+from cnnaudit.shipped import locate
+from cnnaudit.store import write_atomically
+
+# What a reader's eye should find in a sentence: decimals and percentages, not counts.
+_FIGURES = re.compile(r"([−+±-]?\d+\.\d+|[−+±-]?\d+(?:\.\d+)? ?%)")
+
+
+Words = tuple[tuple[str, bool], ...]  # (text, whether it is a figure)
+
+
+@dataclass(frozen=True)
+class Finding:
+    clause: Words  # what is found
+    rest: Words  # what follows the first semicolon, said more quietly
+    evidence: str  # the address of its table within the page; "" where there is none
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Why some numbers are not there."""
+
+    status: str
+    where: str
+    what: str
+    reason: str
+    items: str
+    examples: str
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write a run's report beside its results and return its path; needs no network or torch."""
+    path = run_dir / "report.html"
+    write_atomically(path, render(load(run_dir)).encode("utf-8", "backslashreplace"))
+    return path
+
+
+def render(run: Run) -> str:
+    """Return the page of a run; the same run always gives the same text."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(locate("reports/templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return templates.get_template("report.html.j2").render(_page(run))
+
+
+def _page(run: Run) -> dict[str, Any]:
+    style, script = _asset("report.css"), _asset("report.js")
+    subjects = run.subjects()
+    return {
+        "policy": _policy(style, script),
+        "style": style,
+        "script": script,
+        "name": run.manifest["name"],
+        "complete": run.summary["status"] == "COMPLETE",
+        "status": run.summary["status"],
+        "cells": run.manifest["cells"],
+        "failed": plural(int(run.summary["counts"].get("failed", 0)), "number"),
+        "asked": f"{sum(run.summary['counts'].values()):,}",
+        "findings": _findings(run, subjects),
+        "facts": _facts(run),
+        "tables": [subject_tables(run, subject) for subject in subjects],
+        "pictures": [subject_pictures(run, subject) for subject in subjects],
+        "scale": inline(figures.colour_bar(figures.ALPHA), "", None),
+        "answer_scale": inline(figures.colour_bar(), "", None),
+        "threshold": f"{figures.THRESHOLD:g}",
+        "failures": _gaps(run, "failures"),
+        "gaps": _gaps(run, "gaps"),
+        "techniques": _techniques(run),
+        "provenance": _provenance(run.manifest),
+        "command": str(run.manifest["command"]),
+        "config": run.config,
+    }
+
+
+def _asset(name: str) -> Markup:
+    """Return one of our own assets, to be inlined as it stands."""
+    return Markup(locate(f"reports/assets/{name}").read_text(encoding="utf-8"))  # noqa: S704
+
+
+def _policy(style: str, script: str) -> str:
+    """Return a content security policy that lets this page's own style and script run alone."""
+    return (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
+        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _findings(run: Run, subjects: Sequence[Subject]) -> list[Finding]:
+    numbers = {(one.model, one.image_set): one.number for one in subjects}
+    found = []
+    for told in run.summary["findings"]:
+        clause, _, rest = str(told["text"]).partition("; ")
+        subject = numbers.get((told["model"], told["image_set"]))
+        kind = "overlap" if told["technique"] else "behaviour"
+        evidence = f"{kind}-{subject}" if subject else ""
+        found.append(Finding(_words(clause), _words(rest), evidence))
+    return found
+
+
+def _words(text: str) -> Words:
+    pieces = _FIGURES.split(text)  # every second piece is a figure
+    return tuple((piece, place % 2 == 1) for place, piece in enumerate(pieces) if piece)
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Return what was audited in a few words, for the line under the title."""
+    catalogue, packages = run.manifest["catalogue"], run.manifest.get("packages", {})
+    models = [_model_fact(name, about) for name, about in catalogue["models"].items()]
+    images = [_images_fact(name, about) for name, about in catalogue["image_sets"].items()]
+    facts = [
+        ("model" if len(models) == 1 else "models", "; ".join(models)),
+        ("images", "; ".join(images)),
+        ("date", _date(str(run.manifest["created"]))),
+        ("made by", f"cnnaudit {packages.get('cnnaudit', '')}".strip()),
+    ]
+    return [(label, text) for label, text in facts if text]
+
+
+def _model_fact(name: str, about: Mapping[str, Any]) -> str:
+    count = about.get("parameters")
+    return f"{name} ({count:,} parameters)" if isinstance(count, int) else name
+
+
+def _images_fact(name: str, about: Mapping[str, Any]) -> str:
+    counts = plural(about["items"], "image")
+    if about.get("unit"):
+        counts += f" of {plural(about['units'], about['unit'])}"
+    return f"{name} ({counts})"
+
+
+def _date(created: str) -> str:
+    try:
+        when = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".strip()
+
+
+def _gaps(run: Run, group: str) -> list[Gap]:
+    """Return the gaps, those that differ in nothing but technique and metric as one."""
+    alike: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for one in run.summary.get(group, ()):
+        status = one.get("status", "failed")
+        key = (
+            STATUSES.get(status, str(status)),
+            f"{one['model']} on {one['image_set']}",
+            _spaced(str(one["reason"])),
+            plural(int(one["items"]), "image"),
+            ", ".join(map(str, one.get("examples", ()))),
+        )
+        technique = run.title("techniques", one["technique"]) if one["technique"] else ""
+        metrics = alike.setdefault(key, {}).setdefault(technique, [])
+        metrics.append(run.title("metrics", one["metric"]) if one["metric"] else "")
+    return [
+        Gap(status, where, _what(metrics), reason, items, examples)
+        for (status, where, reason, items, examples), metrics in alike.items()
+    ]
+
+
+def _what(metrics: Mapping[str, Sequence[str]]) -> str:
+    """Say which metrics of which techniques, techniques with the same metrics together."""
+    same: dict[str, list[str]] = {}
+    for technique, names in metrics.items():
+        same.setdefault(", ".join(filter(None, names)), []).append(technique)
+    parts = (
+        ": ".join(filter(None, (", ".join(filter(None, techniques)), names)))
+        for names, techniques in same.items()
+    )
+    return "; ".join(filter(None, parts)) or "everything"
+
+
+def _spaced(reason: str) -> str:
+    """Write a reason that is a mere identifier in words."""
+    return reason.replace("_", " ") if re.fullmatch(r"[a-z_]+", reason) else reason
+
+
+def _techniques(run: Run) -> list[tuple[str, str, str]]:
+    """Return each technique's title, source and the layer it looked at."""
+    found = []
+    for name, about in run.manifest["catalogue"]["techniques"].items():
+        layers = [f"{layer} of {model}" for model, layer in (about.get("layer") or {}).items()
+                  if layer]  # fmt: skip
+        found.append(
+            (run.title("techniques", name), about.get("citation") or "", ", ".join(layers))
+        )
+    return found
+
+
+def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Lay the whole manifest out as groups of (key, value), whatever keys it has."""
+    groups: list[tuple[str, list[tuple[str, str]]]] = [("run", [])]
+    for key, value in manifest.items():
+        lines = [(path.removeprefix(f"{key}."), text) for path, text in _flat(key, value)]
+        if isinstance(value, Mapping):
+            groups.append((key, lines))
+        else:
+            groups[0][1].extend(lines)
+    return [(name, lines) for name, lines in groups if lines]
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(f"{path}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        yield path, ", ".join(_scalar(one) for one in value) or "none"
+    else:
+        yield path, _scalar(value)
+
+
+def _scalar(value: Any) -> str:
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

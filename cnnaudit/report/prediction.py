@@ -1,0 +1,115 @@
+"""What a network answered for one picture, as maps or bars that the report can show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnaudit import figures
+
+MOST_BARS = 5  # classes shown of a classification
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture inlined in the page."""
+
+    src: str
+    width: int
+    height: int
+    alt: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One side of a map: what it is called and its two ends."""
+
+    name: str
+    first: str
+    last: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One class of a classification."""
+
+    label: str
+    value: str
+    width: str  # percent
+    truth: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network answered: maps beside each other, or bars of classes."""
+
+    maps: tuple[tuple[str, Image], ...] = ()  # (predicted or truth, map)
+    down: Axis | None = None  # from bottom to top
+    across: Axis | None = None
+    bars: tuple[Bar, ...] = ()
+    truth: str = ""  # the true class, also where it is not among the bars
+
+
+def inline(pixels: figures.Pixels, alt: str, quality: int | None) -> Image:
+    """Inline a picture in the page: lossless, or of a quality from 0 to 100."""
+    height, width = pixels.shape[:2]
+    return Image(figures.data_uri(pixels, quality), width, height, alt)
+
+
+def prediction(about: Mapping[str, Any], item: str) -> Prediction:
+    """Prepare the answer of a picture's record, whatever its task."""
+    if about["task"] == "classification":
+        return _classes(about)
+    return _maps(about, item)
+
+
+def _maps(about: Mapping[str, Any], item: str) -> Prediction:
+    values = {"predicted": about["values"], "truth": about.get("truth")}
+    arrays = {name: _plane(given) for name, given in values.items() if given is not None}
+    known = np.concatenate([array.ravel() for array in arrays.values()])
+    # Probabilities keep the scale 0–1 whatever they reach, so that pictures can be compared.
+    low, high = min(0.0, float(np.nanmin(known))), max(1.0, float(np.nanmax(known)))
+    names = [str(axis["name"]) for axis in about["axes"]]
+    ends = [_axis(axis) for axis in about["axes"]]
+    alt = f"map of {item}, {' by '.join(names)}, values from {low:.3g} to {high:.3g}"
+    return Prediction(
+        maps=tuple(
+            (name, inline(figures.prediction_map(array, low, high), f"{name} {alt}", None))
+            for name, array in arrays.items()
+        ),
+        down=ends[0] if len(ends) > 1 else None,
+        across=ends[-1] if ends else None,
+    )
+
+
+def _plane(values: Any) -> NDArray[np.float64]:
+    """Lay nested values out in two dimensions; a single axis runs across."""
+    array = np.asarray(values, dtype=np.float64)
+    return array.reshape(1, -1) if array.ndim < 2 else array.reshape(array.shape[0], -1)
+
+
+def _axis(axis: Mapping[str, Any]) -> Axis:
+    labels: Sequence[Any] = axis.get("labels") or ("", "")
+    return Axis(str(axis["name"]), str(labels[0]), str(labels[-1]))
+
+
+def _classes(about: Mapping[str, Any]) -> Prediction:
+    values = np.asarray(about["values"], dtype=np.float64)
+    labels = about.get("labels") or [f"class {number}" for number in range(len(values))]
+    top = np.argsort(-values, kind="stable")[:MOST_BARS]
+    low, high = min(0.0, float(values.min())), max(1.0, float(values.max()))
+    truth = "" if about.get("truth") is None else str(about["truth"])
+    bars = tuple(
+        Bar(
+            label=str(labels[place]),
+            value=f"{values[place]:.2f}".replace("-", "−"),
+            width=f"{100 * (values[place] - low) / (high - low):.1f}",
+            truth=str(labels[place]) == truth or str(place) == truth,
+        )
+        for place in map(int, top)
+    )
+    return Prediction(bars=bars, truth=truth)

@@ -1,0 +1,337 @@
+"""The report's tables: behaviour per factor combination, overlap per technique and level."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from cnnaudit.report.cells import NO_LEVEL, Cell, Mean, cell, coverage, is_known, levels_label
+from cnnaudit.report.run import COUNTS, NUMBERS, Run, Subject, Variant
+from cnnaudit.summary import POOLED
+
+MOST_ROWS = 40  # of a table by every combination of factors; above it, one factor at a time
+Levels = tuple[str, ...]  # one per factor of the image set
+
+
+class Measure(NamedTuple):
+    """A metric on a region of the picture; behaviour has no region."""
+
+    metric: str
+    region: str
+
+
+@dataclass(frozen=True)
+class Row:
+    heads: tuple[tuple[str, str], ...]  # (label, small print below it)
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    meaning: str
+    coverage: str  # what all its cells have in common
+    corner: tuple[str, ...]  # headings of the columns that hold row headings
+    groups: tuple[tuple[str, int], ...]  # (label, columns under it); may be empty
+    columns: tuple[tuple[str, bool], ...]  # (label, whether a group begins here)
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class SubjectTables:
+    """Every table about one model on one image set."""
+
+    subject: Subject
+    words: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]  # factor → (level, how to say it)
+    behaviour: tuple[Table, ...]
+    overview: tuple[Table, ...]  # techniques by metrics, everything pooled
+    overlap: tuple[Table, ...]  # the primary metric over the first declared grid
+    more: tuple[Table, ...]  # the other grids and metrics, and each factor alone
+    unmeasured: tuple[str, ...]  # metrics without a single value here
+
+
+Index = Mapping[tuple[Variant, Measure, Levels], Mean]
+
+
+def subject_tables(run: Run, subject: Subject) -> SubjectTables:
+    """Prepare the tables about one model on one image set."""
+    maker = _Maker(run, subject)
+    measures = maker.measures("overlap") if maker.variants else []
+    known = [one for one in measures if maker.is_measured(one)]
+    behaviour = [one for one in maker.measures("behaviour") if maker.is_measured(one)]
+    by_grid = [maker.by_grid(measure, grid) for measure in known for grid in maker.grids]
+    singly = [maker.singly(measure) for measure in known]
+    tables = [table for table in (*by_grid, *singly) if table is not None]
+    return SubjectTables(
+        subject=subject,
+        words=_words(run, subject.image_set),
+        behaviour=tuple(maker.behaviour(measure) for measure in behaviour),
+        overview=(maker.overview(known),) if known else (),
+        overlap=tuple(tables[:1]),
+        more=tuple(tables[1:]),
+        unmeasured=tuple(
+            maker.title(one)
+            for one in (*maker.measures("behaviour"), *measures)
+            if one not in (*behaviour, *known)
+        ),
+    )
+
+
+def variants(run: Run, subject: Subject) -> list[Variant]:
+    """Return the kinds of heatmap that the summary has of a subject, in the catalogue's order."""
+    found = {_variant(record) for record in run.subject_means(subject) if record["technique"]}
+    order = list(run.manifest["catalogue"]["techniques"])
+    return sorted(found, key=lambda one: (_place(order, one.technique), one))
+
+
+def variant_label(run: Run, variant: Variant, among: Iterable[Variant]) -> str:
+    """Name a kind of heatmap, its target and layer only where they tell it from another."""
+    same = [other for other in among if other.technique == variant.technique]
+    parts = [run.title("techniques", variant.technique)]
+    parts += [variant.target] if len({one.target for one in same}) > 1 else []
+    parts += [variant.layer] if len({one.layer for one in same}) > 1 else []
+    return ", ".join(parts)
+
+
+class _Maker:
+    """Makes the tables of one subject from its means."""
+
+    def __init__(self, run: Run, subject: Subject) -> None:
+        about = run.about("image_sets", subject.image_set)
+        self.run, self.subject = run, subject
+        self.factors = run.factors(subject.image_set)
+        self.order = {name: list(about.get("levels", {}).get(name, ())) for name in self.factors}
+        self.unit = run.unit(subject.image_set)
+        self.index = _index(run, subject, self.factors)
+        self.variants = variants(run, subject)
+        self.grids: list[Mapping[str, Any]] = about.get("grids") or []
+
+    def measures(self, kind: str) -> list[Measure]:
+        """Return the metrics of a kind that the summary has, each with its regions."""
+        found = {measure for _, measure, _ in self.index}
+        order = self.run.metrics(kind)
+        mine = [measure for measure in found if measure.metric in order]
+        return sorted(mine, key=lambda one: (order.index(one.metric), one.region))
+
+    def is_measured(self, measure: Measure) -> bool:
+        """Say whether a metric has any value here."""
+        return any(is_known(mean) for (_, one, _), mean in self.index.items() if one == measure)
+
+    def behaviour(self, measure: Measure) -> Table:
+        """Cross the column factor with every combination of the others."""
+        across = (
+            self.grids[0]["cols"] if self.grids else (self.factors[-1] if self.factors else None)
+        )
+        down = [name for name in self.factors if name != across]
+        rows = self._combinations(down)
+        if len(rows) > MOST_ROWS:
+            down = down[:1]
+            rows = self._combinations(down)
+        columns = [*self._levels(across), POOLED] if across else [POOLED]
+        grid = [
+            [self._at(Variant("", "", ""), measure, {**row, **({across: one} if across else {})})
+             for one in columns]
+            for row in rows
+        ]  # fmt: skip
+        columns, grid = _without_empty_end(columns, grid)
+        heads = [tuple((row[name] or NO_LEVEL, "") for name in down) for row in rows]
+        labels = [(_column(one, across), False) for one in columns]
+        kept = [place for place, line in enumerate(grid) if any(map(is_known, line))]
+        table = self._table(
+            [measure],
+            tuple(down),
+            (),
+            labels,
+            [heads[place] for place in kept],
+            [grid[place] for place in kept],
+        )
+        without = [row for place, row in enumerate(rows) if place not in kept]
+        lacking = [levels_label(row.values()) or "the rest" for row in without]
+        return _with_coverage(table, f"no value for {', '.join(lacking)}" if lacking else "")
+
+    def overview(self, measures: Sequence[Measure]) -> Table:
+        """Set techniques against metrics, over all items."""
+        grid = [[self._at(one, measure, {}) for measure in measures] for one in self.variants]
+        labels = [(self.title(measure), False) for measure in measures]
+        heads = self._technique_heads()
+        table = self._table(measures, ("technique",), (), labels, heads, grid)
+        meanings = [f"{self.title(one)}: {self._meaning(one)}" for one in measures
+                    if self._meaning(one)]  # fmt: skip
+        title = "Every technique and metric, all images together"
+        return replace(table, title=title, meaning=". ".join(meanings))
+
+    def by_grid(self, measure: Measure, declared: Mapping[str, Any]) -> Table | None:
+        """Put the levels of a grid's rows side by side under each level of its columns."""
+        inner, outer = declared["rows"], declared["cols"]
+        # An item without a level (an empty place has no colour) has no place in the grid.
+        within = [level for level in declared.get("levels") or self._levels(inner) if level]
+        groups = [*(level for level in self._levels(outer) if level), POOLED]
+        pairs = [(group, level) for group in groups for level in within]
+        grid = [
+            [self._at(one, measure, {outer: group, inner: level}) for group, level in pairs]
+            for one in self.variants
+        ]
+        labels = [(level, level == within[0]) for _, level in pairs]
+        if not any(is_known(mean) for line in grid for mean in line):
+            return None
+        heads = [(_column(group, outer), len(within)) for group in groups]
+        return self._table([measure], ("technique",), heads, labels, self._technique_heads(), grid)
+
+    def singly(self, measure: Measure) -> Table | None:
+        """Give each level of each factor a column, pooled over the other factors."""
+        columns = [
+            (name, level)
+            for name in self.factors
+            for level in self._levels(name)
+            if level
+            and any(is_known(self._at(one, measure, {name: level})) for one in self.variants)
+        ]
+        if not columns:
+            return None
+        grid = [
+            [self._at(one, measure, {name: level}) for name, level in columns]
+            for one in self.variants
+        ]
+        first = {next(iter(group)) for _, group in itertools.groupby(columns, lambda one: one[0])}
+        labels = [(level, (name, level) in first) for name, level in columns]
+        heads = [
+            (name, len(list(group)))
+            for name, group in itertools.groupby(columns, lambda one: one[0])
+        ]
+        table = self._table([measure], ("technique",), heads, labels, self._technique_heads(), grid)
+        return replace(table, title=f"{table.title}, each factor alone")
+
+    def _table(
+        self,
+        measures: Sequence[Measure],  # one per column, or one for all
+        corner: tuple[str, ...],
+        groups: Sequence[tuple[str, int]],
+        labels: Sequence[tuple[str, bool]],
+        heads: Sequence[tuple[tuple[str, str], ...]],
+        grid: Sequence[Sequence[Mean | None]],
+    ) -> Table:
+        means = [mean for line in grid for mean in line if mean is not None]
+        scales = [self._scale(measure, means) for measure in measures]
+        scales *= len(labels) if len(measures) == 1 else 1
+        rests_on, shared = coverage(means, self.unit)
+        rows = [
+            Row(
+                head,
+                tuple(
+                    cell(mean, scale, self.unit, shared)
+                    for mean, scale in zip(line, scales, strict=True)
+                ),
+            )
+            for head, line in zip(heads, grid, strict=True)
+        ]
+        return Table(
+            title=self.title(measures[0]),
+            meaning=self._meaning(measures[0]),
+            coverage=rests_on,
+            corner=corner,
+            groups=tuple(groups),
+            columns=tuple(labels),
+            rows=tuple(rows),
+        )
+
+    def _technique_heads(self) -> list[tuple[tuple[str, str], ...]]:
+        return [
+            ((variant_label(self.run, one, self.variants), one.layer),) for one in self.variants
+        ]
+
+    def title(self, measure: Measure) -> str:
+        """Name a metric, and its region where it has several."""
+        title = self.run.title("metrics", measure.metric)
+        regions = {one.region for _, one, _ in self.index if one.metric == measure.metric}
+        return f"{title}, on {measure.region}" if len(regions) > 1 else title
+
+    def _meaning(self, measure: Measure) -> str:
+        return str(self.run.about("metrics", measure.metric).get("meaning") or "")
+
+    def _scale(self, measure: Measure, means: Sequence[Mean]) -> tuple[float, float]:
+        limits = self.run.about("metrics", measure.metric).get("range") or (None, None)
+        known = [one.mean for one in means if math.isfinite(one.mean)]
+        low = limits[0] if limits[0] is not None else min([0.0, *known])
+        high = limits[1] if limits[1] is not None else max([0.0, *known])
+        return (float(low), float(high))
+
+    def _levels(self, factor: str) -> list[str]:
+        place = self.factors.index(factor)
+        found = {levels[place] for _, _, levels in self.index} - {POOLED}
+        return sorted(found, key=lambda level: _level_place(self.order[factor], level))
+
+    def _combinations(self, factors: Sequence[str]) -> list[dict[str, str]]:
+        """Return the combinations of these factors' levels that the full cross has."""
+        places = [self.factors.index(name) for name in factors]
+        crossed = [levels for _, _, levels in self.index if POOLED not in levels]
+        found = {tuple(levels[place] for place in places) for levels in crossed}
+        ordered = sorted(
+            found or {()},
+            key=lambda one: [
+                _level_place(self.order[name], level)
+                for name, level in zip(factors, one, strict=True)
+            ],
+        )
+        return [dict(zip(factors, one, strict=True)) for one in ordered]
+
+    def _at(self, variant: Variant, measure: Measure, levels: Mapping[str, str]) -> Mean | None:
+        where = tuple(levels.get(name, POOLED) for name in self.factors)
+        return self.index.get((variant, measure, where))
+
+
+def _index(run: Run, subject: Subject, factors: Sequence[str]) -> Index:
+    found: dict[tuple[Variant, Measure, Levels], Mean] = {}
+    for record in run.subject_means(subject):
+        measure = Measure(record["metric"], record["region"])
+        levels = tuple(record[name] for name in factors)
+        counts = {name: _count(record[name]) for name in COUNTS}
+        value, chance, lift, dead = (float(record[name]) for name in NUMBERS)
+        mean = Mean(value, chance, lift, dead, counts)
+        found.setdefault((_variant(record), measure, levels), mean)
+    return found
+
+
+def _variant(record: Mapping[str, Any]) -> Variant:
+    if not record["technique"]:
+        return Variant("", "", "")
+    return Variant(record["technique"], record["target"], record["layer"])
+
+
+def _count(value: float) -> int:
+    return 0 if math.isnan(value) else int(value)
+
+
+def _without_empty_end(
+    columns: list[str], grid: list[list[Mean | None]]
+) -> tuple[list[str], list[list[Mean | None]]]:
+    """Drop the pooled column where the summary has no such combination."""
+    if len(columns) > 1 and all(line[-1] is None for line in grid):
+        return columns[:-1], [line[:-1] for line in grid]
+    return columns, grid
+
+
+def _with_coverage(table: Table, more: str) -> Table:
+    return replace(table, coverage="; ".join(part for part in (table.coverage, more) if part))
+
+
+def _column(level: str, factor: str | None) -> str:
+    if level == POOLED:
+        return "all together" if factor else "all images"
+    return level or f"no {factor}"
+
+
+def _words(run: Run, image_set: str) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    words = run.about("image_sets", image_set).get("words") or {}
+    return tuple((factor, tuple(said.items())) for factor, said in words.items() if said)
+
+
+def _place(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def _level_place(order: Sequence[str], level: str) -> tuple[bool, int, str]:
+    """Sort levels as declared; items without a level of the factor come last."""
+    return (level == "", _place(order, level), level)

@@ -1,0 +1,248 @@
+"""A small run with hostile names, as the stages before the report leave it."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cnnaudit.store import Store, digest_bytes
+
+EVIL = "<script>window.ran=1</script><img src=x onerror=window.ran=1>\"'{{7*7}}javascript:alert(1)"
+FACTORS = ["colour", "light", "presence"]
+LEVELS = {
+    "colour": ["equal", "different"],
+    "light": ["overhead", "left"],
+    "presence": ["obstacle", "shadow"],
+}
+TECHNIQUES = {"saliency": "", "grad_cam": "encoder.7"}
+OVERLAP, BEHAVIOUR = "mass_in_mask", "probability"
+MODELS = {"perception": "structured_regression", "classifier": "classification"}
+Say = Callable[[str], str]
+
+
+def hostile(name: str) -> str:
+    """Make a name that would do harm if it were not shown as text."""
+    return f"{EVIL} {name}"
+
+
+def build_run(folder: Path, say: Say = hostile, status: str = "INCOMPLETE") -> Path:
+    """Write a run directory and its store; `say` gives every name its form."""
+    run = folder / "run"
+    (run / "results").mkdir(parents=True)
+    items = {say("lighting"): _lighting(say), say("photos"): _photos(say)}
+    rows = _rows(items, say)
+    rows.to_parquet(run / "results" / "rows.parquet")
+    _means(rows, say).to_csv(run / "results" / "summary.csv", index=False)
+    pictures = _pictures(Store(folder / "store"), items, say)
+    _write(run / "results" / "illustrations.json", {"schema": 1, "pictures": pictures})
+    _write(run / "manifest.json", _manifest(items, say))
+    _write(run / "summary.json", _summary(say, status))
+    (run / "config.yaml").write_text(f"name: {say('robot')!r}\n")
+    return run
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value))
+
+
+def _lighting(say: Say) -> list[dict[str, Any]]:
+    items = []
+    for scene, light in itertools.product(("s1", "s2"), LEVELS["light"]):
+        for colour, presence in (("equal", "obstacle"), ("different", "obstacle"), ("", "shadow")):
+            levels = {"colour": colour, "light": light, "presence": presence}
+            factors = {say(name): level and say(level) for name, level in levels.items()}
+            name = "_".join([scene, *levels.values()])
+            items.append({"item": say(name), "unit": say(scene), "factors": factors})
+    return items
+
+
+def _photos(say: Say) -> list[dict[str, Any]]:
+    return [{"item": say(name), "unit": say(name), "factors": {}} for name in ("cat", "dog")]
+
+
+def _value(technique: str, item: str) -> float:
+    if item.endswith("s1_equal_overhead_obstacle"):
+        return 0.0
+    return 0.12 if "_equal" in item else 0.8 - 0.3 * (technique == "saliency")
+
+
+def _rows(items: dict[str, list[dict[str, Any]]], say: Say) -> pd.DataFrame:
+    rows = []
+    for model, (image_set, found) in itertools.product(MODELS, items.items()):
+        for item, technique in itertools.product(found, ["", *TECHNIQUES]):
+            value = _value(technique, item["item"])
+            bare = technique != "" and any(
+                level.endswith("shadow") for level in item["factors"].values()
+            )
+            rows.append(
+                {
+                    "model": say(model),
+                    "target": "all" if technique else "",
+                    "technique": technique and say(technique),
+                    "layer": TECHNIQUES.get(technique, ""),
+                    "image_set": image_set,
+                    "item": item["item"],
+                    "region": "mask" if technique else "",
+                    "metric": say(OVERLAP if technique else BEHAVIOUR),
+                    "value": None if bare else value,
+                    "chance": 0.05 if technique and not bare else None,
+                    "lift": (value - 0.05) / 0.95 if technique and not bare else None,
+                    "flag": "dead" if technique and value == 0 else "",
+                    "status": "ineligible" if bare else "ok",
+                    "reason": "no region" if bare else "",
+                    "unit": item["unit"],
+                }
+                | {say(name): item["factors"].get(say(name), "") for name in FACTORS}
+            )
+    return pd.DataFrame(rows)
+
+
+def _means(rows: pd.DataFrame, say: Say) -> pd.DataFrame:
+    names = [say(name) for name in FACTORS]
+    keys = ["model", "target", "technique", "layer", "image_set", "region", "metric"]
+    lines = []
+    for size in range(len(names) + 1):
+        for kept in itertools.combinations(names, size):
+            for levels, group in rows.groupby([*keys, *kept]):
+                scored = group[group["status"] == "ok"]
+                units = scored.groupby("unit")[["value", "chance", "lift"]].mean().mean()
+                lines.append(
+                    dict.fromkeys(names, "*")
+                    | dict(zip([*keys, *kept], levels, strict=True))
+                    | {"mean": units["value"], "chance": units["chance"], "lift": units["lift"]}
+                    | {"units": scored["unit"].nunique(), "scored": len(scored)}
+                    | {"total": len(group), "undefined": 0, "not_applicable": 0, "failed": 0}
+                    | {"ineligible": len(group) - len(scored)}
+                    | {"dead": (scored["flag"] == "dead").mean() if levels[2] else None}
+                )
+    return pd.DataFrame(lines)
+
+
+def _pictures(
+    store: Store, items: dict[str, list[dict[str, Any]]], say: Say
+) -> list[dict[str, Any]]:
+    pictures = []
+    for (model, task), (image_set, found) in itertools.product(MODELS.items(), items.items()):
+        for item in found:
+            key = digest_bytes(f"{model}{item['item']}".encode())
+            store.write(key, _picture_files(task, item["item"], say), {})
+            heatmaps = [
+                {
+                    "technique": say(technique),
+                    "target": "all",
+                    "layer": layer,
+                    "key": _heatmap(store, key + technique, _value(technique, item["item"]) == 0),
+                    "status": "ok",
+                    "reason": "",
+                }
+                for technique, layer in TECHNIQUES.items()
+            ]
+            if "dog" in item["item"]:
+                heatmaps[1] |= {"key": None, "status": "failed", "reason": say("out of memory")}
+            why = [f"worst: {say('saliency')}"] if "_equal_left" in item["item"] else []
+            pictures.append(
+                {"model": say(model), "image_set": image_set, "why": ["exemplar", *why]}
+                | {"key": key, "heatmaps": heatmaps, **item}
+            )
+    return pictures
+
+
+def _picture_files(task: str, item: str, say: Say) -> dict[str, bytes]:
+    noise = np.random.default_rng(len(item)).integers(90, 140, (128, 160, 3), dtype=np.uint8)
+    noise[50:90, 60:110] = (190, 90, 40) if "different" in item else (110, 110, 110)
+    mask = np.zeros((128, 160), np.uint8)
+    mask[50:90, 60:110] = 255
+    if task == "classification":
+        labels = [say(name) for name in ("tank", "cat", "dog")]
+        prediction: dict[str, Any] = {"labels": labels, "values": [0.1, 0.7, 0.2]}
+        prediction["truth"] = labels[1]
+    else:
+        axes = [{"name": say("distance"), "labels": [str(one) for one in range(65)]}]
+        axes += [{"name": say("sensor"), "labels": ["left", "a", "b", "c", say("right")]}]
+        values = np.linspace(0, 1, 325).reshape(65, 5)
+        truth = (values > 0.5).astype(float).tolist()
+        prediction = {"axes": axes, "values": values.tolist(), "truth": truth}
+    record = {
+        "regions": [] if "shadow" in item else [{"name": "mask", "file": "mask.mask.png"}],
+        "prediction": prediction | {"task": task},
+    }
+    files = {"view.webp": _encoded(noise, "WEBP"), "input.png": _encoded(noise[::2, ::2], "PNG")}
+    if record["regions"]:
+        files["mask.mask.png"] = _encoded(mask, "PNG")
+    return files | {"picture.json": json.dumps(record).encode()}
+
+
+def _heatmap(store: Store, name: str, dead: bool) -> str:
+    key = digest_bytes(name.encode())
+    ys, xs = np.mgrid[0:64, 0:80]
+    heat = np.zeros((64, 80)) if dead else np.exp(-((ys - 34) ** 2 + (xs - 42) ** 2) / 150)
+    about = json.dumps({"maximum": float(heat.max()), "dead": dead}).encode()
+    content = _encoded((heat * 255).astype(np.uint8), "PNG")
+    store.write(key, {"heatmap.png": content, "heatmap.json": about}, {})
+    return key
+
+
+def _encoded(pixels: np.ndarray, form: str) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, form, lossless=True)
+    return stream.getvalue()
+
+
+def _manifest(items: dict[str, list[dict[str, Any]]], say: Say) -> dict[str, Any]:
+    overlap = {"title": say("mass in mask"), "kind": "overlap", "range": [0, 1]}
+    behaviour = {"title": say("probability"), "kind": "behaviour", "range": [0, 1]}
+    lighting, photos = items
+    declared = {say(name): [say(level) for level in levels] for name, levels in LEVELS.items()}
+    grid = {"rows": say("colour"), "cols": say("light"), "levels": None}
+    words = {say("colour"): {say("equal"): say("an obstacle of the ground's colour")}}
+    plain: dict[str, Any] = {"factors": [], "levels": {}, "grids": [], "words": {}, "unit": None}
+    return {
+        "schema": 1, "name": say("robot"), "created": "2026-11-23T15:40:00Z",
+        "command": say("python run.py"), "overrides": [say("seed=1")], "store": "../store",
+        "git": {"commit": None, "dirty": None}, "packages": {"cnnaudit": "0.1.0"},
+        "hardware": {"device": "cpu", "gpu": None, say("fan"): {"speed": say("fast")}},
+        "digests": {"weights": {say("perception"): "ab" * 32}}, "seed": 1, "tf32": False,
+        "timings": {"execute": 1.5}, "unforeseen": say("a key of tomorrow"),
+        "cells": {"planned": 9, "found": 2, "computed": 7},
+        "catalogue": {
+            "metrics": {
+                say(OVERLAP): {**overlap, "meaning": say("share of the heat on the object")},
+                say(BEHAVIOUR): {**behaviour, "meaning": say("what it says of the truth")},
+            },
+            "techniques": {
+                say(name): {"title": say(name), "citation": say("A 2017"),
+                            "layer": {say(model): layer for model in MODELS}}
+                for name, layer in TECHNIQUES.items()
+            },
+            "models": {say(name): {"parameters": 249539} for name in MODELS},
+            "image_sets": {
+                lighting: {"items": 12, "unit": say("scene"), "units": 2, "words": words,
+                           "factors": list(declared), "levels": declared, "grids": [grid]},
+                photos: {"items": 2, "units": 2, **plain},
+            },
+        },
+    }  # fmt: skip
+
+
+def _summary(say: Say, status: str) -> dict[str, Any]:
+    where = {"model": say("perception"), "image_set": say("lighting")}
+    behaviour = {**where, "metric": say(BEHAVIOUR), "technique": ""}
+    overlap = {**where, "metric": say(OVERLAP), "technique": say("grad_cam")}
+    failure = {"reason": say("NaN"), "items": 1, "examples": [say("dog")]}
+    return {
+        "schema": 1, "name": say("robot"), "status": status, "counts": {"ok": 80, "failed": 1},
+        "findings": [
+            {**behaviour, "text": say("It gives the obstacle a probability of 0.12, not 0.82.")},
+            {**overlap, "text": say("It puts 0.32 less of its mass on it.")},
+        ],
+        "failures": [{**overlap, **failure}] if status == "INCOMPLETE" else [],
+        "gaps": [{**overlap, **failure, "status": "ineligible", "reason": say("no region")}],
+    }  # fmt: skip

@@ -1,0 +1,121 @@
+"""Pixels against arrays worked out by hand."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib import colormaps
+from PIL import Image
+
+from cnnaudit import figures
+
+
+def picture(height: int = 4, width: int = 6, value: int = 100) -> figures.Pixels:
+    return np.full((height, width, 3), value, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", figures.COLOUR_MAPS)
+def test_colours_are_those_of_the_published_map(name: str) -> None:
+    ramp = np.arange(256, dtype=np.uint8)[np.newaxis]
+    published = colormaps[name](ramp[0], bytes=True)[:, :3]
+    assert np.abs(figures.colourise(ramp, name)[0].astype(int) - published).max() <= 1
+
+
+def test_overlay_mixes_the_grey_picture_with_the_colours() -> None:
+    heat = np.array([[0, 255]], dtype=np.uint8)
+    view = np.array([[[100, 100, 100], [255, 0, 0]]], dtype=np.uint8)
+    low, high = colormaps["inferno"]([0, 255], bytes=True)[:, :3].astype(float)
+    mixed = figures.overlay(view, heat, alpha=0.5)
+    np.testing.assert_allclose(mixed[0, 0], 0.5 * 100 + 0.5 * low, atol=1)
+    # Red is 0.299 · 255 = 76 in grey: the hue that is left is the heatmap's.
+    np.testing.assert_allclose(mixed[0, 1], 0.5 * 76 + 0.5 * high, atol=1)
+
+
+def test_overlay_stretches_the_heatmap_with_centres_aligned() -> None:
+    heat = np.array([[0, 200]], dtype=np.uint8)
+    stretched = cv2.resize(heat, (4, 1), interpolation=cv2.INTER_LINEAR)
+    assert stretched.tolist() == [[0, 50, 150, 200]]  # align_corners=False: 0, ¼, ¾, 1
+    view = picture(1, 4, 0)
+    expected = figures.colourise(stretched)
+    np.testing.assert_array_equal(figures.overlay(view, heat, alpha=1.0), expected)
+
+
+def test_overlay_leaves_its_picture_alone() -> None:
+    view = picture()
+    figures.outline(figures.overlay(view, np.zeros((2, 3), np.uint8)), np.zeros((4, 6), np.uint8))
+    assert (view == 100).all()
+
+
+@pytest.mark.parametrize("ground", [0, 128, 255])
+def test_an_outline_shows_on_any_ground(ground: int) -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[6:14, 6:14] = 255
+    drawn = figures.outline(picture(20, 20, ground), mask)
+    assert drawn[6, 10].tolist() == [255, 255, 255]  # on the border of the mask
+    assert drawn[5, 10].tolist() == drawn[7, 10].tolist() == [0, 0, 0]
+    assert (drawn[:4] == ground).all()
+    assert (drawn[9:11, 9:11] == ground).all()
+
+
+def test_an_empty_mask_has_no_outline() -> None:
+    np.testing.assert_array_equal(figures.outline(picture(), np.zeros((4, 6), np.uint8)), picture())
+
+
+def test_the_interesting_region_is_what_exceeds_the_threshold_of_the_range() -> None:
+    heat = np.full((4, 6), 50, dtype=np.uint8)
+    heat[1, 2:5] = [81, 150, 80]  # the range is 50 to 150: 0.31, 1 and exactly 0.3
+    heat[2, 3] = 100
+    region = figures.interesting_region(picture(), heat)
+    assert region is not None
+    assert region.box == (2, 1, 4, 3)
+    assert region.share == pytest.approx(3 / 24)
+    assert region.crop.shape == (2, 2, 4)
+    assert region.crop[..., 3].tolist() == [[255, 255], [0, 255]]
+    assert (region.crop[..., :3] == 100).all()
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_flat_heatmap_has_no_interesting_region(value: int) -> None:
+    assert figures.interesting_region(picture(), np.full((2, 3), value, np.uint8)) is None
+
+
+def test_a_prediction_map_begins_at_the_bottom() -> None:
+    values = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    drawn = figures.prediction_map(values, 0, 1)
+    low, high = figures.colourise(np.array([[0, 255]], dtype=np.uint8))[0].tolist()
+    assert drawn.shape == (2, 3, 3)
+    assert drawn[:, 0].tolist() == [high, low]
+    assert drawn[0, 1].tolist() == low
+
+
+def test_a_prediction_map_survives_a_range_of_nothing_and_a_missing_value() -> None:
+    drawn = figures.prediction_map(np.array([[np.nan, 0.0]]), 0, 0)
+    assert drawn.shape == (1, 2, 3)
+
+
+def test_fit_shrinks_and_never_enlarges() -> None:
+    assert figures.fit(picture(40, 60), 30).shape == (20, 30, 3)
+    assert figures.fit(picture(4, 6), 30).shape == (4, 6, 3)
+    assert figures.fit(picture(1, 1000), 30).shape == (1, 30, 3)
+
+
+@pytest.mark.parametrize(("quality", "worst"), [(None, 0), (70, 12)])
+def test_a_data_uri_holds_the_picture(quality: int | None, worst: int) -> None:
+    ramp = np.repeat(np.arange(64, dtype=np.uint8)[np.newaxis, :, np.newaxis] * 3, 3, axis=2)
+    pixels = np.repeat(ramp, 32, axis=0)
+    start, _, code = figures.data_uri(pixels, quality).partition(",")
+    assert start == "data:image/webp;base64"
+    with Image.open(io.BytesIO(base64.b64decode(code))) as image:
+        found = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(found - pixels).max() <= worst
+
+
+def test_pictures_and_masks_are_decoded_to_rgb_and_grey() -> None:
+    stream = io.BytesIO()
+    Image.new("LA", (3, 2), (255, 128)).save(stream, "PNG")
+    assert figures.decode(stream.getvalue()).shape == (2, 3, 3)
+    assert figures.decode_grey(stream.getvalue()).tolist() == [[255] * 3] * 2

@@ -1,0 +1,112 @@
+"""The report in a real browser, with the network off."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnaudit.report import write_report
+from tests.sample_run import build_run
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the hostile run."""
+    return write_report(build_run(tmp_path_factory.mktemp("hostile")))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the same run with ordinary names."""
+    return write_report(build_run(tmp_path_factory.mktemp("plain"), str, "COMPLETE"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, or a skip that says what is missing."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no Chromium at {CHROMIUM}")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def opened(browser: Any, report: Path, width: int = 1280, **options: Any) -> tuple[Any, list[str]]:
+    """Open the report with the network off; return the page and everything it complained of."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: complaints.append(request.url))
+    page.goto(report.as_uri())
+    asked = [one for one in complaints if not one.startswith(("data:", report.as_uri()))]
+    return page, asked
+
+
+def test_it_opens_from_a_file_and_hostile_names_run_nothing(browser: Any, report: Path) -> None:
+    page, complaints = opened(browser, report)
+    assert complaints == []
+    assert page.evaluate("window.ran") is None
+    assert page.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
+
+
+@pytest.mark.parametrize("width", [380, 768, 1280])
+def test_the_page_itself_never_scrolls_sideways(
+    browser: Any, report: Path, plain: Path, width: int
+) -> None:
+    for one in (report, plain):
+        page, _ = opened(browser, one, width)
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_it_is_the_same_without_javascript(browser: Any, report: Path) -> None:
+    count = "[...document.querySelectorAll('table, img, td')].length"
+    with_script, _ = opened(browser, report)
+    without, complaints = opened(browser, report, java_script_enabled=False)
+    assert complaints == []
+    for kind in ("table", "img", "td", "svg"):
+        assert without.locator(kind).count() == with_script.locator(kind).count() > 0
+    assert without.locator("button:visible").count() == 0
+    assert with_script.evaluate(count) > 100
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_light_and_dark(browser: Any, report: Path, scheme: str) -> None:
+    page, _ = opened(browser, report, color_scheme=scheme)
+    style = "getComputedStyle(document.querySelector('{}')).{}"
+    ground = _luminance(page.evaluate(style.format("body", "backgroundColor")))
+    assert (ground > 0.5) == (scheme == "light")
+    for what in ("h2", ".intro", ".note", ".coverage", ".evidence", ".flag", "figcaption"):
+        ink = _luminance(page.evaluate(style.format(what, "color")))
+        light, dark = max(ink, ground), min(ink, ground)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, what
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of a CSS colour (WCAG 2.2)."""
+    parts = [int(one) / 255 for one in re.findall(r"\d+", colour)[:3]]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_keyboard_reaches_what_scrolls_and_folds(browser: Any, report: Path) -> None:
+    page, _ = opened(browser, report, 380)
+    assert page.locator(".scroll:not([tabindex='0'])").count() == 0
+    page.keyboard.press("Tab")
+    focused = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert focused == "solid"
+
+
+def test_tables_say_what_their_headings_head(browser: Any, report: Path) -> None:
+    page, _ = opened(browser, report)
+    assert page.locator("th:not([scope])").count() == 0
+    assert page.locator("img:not([alt])").count() == 0
