@@ -7,22 +7,22 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit import provenance
+from cnnaudit.catalogue import make_catalogue
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.files import read_truth
-from cnnaudit.metrics import OVERLAP, behaviour_of
 from cnnaudit.models import ModelFacts, choose_device, inspect_model
 from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
 from cnnaudit.progress import progress
 from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes, digest_file
 from cnnaudit.store import write_atomically as write
-from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import AuditError, AuditSpec, ImageSet
 
 if TYPE_CHECKING:
@@ -116,9 +116,7 @@ def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
 
 def _execute(ready: Prepared) -> None:
     from cnnaudit.executors import EXECUTORS
-    from cnnaudit.numerics import configure
 
-    configure(ready.audit)
     plan = ready.plan
     total = sum(len(unit.chunk) for unit in plan.units)
     with progress("images", total) as advance:
@@ -136,7 +134,7 @@ def _write_results(
 ) -> Outcome:
     from cnnaudit import report, summary
 
-    catalogue = _catalogue(ready)
+    catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
     with watch.stage("summarise"):
         rows = summary.collect_rows(ready.plan.cells, ready.store)
         table = summary.summarise(rows)
@@ -148,8 +146,8 @@ def _write_results(
     complete = "failed" not in counts
     results = run_dir / "results"
     results.mkdir()
-    rows.to_parquet(results / "rows.parquet", index=False)
-    table.to_csv(results / "summary.csv", index=False)
+    write(results / "rows.parquet", rows.to_parquet(index=False))
+    write(results / "summary.csv", summary.to_csv(table))
     _write_json(results / "illustrations.json", {"schema": SCHEMA, "pictures": pictures})
     _write_json(
         run_dir / "summary.json",
@@ -182,12 +180,13 @@ def _illustrate(ready: Prepared, rows: pd.DataFrame) -> list[dict[str, Any]]:
     pictures = []
     for spec in audit.models:
         requests = requests_of(audit, spec, ready.facts[spec.name])
-        with loaded(spec, audit, ready.device) as model:
+        with ExitStack() as held:
+            load = cache(partial(held.enter_context, loaded(spec, audit, ready.device)))
             for image_set in ready.image_sets:
-                why = exemplars(image_set, audit.exemplars)
+                why = exemplars(image_set)
                 for item, reasons in worst.get((spec.name, image_set.spec.name), {}).items():
                     why[item] = (*why.get(item, ()), *reasons)
-                shown = illustrate(audit, model, spec, image_set, requests, why, ready.store)
+                shown = illustrate(audit, load, spec, image_set, requests, why, ready.store)
                 pictures += [_picture(spec.name, image_set, one) for one in shown]
     return pictures
 
@@ -225,71 +224,6 @@ def _check_truths(image_sets: Sequence[ImageSet], facts: Mapping[str, ModelFacts
                         f"image_set.{image_set.spec.name}: the truth {path} has {cells} values, "
                         f"the model {name!r} has {known.outputs} outputs; they must be equal"
                     )
-
-
-def _catalogue(ready: Prepared) -> dict[str, Any]:
-    """Return what the report says about each thing that the audit names."""
-    audit = ready.audit
-    layers: dict[str, dict[str, str]] = {technique.name: {} for technique in audit.techniques}
-    for spec in audit.models:
-        for request in requests_of(audit, spec, ready.facts[spec.name]):
-            if request.layer:
-                layers[request.technique.name][spec.name] = request.layer
-    metrics = {metric.name: (OVERLAP[metric.uses], "overlap") for metric in audit.metrics}
-    for model in audit.models:
-        for name, behaviour in behaviour_of(model.task).items():
-            metrics[name] = (behaviour, "behaviour")  # type: ignore[assignment]
-    return {
-        "metrics": {
-            name: {
-                "title": metric.title,
-                "kind": kind,
-                "range": metric.bounds,
-                "higher_is_better": metric.higher_is_better,
-                "meaning": metric.meaning,
-            }
-            for name, (metric, kind) in metrics.items()
-        },
-        "techniques": {
-            technique.name: {
-                "title": TECHNIQUES[technique.uses].title,
-                "citation": TECHNIQUES[technique.uses].citation,
-                "layer": layers[technique.name],
-            }
-            for technique in audit.techniques
-        },
-        "models": {
-            spec.name: {
-                "parameters": ready.facts[spec.name].parameters,
-                "input": ready.facts[spec.name].input,
-                "target": ", ".join(target.name for target in audit.targets) or spec.target,
-                "weights": "none" if spec.weights is None else spec.weights.name,
-            }
-            for spec in audit.models
-        },
-        "image_sets": {image_set.spec.name: _describe(image_set) for image_set in ready.image_sets},
-    }
-
-
-def _describe(image_set: ImageSet) -> dict[str, Any]:
-    factors = [factor for factor in image_set.factors if factor != image_set.spec.unit]
-    return {
-        "items": len(image_set.items),
-        "unit": image_set.spec.unit,
-        "units": len({image_set.unit_of(item) for item in image_set.items}),
-        "factors": factors,
-        "levels": {
-            factor: list(
-                dict.fromkeys(i.factors[factor] for i in image_set.items if factor in i.factors)
-            )
-            for factor in factors
-        },
-        "grids": [
-            {"rows": grid.rows, "cols": grid.cols, "levels": grid.levels}
-            for grid in image_set.spec.grids
-        ],
-        "words": {factor: dict(words) for factor, words in image_set.spec.words.items()},
-    }
 
 
 def _manifest(

@@ -153,13 +153,13 @@ def _declared(config: DictConfig, overrides: Sequence[str]) -> tuple[AuditSpec, 
     from omegaconf import OmegaConf
 
     from cnnaudit.audit import Invocation
-    from cnnaudit.config import plain, to_specs
+    from cnnaudit.config import to_specs
 
     audit = to_specs(config)
     called = ["python", "run.py"] if Path(sys.argv[0]).name == "run.py" else ["cnnaudit", "run"]
     command = shlex.join([*called, *overrides])
-    composed = OmegaConf.to_yaml(OmegaConf.create(plain(config)))
-    return audit, Invocation(command, overrides, composed)
+    # Not resolved: what ${oc.env:…} stands for may be a secret, and stays out of every output.
+    return audit, Invocation(command, overrides, OmegaConf.to_yaml(config))
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:

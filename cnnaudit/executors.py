@@ -44,11 +44,13 @@ def run_local(
 
 @contextmanager
 def loaded(spec: ModelSpec, audit: AuditSpec, device: torch.device) -> Iterator[nn.Module]:
-    """Hold a model on its device, and give its memory back afterwards."""
+    """Hold a model on its device, torch set as the audit asks, and free its memory afterwards."""
     import torch
 
     from cnnaudit.models import build_model
+    from cnnaudit.numerics import configure
 
+    configure(audit)
     model = build_model(spec, audit.seed).to(device)
     try:
         yield model

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,8 @@ class Illustrated:
     heatmaps: tuple[tuple[HeatmapRequest, str | None, str, str], ...]  # key or none, status, reason
 
 
-def exemplars(image_set: ImageSet, units: int) -> dict[str, tuple[str, ...]]:
-    """Return the ids of every item of the first `units` units, in the order of their digests.
+def exemplars(image_set: ImageSet) -> dict[str, tuple[str, ...]]:
+    """Return the ids of every item of the first few units, in the order of their digests.
 
     The digest decides, so nobody chose them, and they are the same for all models and techniques.
     """
@@ -61,20 +61,23 @@ def exemplars(image_set: ImageSet, units: int) -> dict[str, tuple[str, ...]]:
         {image_set.unit_of(item) for item in image_set.items},
         key=lambda unit: digest_bytes(unit.encode()),
     )
-    chosen = set(ordered[:units])
+    chosen = set(ordered[: image_set.spec.exemplars])
     return {item.id: ("exemplar",) for item in image_set.items if image_set.unit_of(item) in chosen}
 
 
 def illustrate(
     audit: AuditSpec,
-    model: nn.Module,
+    load: Callable[[], nn.Module],
     spec: ModelSpec,
     image_set: ImageSet,
     requests: Sequence[HeatmapRequest],
     reasons: Mapping[str, tuple[str, ...]],
     store: Store,
 ) -> list[Illustrated]:
-    """Store the pictures of the items that `reasons` names, with every request's heatmap."""
+    """Store the pictures of the items that `reasons` names, with every request's heatmap.
+
+    The model is loaded if the store lacks any of them.
+    """
     items = tuple(item for item in image_set.items if item.id in reasons)
     keys = {item.id: _Keys(audit, spec, image_set, item, requests) for item in items}
     missing = [item for item in items if not keys[item.id].complete(store)]
@@ -87,7 +90,7 @@ def illustrate(
         workers=0,
     ):
         if batch.items:
-            _store_batch(model, spec, batch, requests, keys, store)
+            _store_batch(load(), spec, batch, requests, keys, store)
     return [
         Illustrated(item, reasons[item.id], keys[item.id].picture, keys[item.id].stored(store))
         for item in items

@@ -19,6 +19,7 @@ from cnnaudit.types import CELL_COLUMNS, SUMMARY_COLUMNS, Cell, ImageSet
 POOLED = "*"  # in a factor's column: over all of its levels
 ROWS = "rows.parquet"
 STATUSES = ("ineligible", "undefined", "not_applicable", "failed")
+_FORMULA = tuple("=+-@\t\r")  # how a cell begins that a spreadsheet would run
 _GROUP = (*CELL_COLUMNS, "region", "metric")
 
 
@@ -93,7 +94,7 @@ def find(
     findings = []
     for image_set in image_sets:
         for number, grid in enumerate(image_set.spec.grids):
-            levels = grid.levels or tuple(_levels(image_set, grid.rows))
+            levels = grid.levels or image_set.levels(grid.rows)
             if len(levels) < 2:
                 continue
             table = _grid_table(summary, image_set, grid.rows, grid.cols)
@@ -119,6 +120,21 @@ class _Words:
         return self._cols.get(level, f"at {self._factors[1]} {level!r}")
 
 
+def to_csv(table: pd.DataFrame) -> bytes:
+    """Return a table as CSV in which no text can be run by a spreadsheet as a formula."""
+    texts = table.select_dtypes(include=["object", "string"]).columns
+    return table.assign(**{c: table[c].map(_guarded) for c in texts}).to_csv(index=False).encode()
+
+
+def unguarded(text: str) -> str:
+    """Return a text as it was before `to_csv` put an apostrophe before it."""
+    return text[1:] if text[:1] == "'" and text.lstrip("'")[:1] in _FORMULA else text
+
+
+def _guarded(text: str) -> str:
+    return f"'{text}" if text.lstrip("'")[:1] in _FORMULA else text
+
+
 def _grid_findings(
     table: pd.DataFrame,
     levels: tuple[str, ...],
@@ -137,23 +153,25 @@ def _grid_findings(
             if metric is None:
                 continue
             for technique, pair in pairs[metric].groupby("technique", sort=False):
-                subject = f"{model}: {metrics[metric]['title']}"
+                subject = metrics[metric]["title"]
                 if technique:
-                    title = catalogue["techniques"][technique]["title"]
-                    subject = f"{model}, {title}: {metrics[metric]['title']}"
-                text = _sentence(subject, pair, levels, say)
+                    subject += f" of {catalogue['techniques'][technique]['title']}"
+                text = _sentence(subject, str(model), pair, levels, say)
                 found = {"model": model, "metric": metric, "technique": str(technique)}
                 yield {**found, "text": text}
 
 
-def _sentence(subject: str, pair: pd.DataFrame, levels: tuple[str, ...], say: _Words) -> str:
+def _sentence(
+    subject: str, model: str, pair: pd.DataFrame, levels: tuple[str, ...], say: _Words
+) -> str:
     """Say at which column two levels differ most, and at which least."""
     gap = (pair["first"] - pair["second"]).abs()
     most, least = pair.iloc[gap.argmax()], pair.iloc[gap.argmin()]
     first, second = (say.row(level) for level in levels)
+    where = say.col(most["col"])
     text = (
-        f"{subject} is {most['first']:.2f} for {first} and {most['second']:.2f} for {second} "
-        f"{say.col(most['col'])} ({most['units']:.0f} {say.units})"
+        f"{where[:1].upper()}{where[1:]} the {subject} is {most['first']:.2f} for {first} "
+        f"and {most['second']:.2f} for {second} ({model}, {most['units']:.0f} {say.units})"
     )
     if most["col"] != least["col"]:
         text += (
@@ -239,10 +257,6 @@ def _items(image_set: ImageSet) -> pd.DataFrame:
 def _factors(image_set: ImageSet) -> list[str]:
     """Return the factors that a mean can keep apart: all but the unit itself."""
     return [name for name in image_set.factors if name != image_set.spec.unit]
-
-
-def _levels(image_set: ImageSet, factor: str) -> list[str]:
-    return list(dict.fromkeys(i.factors[factor] for i in image_set.items if factor in i.factors))
 
 
 def _factor_columns(table: pd.DataFrame) -> list[str]:

@@ -96,6 +96,7 @@ class ImageSetSpec:
     uses: str  # a reader in the registry of `image_sets`
     root: Path
     unit: str | None  # the factor that is the unit of independence; None: each image
+    exemplars: int  # units (scenes) that the report shows in full
     grids: tuple[GridSpec, ...]
     words: Mapping[str, Mapping[str, str]]  # factor → level → how the report says it
     parameters: Mapping[str, Any]
@@ -116,7 +117,6 @@ class AuditSpec:
     batch_size: int
     workers: int  # processes that decode images ahead; 0: none
     determinism: str  # "strict", "warn" or "off"
-    exemplars: int  # units (scenes) of each image set that the report shows in full
     output_dir: Path
     store_dir: Path
     executor: str  # where units run
@@ -147,6 +147,11 @@ class ImageSet:
     def unit_of(self, item: Item) -> str:
         """Return the unit of independence (scene) that an item belongs to."""
         return item.id if self.spec.unit is None else item.factors.get(self.spec.unit, item.id)
+
+    def levels(self, factor: str) -> tuple[str, ...]:
+        """Return the levels of a factor, in the manifest's order."""
+        found = (item.factors[factor] for item in self.items if factor in item.factors)
+        return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,8 @@ class Signals:
     activations: Mapping[LayerCall, Tensor]  # (B, K, h, w)
     gradients: Mapping[LayerCall, Tensor]  # ∂y/∂activations, same shape
     input_gradients: Mapping[str, Tensor]  # "plain" and "guided": (B, C, H, W)
-    inapplicable: Mapping[str, str] = field(default_factory=dict)  # e.g. "guided" → reason
+    # "plain", "guided" or a layer → why it has no gradient
+    inapplicable: Mapping[str, str] = field(default_factory=dict)
 
     def last_call(self, layer: str) -> LayerCall:
         """Return the key of the layer's last use in the forward pass."""

@@ -226,3 +226,15 @@ def test_a_multirun_over_seeds_leaves_a_run_each(overrides: list[str], tmp_path:
     assert ran.returncode == 0, ran.stderr
     assert len(list((tmp_path / "out/robot").iterdir())) == 2
     assert {p.name for p in tmp_path.iterdir()} == {"set", "weights.safetensors", "out"}
+
+
+def test_secrets_from_the_environment_reach_no_output(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLACE", f"{tmp_path}/s3cr3t")
+    shutil.move(tmp_path / "set", tmp_path / "s3cr3t")
+    place = "image_set.robot_lighting.root=${oc.env:PLACE}"
+    ran = _call(str(RUN), *overrides, place, "technique=[saliency]", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    for path in (tmp_path / "out").rglob("*"):
+        assert not path.is_file() or b"s3cr3t" not in path.read_bytes(), path

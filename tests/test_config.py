@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -53,17 +54,14 @@ def test_one_technique_under_two_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF))
+    "path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: p.relative_to(CONF).as_posix()
 )
 def test_every_option_can_be_chosen(path: Path) -> None:
     group = path.relative_to(CONF).parent.as_posix()
-    if group == ".":
-        return
     listed = group not in ("executor", "report", "experiment")
-    try:
+    asks = "???" in path.read_text()
+    with pytest.raises(AuditError, match="must be given a value") if asks else nullcontext():
         load_specs([f"{group}=[{path.stem}]" if listed else f"{group}={path.stem}"])
-    except AuditError as error:
-        assert "must be given a value" in str(error)
 
 
 def test_a_users_own_config_dir(tmp_path: Path) -> None:
@@ -85,7 +83,7 @@ def test_a_users_own_config_dir(tmp_path: Path) -> None:
         ),
         (
             ["technique.saliency.uses=salience"],
-            r"technique.saliency.uses: .*Did you mean 'saliency'",
+            r"saliency.uses: .*Did you mean .saliency.",
         ),
         (["metric.iou.threshold=high"], r"metric.iou.threshold: 'high' is not a number or null"),
         (["metric.pointing_game.tolerance=1.5"], r"tolerance: 1.5 is not a whole number"),

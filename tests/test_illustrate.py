@@ -1,4 +1,4 @@
-"""Illustrating: the same exemplars for all, chosen by nobody, and pictures that can be read back."""
+"""Illustrating: exemplars that nobody chose, and pictures that can be read back."""
 
 from __future__ import annotations
 
@@ -26,20 +26,28 @@ def ready(overrides: list[str]) -> Prepared:
 def _illustrate(ready: Prepared) -> list[Illustrated]:
     (spec,), (image_set,) = ready.audit.models, ready.image_sets
     requests = requests_of(ready.audit, spec, ready.facts[spec.name])
-    model = build_model(spec, ready.audit.seed)
-    why = exemplars(image_set, 1)
-    return illustrate(ready.audit, model, spec, image_set, requests, why, ready.store)
+    why = exemplars(image_set)
+    return illustrate(
+        ready.audit,
+        lambda: build_model(spec, ready.audit.seed),
+        spec,
+        image_set,
+        requests,
+        why,
+        ready.store,
+    )
 
 
 def test_exemplars_are_whole_units_and_do_not_depend_on_the_order(ready: Prepared) -> None:
     (image_set,) = ready.image_sets
-    chosen = exemplars(image_set, 1)
+    chosen = exemplars(image_set)
     units = {image_set.unit_of(item) for item in image_set.items if item.id in chosen}
     assert len(units) == 1
     assert len(chosen) == 8
     backwards = replace(image_set, items=image_set.items[::-1])
-    assert set(exemplars(backwards, 1)) == set(chosen)
-    assert len(exemplars(image_set, 99)) == len(image_set.items)
+    assert set(exemplars(backwards)) == set(chosen)
+    everything = replace(image_set, spec=replace(image_set.spec, exemplars=99))
+    assert len(exemplars(everything)) == len(image_set.items)
 
 
 def test_pictures_and_maps_are_in_the_store(ready: Prepared) -> None:
@@ -74,7 +82,7 @@ def test_what_the_store_has_is_not_computed_again(
 
 def test_an_item_that_cannot_be_read_has_no_picture(ready: Prepared) -> None:
     (image_set,) = ready.image_sets
-    name = next(iter(exemplars(image_set, 1)))
+    name = next(iter(exemplars(image_set)))
     broken = next(item.image for item in image_set.items if item.id == name)
     broken.write_bytes(broken.read_bytes()[:-500])
     assert name not in {one.item.id for one in _illustrate(ready)}

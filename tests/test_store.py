@@ -108,7 +108,7 @@ def test_two_processes_on_one_store_do_not_corrupt_it(store: Store) -> None:
 def test_a_key_depends_on_values_not_on_their_order() -> None:
     assert cell_key({"a": 1, "b": 2}) == cell_key({"b": 2, "a": 1})
     assert cell_key({"a": 1}) != cell_key({"a": 2})
-    with pytest.raises(ValueError, match="NaN|nan|JSON compliant"):
+    with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json({"a": float("nan")})
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from cnnaudit.summary import POOLED, find, find_gaps, summarise, worst_items
+from cnnaudit.summary import (
+    POOLED,
+    find,
+    find_gaps,
+    summarise,
+    to_csv,
+    unguarded,
+    worst_items,
+)
 from cnnaudit.types import GridSpec, ImageSet, ImageSetSpec, Item
 
 CATALOGUE = {
@@ -65,7 +74,7 @@ def image_set() -> ImageSet:
     )
     words = {"colour": {"equal": "the same colour"}, "light": {"overhead": "from above"}}
     spec = ImageSetSpec(
-        *("s", "manifest", Path(), "scene", (GridSpec("colour", "light", ()),), words, {})
+        *("s", "manifest", Path(), "scene", 1, (GridSpec("colour", "light", ()),), words, {})
     )
     return ImageSet(spec, items, ("scene", "colour", "light"), {})
 
@@ -135,7 +144,19 @@ def test_findings_say_the_largest_difference_first_by_behaviour(
     assert behaviour["technique"] == ""
     assert "0.01 for the same colour" in behaviour["text"]
     assert "0.90 for colour 'different'" in behaviour["text"]
-    assert "from above (2 scenes)" in behaviour["text"]
+    assert behaviour["text"].startswith("From above the probability is 0.01")
+    assert "(m, 2 scenes)" in behaviour["text"]
     assert heatmap["technique"] == "cam"
-    assert "0.20 for the same colour and 0.60" in heatmap["text"]
+    assert "the mass in mask of CAM is 0.20 for the same colour and 0.60" in heatmap["text"]
     assert "smallest at light 'left': 0.40 and 0.60" in heatmap["text"]
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+x", "-40", "@cmd", "'=x", "''-x", "plain", "'quoted", ""]
+)
+def test_no_text_of_a_csv_is_a_formula(text: str) -> None:
+    content = to_csv(pd.DataFrame({"level": [text], "mean": [-0.5]}))
+    read = pd.read_csv(io.BytesIO(content), dtype={"level": str}, keep_default_na=False)
+    assert read.level[0][:1] not in ("=", "+", "-", "@")
+    assert unguarded(read.level[0]) == text
+    assert read["mean"][0] == -0.5

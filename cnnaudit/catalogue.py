@@ -1,0 +1,81 @@
+"""What a report says about each model, image set, technique and metric that an audit names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cnnaudit.metrics import OVERLAP, behaviour_of
+from cnnaudit.metrics.registry import BehaviourMetric, OverlapMetric
+from cnnaudit.models import ModelFacts
+from cnnaudit.plan import requests_of
+from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.types import AuditSpec, ImageSet, ModelSpec, TechniqueSpec
+
+
+def make_catalogue(
+    audit: AuditSpec, image_sets: Iterable[ImageSet], facts: Mapping[str, ModelFacts]
+) -> dict[str, Any]:
+    """Return titles, meanings, sources and sizes, as `manifest.json` keeps them for the report."""
+    return {
+        "metrics": _metrics(audit),
+        "techniques": {t.name: _technique(t, audit, facts) for t in audit.techniques},
+        "models": {m.name: _model(m, audit, facts[m.name]) for m in audit.models},
+        "image_sets": {s.spec.name: _image_set(s) for s in image_sets},
+    }
+
+
+def _metrics(audit: AuditSpec) -> dict[str, Any]:
+    overlap = {metric.name: _metric(OVERLAP[metric.uses], "overlap") for metric in audit.metrics}
+    behaviour = {
+        name: _metric(metric, "behaviour")
+        for model in audit.models
+        for name, metric in behaviour_of(model.task).items()
+    }
+    return {**overlap, **behaviour}
+
+
+def _metric(metric: OverlapMetric | BehaviourMetric, kind: str) -> dict[str, Any]:
+    return {
+        "title": metric.title,
+        "kind": kind,
+        "range": metric.bounds,
+        "higher_is_better": metric.higher_is_better,
+        "meaning": metric.meaning,
+    }
+
+
+def _technique(
+    technique: TechniqueSpec, audit: AuditSpec, facts: Mapping[str, ModelFacts]
+) -> dict[str, Any]:
+    registered = TECHNIQUES[technique.uses]
+    layers = {
+        model.name: request.layer
+        for model in audit.models
+        for request in requests_of(audit, model, facts[model.name])
+        if request.technique == technique and request.layer
+    }
+    return {"title": registered.title, "citation": registered.citation, "layer": layers}
+
+
+def _model(model: ModelSpec, audit: AuditSpec, facts: ModelFacts) -> dict[str, Any]:
+    return {
+        "parameters": facts.parameters,
+        "input": facts.input,
+        "target": ", ".join(target.name for target in audit.targets) or model.target,
+        "weights": "none" if model.weights is None else model.weights.name,
+    }
+
+
+def _image_set(image_set: ImageSet) -> dict[str, Any]:
+    spec = image_set.spec
+    factors = [factor for factor in image_set.factors if factor != spec.unit]
+    return {
+        "items": len(image_set.items),
+        "unit": spec.unit,
+        "units": len({image_set.unit_of(item) for item in image_set.items}),
+        "factors": factors,
+        "levels": {factor: image_set.levels(factor) for factor in factors},
+        "grids": [{"rows": g.rows, "cols": g.cols, "levels": g.levels} for g in spec.grids],
+        "words": {factor: dict(words) for factor, words in spec.words.items()},
+    }

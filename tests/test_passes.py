@@ -1,0 +1,408 @@
+"""What the passes promise: one forward, no gradient of a parameter, a network left as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cnnaudit.models.perception import SimpleCNN
+from cnnaudit.passes import forward, run_passes
+from cnnaudit.targets import all_outputs, predicted
+from cnnaudit.techniques import TECHNIQUES, NotApplicable
+from cnnaudit.types import AuditError, PassSpec, Signals
+
+EVERYTHING = PassSpec(frozenset({"0", "2"}), True, True, True)
+
+
+def network(*last: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), *last
+    )
+
+
+def signals_of(
+    model: nn.Module, images: Tensor, spec: PassSpec, score_from: str | None = None
+) -> Signals:
+    return run_passes(model, images, score_from, {"t": all_outputs}, {"t": spec})[1]["t"]
+
+
+def spec_for(technique: str, layer: str) -> PassSpec:
+    needs = TECHNIQUES[technique].needs
+    return PassSpec(
+        frozenset({layer} if needs.layer else ()),
+        needs.gradients,
+        needs.input_gradient,
+        needs.guided_input_gradient,
+    )
+
+
+class Counted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x
+
+
+class OnCall(nn.Module):
+    """Run a function of the input in the forward pass."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class NoWayBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        raise ValueError("backward on purpose")
+
+
+def fail(x: Tensor) -> Tensor:
+    raise ValueError("forward on purpose")
+
+
+# --- the network is left as it was ----------------------------------------------------------------
+
+
+def state_of(model: nn.Module) -> dict[str, object]:
+    return {
+        "training": [m.training for m in model.modules()],
+        "wanted": [p.requires_grad for p in model.parameters()],
+        "grad": [p.grad for p in model.parameters()],
+        "hooks": [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for m in model.modules()
+        ],
+        "values": [v.clone().tolist() for v in model.state_dict().values()],
+    }
+
+
+@pytest.mark.parametrize("where", ["nowhere", "forward", "backward", "target"])
+@pytest.mark.parametrize("technique", sorted(TECHNIQUES))
+def test_the_network_is_left_as_it_was(technique: str, where: str) -> None:
+    last = {"forward": fail, "backward": NoWayBack.apply}.get(where, nn.Identity())
+    model = network(OnCall(last), nn.BatchNorm1d(5 * 2 * 3), nn.Dropout())
+    model.train()
+    model[6].eval()
+    model[0].weight.requires_grad_(False)
+    before = state_of(model)
+
+    def target(scores: Tensor) -> Tensor:
+        if where == "target":
+            raise ValueError("target on purpose")
+        return all_outputs(scores)
+
+    images = torch.randn(2, 3, 6, 7)
+    spec = spec_for(technique, "3")
+    if technique == "guided_saliency" and where == "backward":
+        # the guided rule refuses this network, so that its plain gradient has to fail
+        spec = PassSpec(input_gradient=True, guided_input_gradient=True)
+    if where == "nowhere":
+        run_passes(model, images, None, {"t": target}, {"t": spec})
+    else:
+        with pytest.raises(ValueError, match=f"{where} on purpose"):
+            run_passes(model, images, None, {"t": target}, {"t": spec})
+    assert state_of(model) == before
+    assert not images.requires_grad
+    assert images.grad is None
+    assert torch.is_grad_enabled()
+
+
+def test_batch_norm_and_dropout_run_in_evaluation_mode() -> None:
+    model = network(nn.BatchNorm1d(5 * 2 * 3), nn.Dropout(0.9)).train()
+    images = torch.randn(4, 3, 6, 7)
+    outputs, _ = forward(model, images, None)
+    torch.testing.assert_close(outputs, model.eval()(images).detach())
+    assert int(model[5].num_batches_tracked) == 0
+
+
+def test_a_model_that_works_in_place_on_its_input_does_not_change_the_images() -> None:
+    model = nn.Sequential(OnCall(lambda x: x.mul_(2)), nn.Flatten())
+    images = torch.ones(2, 3, 4, 5)
+    forward(model, images, None)
+    signals = signals_of(model, images, PassSpec(input_gradient=True))
+    assert (images == 1).all()
+    assert (signals.input_gradients["plain"] == 2).all()
+
+
+# --- only what is asked for is computed -----------------------------------------------------------
+
+
+def test_no_gradient_of_a_parameter_is_computed() -> None:
+    asked = []
+
+    class Noted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            asked.append(ctx.needs_input_grad)
+            return x * weight
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient, None
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Noted.apply(x, self.weight)
+
+    model = network(Scaled(), nn.Linear(30, 4))
+    model(torch.randn(1, 3, 6, 7)).sum().backward()  # here it is asked for
+    assert asked.pop() == (True, True)
+    model.zero_grad(set_to_none=True)
+    signals_of(model, torch.randn(2, 3, 6, 7), PassSpec(frozenset({"0"}), True, True, False))
+    assert asked == [(True, False)]
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_backward_stops_at_the_layer_unless_the_input_is_asked_for() -> None:
+    model = nn.Sequential(OnCall(NoWayBack.apply), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten())
+    images = torch.randn(2, 3, 5, 6)
+    signals = signals_of(model, images, PassSpec(frozenset({"1"}), gradients=True))
+    (gradient,) = signals.gradients.values()
+    torch.testing.assert_close(gradient, (signals.activations["1", 0] > 0).float())
+    assert signals.input_gradients == {}
+    with pytest.raises(ValueError, match="backward on purpose"):
+        signals_of(model, images, PassSpec(frozenset({"1"}), True, True))
+
+
+def test_no_graph_is_built_before_the_layer() -> None:
+    graphs = []
+    model = nn.Sequential(
+        OnCall(lambda x: graphs.append(x.requires_grad) or x), nn.Conv2d(3, 4, 1), nn.Flatten()
+    )
+    images = torch.randn(2, 3, 5, 6)
+    signals_of(model, images, PassSpec(frozenset({"1"}), gradients=True))
+    signals_of(model, images, PassSpec(frozenset({"1"}), gradients=True, input_gradient=True))
+    assert graphs == [False, True]
+
+
+def test_no_graph_is_built_for_activations_only() -> None:
+    graphs = []
+    model = network(OnCall(lambda x: graphs.append(x.requires_grad) or x))
+    signals = signals_of(model, torch.randn(2, 3, 6, 7), PassSpec(frozenset({"2"})))
+    assert graphs == [False]
+    assert list(signals.activations) == [("2", 0)]
+    assert signals.gradients == {}
+
+
+def test_targets_share_one_forward_and_do_not_touch_each_other() -> None:
+    model = network(Counted(), nn.Linear(30, 4))
+    images = torch.randn(3, 3, 6, 7)
+    targets = {"all": all_outputs, "top": predicted}
+    _, both = run_passes(model, images, None, targets, dict.fromkeys(targets, EVERYTHING))
+    assert model[5].calls == 1
+    for name, target in targets.items():
+        alone = run_passes(model, images, None, {name: target}, {name: EVERYTHING})[1][name]
+        for kind in ("plain", "guided"):
+            assert torch.equal(alone.input_gradients[kind], both[name].input_gradients[kind])
+        for call, gradient in alone.gradients.items():
+            assert torch.equal(gradient, both[name].gradients[call])
+    assert not torch.equal(
+        both["all"].input_gradients["plain"], both["top"].input_gradients["plain"]
+    )
+
+
+def test_each_target_gets_what_its_own_spec_asks_for() -> None:
+    model = network()
+    specs = {"all": PassSpec(frozenset({"0"}), True), "top": PassSpec(input_gradient=True)}
+    targets = {"all": all_outputs, "top": predicted}
+    _, signals = run_passes(model, torch.randn(2, 3, 6, 7), None, targets, specs)
+    assert list(signals["all"].gradients) == [("0", 0)]
+    assert signals["all"].input_gradients == {}
+    assert signals["top"].activations == {}
+    assert list(signals["top"].input_gradients) == ["plain"]
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("b", [1, 2])
+def test_shapes_with_four_different_sizes(b: int) -> None:
+    c, h, w = 3, 9, 7
+    signals = signals_of(network(), torch.randn(b, c, h, w), EVERYTHING)
+    assert signals.activations["0", 0].shape == (b, 4, h - 2, w - 2)
+    assert signals.gradients["2", 0].shape == (b, 5, h - 4, w - 4)
+    assert {g.shape for g in signals.input_gradients.values()} == {(b, c, h, w)}
+
+
+def test_gradients_are_those_of_plain_autograd() -> None:
+    model, images = network(nn.Linear(30, 4)), torch.randn(2, 3, 6, 7)
+    x = images.clone().requires_grad_()
+    first = model[0](x)
+    second = model[2](first.relu())
+    score = model[5](second.relu().flatten(1)).sum()
+    by_first, by_second, by_input = torch.autograd.grad(score, [first, second, x])
+    signals = signals_of(model, images, PassSpec(frozenset({"0", "2"}), True, True))
+    torch.testing.assert_close(signals.activations["0", 0], first.detach())
+    torch.testing.assert_close(signals.gradients["0", 0], by_first)
+    torch.testing.assert_close(signals.gradients["2", 0], by_second)
+    torch.testing.assert_close(signals.input_gradients["plain"], by_input)
+
+
+def test_score_from_explains_the_scores_before_the_sigmoid() -> None:
+    torch.manual_seed(1)
+    model, images = SimpleCNN().eval(), torch.randn(2, 3, 64, 80)
+    x = images.clone().requires_grad_()
+    logits = model.decoder[:4](model.encoder(x).flatten(1))
+    expected = torch.autograd.grad(logits.sum(), x)[0]
+    probabilities = model(x)
+    saturated = torch.autograd.grad(probabilities.sum(), x)[0]
+    outputs, signals = run_passes(
+        model, images, "decoder.3", {"t": all_outputs}, {"t": PassSpec(input_gradient=True)}
+    )
+    found = signals["t"].input_gradients["plain"]
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, saturated, rtol=0.1)
+    torch.testing.assert_close(outputs, probabilities.detach())
+    outputs, scores = forward(model, images, "decoder.3")
+    torch.testing.assert_close(outputs, probabilities.detach())
+    torch.testing.assert_close(scores, logits.detach())
+
+
+def test_scores_are_those_of_the_last_call() -> None:
+    twice = nn.Flatten()
+    model = nn.Sequential(twice, OnCall(lambda x: 10 * x), twice, nn.Sigmoid())
+    _, scores = forward(model, torch.ones(2, 3), "0")
+    assert (scores == 10).all()
+
+
+def test_targets_see_the_scores_not_the_outputs() -> None:
+    seen = []
+    model = nn.Sequential(nn.Flatten(), nn.Sigmoid())
+    images = torch.full((1, 1, 2, 3), 5.0)
+
+    def target(scores: Tensor) -> Tensor:
+        seen.append(scores)
+        return all_outputs(scores)
+
+    run_passes(model, images, "0", {"t": target}, {"t": PassSpec(input_gradient=True)})
+    assert seen[0].tolist() == [[5.0] * 6]
+    assert not seen[0].requires_grad
+
+
+def test_the_layer_may_be_the_one_that_gives_the_scores() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Sigmoid())
+    spec = PassSpec(frozenset({"0"}), gradients=True)
+    signals = signals_of(model, torch.randn(2, 3, 5, 6), spec, score_from="0")
+    assert (signals.gradients["0", 0] == 1).all()
+
+
+def test_the_last_call_is_the_one_that_counts_most() -> None:
+    relu = nn.ReLU()
+    signals = signals_of(nn.Sequential(*[relu] * 11), torch.randn(1, 2, 3, 4), PassSpec({"0"}))
+    assert signals.last_call("0") == ("0", 10)
+
+
+# --- what has no gradient -------------------------------------------------------------------------
+
+
+class FrozenFront(nn.Module):
+    """A backbone under `no_grad`, as it is often written when only a head was trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.back = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+        self.aside = nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = functional.relu(self.front(x))
+        self.aside(x)
+        return functional.relu(self.back(x)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("technique", "layer"),
+    [("saliency", ""), ("guided_saliency", ""), ("grad_cam", "front"), ("layer_cam", "aside")],
+)
+def test_what_the_score_does_not_depend_on_has_no_heatmap(technique: str, layer: str) -> None:
+    model, images = FrozenFront(), torch.randn(2, 3, 6, 7)
+    parameters = {"layer": layer} if layer else {}
+    for other in (frozenset(), frozenset({"back"})):  # with and without another request beside it
+        spec = spec_for(technique, layer)
+        spec = PassSpec(
+            spec.layers | other,
+            spec.gradients or bool(other),
+            spec.input_gradient,
+            spec.guided_input_gradient,
+        )
+        with pytest.raises(NotApplicable):
+            TECHNIQUES[technique].compute(signals_of(model, images, spec), **parameters)
+    signals = signals_of(model, images, PassSpec(frozenset({"back"}), True, True))
+    assert TECHNIQUES["grad_cam"].compute(signals, layer="back").shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("last_counts", [True, False])
+def test_the_last_call_decides_whether_a_layer_has_a_gradient(last_counts: bool) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            uses = self.relu(x), self.relu(2 * x)
+            return uses[last_counts].flatten(1)
+
+    signals = signals_of(Twice(), torch.ones(1, 2, 3, 4), PassSpec(frozenset({"relu"}), True))
+    if last_counts:
+        assert TECHNIQUES["hires_cam"].compute(signals, layer="relu").tolist() == [[[4] * 4] * 3]
+    else:
+        with pytest.raises(NotApplicable, match="does not depend on the output of relu"):
+            TECHNIQUES["hires_cam"].compute(signals, layer="relu")
+
+
+# --- models that are not what is expected ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returns", "message"),
+    [
+        (lambda x: {"out": x}, "returns a dict"),
+        (lambda x: (x, x), "returns a tuple"),
+        (lambda x: x.sum(), r"shape \(\) for 2 images"),
+        (lambda x: x[:1], r"shape \(1, 30\) for 2 images"),
+    ],
+)
+def test_a_model_whose_output_is_no_batch_of_scores(returns, message: str) -> None:
+    model, images = network(OnCall(returns)), torch.randn(2, 3, 6, 7)
+    with pytest.raises(AuditError, match=message):
+        forward(model, images, None)
+    with pytest.raises(AuditError, match=message):
+        signals_of(model, images, PassSpec(input_gradient=True))
+
+
+def test_score_from_whose_output_is_no_tensor() -> None:
+    model = nn.Sequential(OnCall(lambda x: (x, x)), OnCall(lambda xs: xs[0]), nn.Flatten())
+    with pytest.raises(AuditError, match="'0' gave no tensor in the forward pass"):
+        forward(model, torch.randn(2, 3, 6, 7), "0")
+
+
+def test_score_from_that_takes_no_part() -> None:
+    model = network()
+    model.aside = nn.Identity()
+    model.forward = lambda x: x.flatten(1)
+    with pytest.raises(AuditError, match="'aside' gave no tensor in the forward pass"):
+        forward(model, torch.randn(2, 3, 6, 7), "aside")
+
+
+def test_one_score_an_image() -> None:
+    model = network(OnCall(lambda x: x.sum(dim=1)))
+    outputs, scores = forward(model, torch.randn(2, 3, 6, 7), None)
+    assert outputs.shape == scores.shape == (2, 1)
