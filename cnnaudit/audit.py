@@ -18,12 +18,13 @@ from cnnaudit import provenance
 from cnnaudit.catalogue import make_catalogue
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.files import read_truth
+from cnnaudit.metrics import measure_overlap
 from cnnaudit.models import ModelFacts, choose_device, inspect_model
 from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
 from cnnaudit.progress import progress
 from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes, digest_file
 from cnnaudit.store import write_atomically as write
-from cnnaudit.types import AuditError, AuditSpec, ImageSet
+from cnnaudit.types import AuditError, AuditSpec, ImageSet, MetricSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +87,7 @@ def prepare(audit: AuditSpec) -> Prepared:
     image_sets = tuple(load_image_set(spec) for spec in audit.image_sets)
     facts = {m.name: inspect_model(m, audit.seed) for m in audit.models}
     _check_truths(image_sets, facts)
+    _check_metrics(audit.metrics)
     store = Store(audit.store_dir)
     return Prepared(
         audit, device, image_sets, facts, store, make_plan(audit, image_sets, facts, store)
@@ -224,6 +226,18 @@ def _check_truths(image_sets: Sequence[ImageSet], facts: Mapping[str, ModelFacts
                         f"image_set.{image_set.spec.name}: the truth {path} has {cells} values, "
                         f"the model {name!r} has {known.outputs} outputs; they must be equal"
                     )
+
+
+def _check_metrics(metrics: Sequence[MetricSpec]) -> None:
+    """Try every metric's parameters on a small heatmap, before hours of work depend on them."""
+    import torch
+
+    heatmap, mask = torch.eye(4)[None], torch.eye(4, dtype=torch.bool)
+    for metric in metrics:
+        try:
+            measure_overlap(heatmap, [mask], [metric])
+        except AuditError as error:
+            raise AuditError(f"metric.{metric.name}.{error}") from error
 
 
 def _manifest(

@@ -117,18 +117,22 @@ def _heatmaps(request: HeatmapRequest, signals: Signals) -> Heatmaps | NoHeatmap
     if request.layer:
         parameters["layer"] = request.layer
     try:
-        maps = technique.compute(signals, **parameters)
+        maps = _upsampled(technique.compute(signals, **parameters), signals.images.shape[-2:])
     except NotApplicable as reason:
         return NoHeatmaps("not_applicable", str(reason))
     except Exception as error:  # whatever a technique raises concerns its own cell only
         log.exception("%s failed", request.technique.name)
         return NoHeatmaps("failed", f"{type(error).__name__}: {error}")
-    size = signals.images.shape[-2:]
-    if maps.shape[-2:] != size:
-        maps = nn.functional.interpolate(
-            maps[:, None], size=size, mode="bilinear", align_corners=False
-        )[:, 0]
     return Heatmaps(maps)
+
+
+def _upsampled(maps: Tensor, size: torch.Size) -> Tensor:
+    """Return maps (B, h, w) in input coordinates, (B, H, W)."""
+    if maps.shape[-2:] == size:
+        return maps
+    return nn.functional.interpolate(
+        maps[:, None], size=size, mode="bilinear", align_corners=False
+    )[:, 0]
 
 
 def _execute_batch(

@@ -12,26 +12,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from cnnaudit.types import LayerCall
 
-_RELU = "ReluBackward0"
+_RELU = "Relu"
 # Nodes that gate the gradient as a ReLU does but have no guided rule; with one of them in the graph
 # a guided gradient would be guided in part only, under the wrong name.
 _OTHER_GATES = {
-    "CeluBackward0",
-    "EluBackward0",
-    "GeluBackward0",
-    "HardsigmoidBackward0",
-    "HardswishBackward0",
-    "HardtanhBackward0",  # ReLU6 as well
-    "LeakyReluBackward0",
-    "MishBackward0",
-    "PreluKernelBackward0",
-    "RreluWithNoiseBackward0",
-    "SiluBackward0",
-    "SoftplusBackward0",
+    "Celu",
+    "Clamp",
+    "ClampMin",
+    "Elu",
+    "Gelu",
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",  # ReLU6 as well
+    "LeakyRelu",
+    "LogSigmoid",
+    "Mish",
+    "PreluKernel",
+    "RreluWithNoise",
+    "Silu",
+    "Softplus",
+    "Softshrink",
+    "Threshold",
 }
 
 
@@ -98,14 +105,13 @@ def guided(score: Tensor) -> Iterator[str | None]:
     Source: Springenberg et al., "Striving for Simplicity", ICLR Workshop 2015.
     """
     nodes = list(_walk(score))
-    gates = sorted({node.name() for node in nodes} & _OTHER_GATES)
-    relus = [node for node in nodes if node.name() == _RELU]
+    gates = sorted({_kind(node) for node in nodes if _is_other_gate(node)})
+    relus = [node for node in nodes if _kind(node) == _RELU]
     with ExitStack() as handles:
         if not relus:
             yield "the network has no ReLU"
         elif gates:
-            names = ", ".join(name.removesuffix("Backward0") for name in gates)
-            yield f"the network has activations other than ReLU ({names})"
+            yield f"the network has activations other than ReLU ({', '.join(gates)})"
         else:
             for node in relus:
                 handles.callback(node.register_prehook(_keep_positive).remove)
@@ -114,11 +120,14 @@ def guided(score: Tensor) -> Iterator[str | None]:
 
 @contextmanager
 def execution_order(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Any]]]:
-    """Record (path, module, output) of every module without children as the model runs inside."""
+    """Record (path, module, output) of every call of a module as the model runs inside.
+
+    A module that holds others comes after them, when its own output is there.
+    """
     calls: list[tuple[str, nn.Module, Any]] = []
     with ExitStack() as handles:
         for path, module in model.named_modules():
-            if any(module.children()):
+            if not path:  # the model itself
                 continue
 
             def note(module: nn.Module, _args: Any, output: Any, path: str = path) -> None:
@@ -130,6 +139,16 @@ def execution_order(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Any
 
 def _keep_positive(gradients: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
     return tuple(None if g is None else torch.clamp(g, min=0) for g in gradients)
+
+
+def _kind(node: Node) -> str:
+    """Return the operation that a node is the gradient of; in-place variants have a number."""
+    return node.name().partition("Backward")[0]
+
+
+def _is_other_gate(node: Node) -> bool:
+    # What a user's own autograd function gates, nobody can see.
+    return _kind(node) in _OTHER_GATES or isinstance(node, BackwardCFunction)
 
 
 def _walk(score: Tensor) -> Iterator[Node]:

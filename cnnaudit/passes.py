@@ -57,16 +57,18 @@ def _forward(
     *,
     graph: bool,
 ) -> tuple[Tensor, Tensor, dict[LayerCall, Tensor]]:
+    # The clones: a model that begins with an in-place operation neither changes the caller's
+    # images nor writes into a leaf of the graph.
     with hooks.capture(model, layers, differentiable=graph) as captured:
         if score_from is None:
-            outputs = _as_scores(model(images), "the model")
+            outputs = _as_scores(model(images.clone()), "the model", len(images))
             return outputs, outputs, captured
         with hooks.capture(model, {score_from}, differentiable=False) as scored:
-            outputs = _as_scores(model(images), "the model")
+            outputs = _as_scores(model(images.clone()), "the model", len(images))
         if not scored:
-            raise AuditError(f"score_from: {score_from!r} took no part in the forward pass")
+            raise AuditError(f"score_from: {score_from!r} gave no tensor in the forward pass")
         last = max(scored, key=lambda call: call[1])
-        return outputs, _as_scores(scored[last], score_from), captured
+        return outputs, _as_scores(scored[last], score_from, len(images)), captured
 
 
 def _backward(
@@ -86,13 +88,20 @@ def _backward(
         if spec.input_gradient:
             asked.append(images)
         found = _gradients(score, asked)
-        gradients = dict(zip(activations, found, strict=False)) if spec.gradients else {}
+        if spec.gradients:
+            for (path, call), gradient in zip(activations, found, strict=False):
+                if gradient is None:
+                    inapplicable[path] = f"the score does not depend on the output of {path}"
+                else:
+                    gradients[path, call] = gradient
+                    inapplicable.pop(path, None)  # the last call decides
         if spec.input_gradient:
-            input_gradients["plain"] = found[-1]
+            _note("plain", found[-1], input_gradients, inapplicable)
         if spec.guided_input_gradient:
             with hooks.guided(score) as reason:
                 if reason is None:
-                    input_gradients["guided"] = _gradients(score, [images])[0]
+                    (gradient,) = _gradients(score, [images])
+                    _note("guided", gradient, input_gradients, inapplicable)
                 else:
                     inapplicable["guided"] = reason
     return Signals(
@@ -104,16 +113,28 @@ def _backward(
     )
 
 
-def _gradients(score: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    if not inputs:
-        return []
-    found = torch.autograd.grad(score, inputs, retain_graph=True, allow_unused=True)
-    return [
-        torch.zeros_like(x) if g is None else g.detach() for x, g in zip(inputs, found, strict=True)
-    ]
+def _gradients(score: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:
+    """Return the gradient by each input; None: the graph does not lead there, which is no zero."""
+    if not inputs or not score.requires_grad:
+        return [None] * len(inputs)
+    return list(torch.autograd.grad(score, inputs, retain_graph=True, allow_unused=True))
 
 
-def _as_scores(output: Any, name: str) -> Tensor:
+def _note(
+    kind: str, gradient: Tensor | None, found: dict[str, Tensor], inapplicable: dict[str, str]
+) -> None:
+    if gradient is None:
+        inapplicable[kind] = "the score does not depend on the input by way of gradients"
+    else:
+        found[kind] = gradient
+
+
+def _as_scores(output: Any, name: str, b: int) -> Tensor:
     if not isinstance(output, Tensor):
         raise AuditError(f"{name} returns a {type(output).__name__}, a tensor (B, …) is expected")
-    return output.flatten(1)
+    if output.ndim == 0 or len(output) != b:
+        raise AuditError(
+            f"{name} returns a tensor of shape {tuple(output.shape)} for {b} images, "
+            f"({b}, …) is expected"
+        )
+    return output.reshape(b, -1)

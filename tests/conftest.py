@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from cnnaudit.models.perception import DISTANCES, SENSORS, SimpleCNN
 
 os.environ.setdefault("NO_COLOR", "1")  # what subprocesses print is compared as text
+torch.set_num_threads(1)  # the tensors of the tests are small, threads only get in each other's way
 
 SCENES = ("scene_00", "scene_01", "scene_02")
 LIGHTS = ("overhead", "left")

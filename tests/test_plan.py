@@ -108,6 +108,20 @@ def test_a_truth_that_does_not_fit_the_model_is_refused(prepared: Plans, image_s
         prepared()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("metric.pointing_game.tolerance=-1", r"metric.pointing_game.tolerance: -1 is no radius"),
+        ("metric.iou.threshold=2.0", r"metric.iou.threshold: 2.0 is no share"),
+    ],
+)
+def test_parameters_out_of_range_are_refused_before_work_begins(
+    prepared: Plans, change: str, message: str
+) -> None:
+    with pytest.raises(AuditError, match=message):
+        prepared(change)
+
+
 def _items(number: int) -> tuple[Item, ...]:
     return tuple(Item(f"item-{n}", Path("x"), {}, None, {}) for n in range(number))
 

@@ -28,7 +28,9 @@ def load_image_set(spec: ImageSetSpec) -> ImageSet:
     if not items:
         raise AuditError(f"{where}: {spec.root} holds no picture")
     _check_factors(spec, factors, where)
-    return ImageSet(spec, items, factors, check_files(items, where))
+    image_set = ImageSet(spec, items, factors, check_files(items, where))
+    _check_levels(image_set, where)
+    return image_set
 
 
 def _check_factors(spec: ImageSetSpec, factors: tuple[str, ...], where: str) -> None:
@@ -43,4 +45,15 @@ def _check_factors(spec: ImageSetSpec, factors: tuple[str, ...], where: str) -> 
                 raise AuditError(
                     f"{where}.{key}: {name!r} is no factor of this image set; "
                     f"its manifest has the factors: {allowed}"
+                )
+
+
+def _check_levels(image_set: ImageSet, where: str) -> None:
+    for number, grid in enumerate(image_set.spec.grids):
+        for level in grid.levels:
+            if level not in image_set.levels(grid.rows):
+                allowed = ", ".join(image_set.levels(grid.rows)) or "none"
+                raise AuditError(
+                    f"{where}.grids.{number}.levels: {level!r} is no level of {grid.rows!r}; "
+                    f"its manifest has: {allowed}"
                 )

@@ -56,6 +56,7 @@ def batches(
         batch_size=size,
         num_workers=workers,
         collate_fn=_collate,
+        generator=torch.Generator(),  # or each pass would draw from the global one
     )
     yield from loader
 

@@ -27,7 +27,7 @@ def read_image(path: Path) -> Image.Image:
                 f"{path} has the colour mode {image.mode!r}; "
                 "allowed are 8-bit RGB, grey and palette pictures"
             )
-        if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
+        if image.has_transparency_data and _alpha(image).getextrema() != (255, 255):
             raise AuditError(f"{path} is transparent in places; flatten it on a background")
         return image.convert("RGB")
 
@@ -54,7 +54,7 @@ def read_truth(path: Path) -> NDArray[np.float64]:
     """Return a structured truth (rows, columns) from a CSV whose first line names the columns."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))[1:]
+            rows = [row for row in csv.reader(file) if row][1:]
         values = np.array([[float(cell) for cell in row] for row in rows])
     except (OSError, ValueError, csv.Error) as error:
         raise AuditError(f"{path} is no table of numbers with a header ({error})") from error
@@ -99,9 +99,13 @@ def files_of(item: Item) -> Iterator[Path]:
 def inside(root: Path, relative: str, where: str) -> Path:
     """Return the file that a manifest names; raise AuditError if there is none below root."""
     path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        below, exists = path.resolve().is_relative_to(root.resolve()), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null byte
+        raise AuditError(f"{where}: {relative!r} names no file ({error})") from error
+    if not below:
         raise AuditError(f"{where}: {relative!r} leads out of {root}; keep files below it")
-    if not path.is_file():
+    if not exists:
         raise AuditError(f"{where}: there is no file {path}")
     return path
 
@@ -128,6 +132,11 @@ def _readable(path: Path, kind: str) -> Iterator[Image.Image]:
         raise AuditError(f"{path} cannot be read as a {kind} ({error})") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise AuditError(f"{path} is too large to be decoded safely ({error})") from error
+
+
+def _alpha(image: Image.Image) -> Image.Image:
+    """Return the opacity, also of a palette or grey picture that names a transparent colour."""
+    return image.convert("RGBA").getchannel("A")
 
 
 def _by(size: tuple[int, int]) -> str:

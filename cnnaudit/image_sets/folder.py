@@ -15,19 +15,25 @@ def read_folder(
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """Return an item per picture below a folder, its mask ``masks/<same path, same stem>.png``."""
     pictures = [path for path in _pictures(root) if not path.is_relative_to(root / masks)]
-    found = {path.relative_to(root / masks) for path in (root / masks).rglob("*.png")}
+    found = {}
+    for path in _pictures(root / masks):
+        if path.suffix.lower() != ".png":
+            raise AuditError(f"{where}: {path} is no mask; masks are PNG files")
+        mask = path.relative_to(root / masks)
+        found[mask.with_suffix("")] = mask
     items = []
     for path in pictures:
         relative = path.relative_to(root)
-        mask = relative.with_suffix(".png")
         regions = {}
-        if mask in found:
+        if relative.with_suffix("") in found:
+            mask = found[relative.with_suffix("")]
             regions["mask"] = inside(root, str(Path(masks) / mask), where)
         picture = inside(root, str(relative), where)
         items.append(Item(relative.as_posix(), picture, regions, None, {}))
-    lonely = found - {path.relative_to(root).with_suffix(".png") for path in pictures}
+    lonely = found.keys() - {path.relative_to(root).with_suffix("") for path in pictures}
     if lonely:
-        raise AuditError(f"{where}: the mask {root / masks / min(lonely)} belongs to no picture")
+        mask = root / masks / found[min(lonely)]
+        raise AuditError(f"{where}: the mask {mask} belongs to no picture")
     return tuple(items), ()
 
 

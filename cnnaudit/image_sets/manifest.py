@@ -32,31 +32,36 @@ def read_manifest(
         raise AuditError(
             f"{path}: the column {clash[0]!r} has the name of a column of the results; rename it"
         )
-    items = [_item(line, root, factors, f"{path}, line {n}") for n, line in enumerate(lines, 2)]
+    _check_unique([region for name in header if (region := _region(name))], path)
+    items = [_item(line, root, factors, f"{path}, line {number}") for number, line in lines]
     _check_unique([item.id for item in items], path)
     return tuple(items), factors
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Return the columns, and each line's number in the file with its cells."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file, strict=True) if row]
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AuditError(f"{path} cannot be read as a CSV file in UTF-8 ({error})") from error
-    header = [name.strip() for name in rows[0]] if rows else []
+    header = rows[0][1] if rows else []
     for name in REQUIRED:
         if name not in header:
             raise AuditError(
                 f"{path}: the column {name!r} is missing; found are {', '.join(header) or 'none'}"
             )
+    for number, name in enumerate(header, 1):
+        if name in ("", "mask:"):
+            raise AuditError(f"{path}: column {number} has no name, {name!r} stands there")
     _check_unique(header, path)
-    for number, row in enumerate(rows[1:], 2):
+    for number, row in rows[1:]:
         if len(row) != len(header):
             raise AuditError(
                 f"{path}, line {number}: {len(row)} cells, {len(header)} columns are declared"
             )
-    cells = [[cell.strip() for cell in row] for row in rows[1:]]
-    return header, [dict(zip(header, row, strict=True)) for row in cells]
+    return header, [(number, dict(zip(header, row, strict=True))) for number, row in rows[1:]]
 
 
 def _item(line: Mapping[str, str], root: Path, factors: tuple[str, ...], where: str) -> Item:
@@ -68,7 +73,7 @@ def _item(line: Mapping[str, str], root: Path, factors: tuple[str, ...], where: 
         if (region := _region(name)) and cell
     }
     truth: str | Path | None = line.get("truth") or None
-    if truth is not None and str(truth).endswith(".csv"):
+    if truth is not None and str(truth).lower().endswith(".csv"):
         truth = inside(root, str(truth), f"{where}, truth")
     return Item(
         id=line["id"],
@@ -81,7 +86,9 @@ def _item(line: Mapping[str, str], root: Path, factors: tuple[str, ...], where: 
 
 def _region(column: str) -> str:
     """Return the region that a column declares, or an empty text if it declares none."""
-    return "mask" if column == "mask" else column.partition("mask:")[2]
+    if column == "mask":
+        return "mask"
+    return column.removeprefix("mask:").strip() if column.startswith("mask:") else ""
 
 
 def _check_unique(names: list[str], path: Path) -> None:

@@ -93,7 +93,11 @@ def measure_behaviour(
 ) -> dict[str, Score]:
     """Score one prediction (N,) against its truth (N,), by every behaviour metric of the task."""
     scores: dict[str, Score] = {}
+    finite = all(map(math.isfinite, prediction))
     for name, metric in behaviour_of(task).items():
+        if not finite:
+            scores[name] = Score(None, None, "", "failed", "the prediction is not finite")
+            continue
         if truth is None:
             scores[name] = Score(None, None, "", "ineligible", "no_truth")
             continue

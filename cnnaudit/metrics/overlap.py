@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cnnaudit.metrics.registry import Overlay, overlap_metric
+from cnnaudit.types import AuditError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,8 @@ def iou(overlay: Overlay, *, threshold: float | None = None) -> Tensor:
     if threshold is None:
         inside = _expected_hits_of_top_k(overlay)
         return inside / (2 * overlay.area - inside)
+    if not 0 < threshold <= 1:
+        raise AuditError(f"threshold: {threshold} is no share of the maximum, above 0 and up to 1")
     mass = overlay.positive.flatten(1)
     masks = overlay.masks.flatten(1)
     region = mass >= threshold * mass.amax(dim=1, keepdim=True)
@@ -85,6 +88,8 @@ def _expected_hits_of_top_k(overlay: Overlay) -> Tensor:
 
 def _dilate(masks: Tensor, radius: int) -> Tensor:
     """Return the pixels within `radius` (Euclidean, ≤) of each mask, (B, H, W) bool."""
+    if radius < 0:
+        raise AuditError(f"tolerance: {radius} is no radius in pixels, at least 0")
     if radius == 0:
         return masks
     import torch

@@ -72,10 +72,12 @@ def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
     with hooks.execution_order(model) as calls:
         try:
             _, scores = forward(model, torch.zeros(1, *input_shape), spec.score_from)
-        except RuntimeError as error:
+        except AuditError:
+            raise
+        except Exception as error:  # somebody's model may raise anything
             raise AuditError(
                 f"model.{spec.name}.preprocessing: the model does not accept an input of shape "
-                f"{input_shape} ({error})"
+                f"{input_shape} ({type(error).__name__}: {error})"
             ) from error
     _check_outputs(spec, scores.shape[1])
     return ModelFacts(

@@ -41,7 +41,10 @@ def prepare_mask(mask: Image.Image, preprocessing: Preprocessing) -> Tensor:
 
 
 def received(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the picture as the network receives it, (H, W, 3) 8-bit, from its input (3, H, W)."""
+    """Return a network's input (3, H, W) as a picture (H, W, 3) 8-bit, channels as they come in.
+
+    Red and blue look swapped where the network receives BGR, rightly or by mistake.
+    """
     mean, std = _statistics(preprocessing)
     pixels = image.cpu().numpy().transpose(1, 2, 0) * std + mean
     return np.round(pixels * 255).clip(0, 255).astype(np.uint8)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cnnaudit.techniques.registry import technique
+from cnnaudit.techniques.registry import NotApplicable, technique
 from cnnaudit.types import Needs, Signals
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def layer_cam(signals: Signals, *, layer: str = "last_features") -> Tensor:
 
 
 def _at(signals: Signals, layer: str) -> tuple[Tensor, Tensor]:
+    if layer in signals.inapplicable:
+        raise NotApplicable(signals.inapplicable[layer])
     call = signals.last_call(layer)
     return signals.activations[call], signals.gradients[call]
 

@@ -20,7 +20,7 @@ Reduction = Literal["max", "sum"]
 )
 def saliency(signals: Signals, *, reduce: Reduction = "max") -> Tensor:
     """Return max_c |∂y/∂x_c| (or the sum over channels), (B, H, W), ≥ 0."""
-    return _over_channels(signals.input_gradients["plain"], reduce)
+    return _over_channels(_input_gradient(signals, "plain"), reduce)
 
 
 @technique(
@@ -33,9 +33,13 @@ def guided_saliency(signals: Signals, *, reduce: Reduction = "max") -> Tensor:
 
     Raises NotApplicable for a network without a ReLU, or with other gates as well.
     """
-    if "guided" in signals.inapplicable:
-        raise NotApplicable(signals.inapplicable["guided"])
-    return _over_channels(signals.input_gradients["guided"], reduce)
+    return _over_channels(_input_gradient(signals, "guided"), reduce)
+
+
+def _input_gradient(signals: Signals, kind: str) -> Tensor:
+    if kind in signals.inapplicable:
+        raise NotApplicable(signals.inapplicable[kind])
+    return signals.input_gradients[kind]
 
 
 def _over_channels(gradient: Tensor, reduce: Reduction) -> Tensor:

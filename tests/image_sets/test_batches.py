@@ -1,0 +1,126 @@
+"""Items → batches: in their order, a bad file failing only its own item."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnnaudit.image_sets.batches import batches
+from cnnaudit.models.preprocessing import prepare_image, prepare_mask
+from cnnaudit.types import Batch, Item, Preprocessing
+
+PREPROCESSING = Preprocessing((6, 8), "box", "rgb", (0, 0, 0), (1, 1, 1))
+NAMES = ("a", "b", "c", "d", "e")
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> list[Item]:
+    """Five pictures, each of one grey; b has no mask, d no truth, e a label."""
+    found = []
+    for number, name in enumerate(NAMES):
+        Image.new("RGB", (8, 6), (number * 10,) * 3).save(tmp_path / f"{name}.png")
+        mask = np.zeros((6, 8), np.uint8)
+        mask[number, 1:4] = 255
+        Image.fromarray(mask).save(tmp_path / f"{name}-mask.png")
+        (tmp_path / f"{name}.csv").write_text(f"l,r\n{number},1\n0,{number}\n")
+        regions = {} if name == "b" else {"mask": tmp_path / f"{name}-mask.png"}
+        truth = {"d": None, "e": "tench"}.get(name, tmp_path / f"{name}.csv")
+        found.append(Item(name, tmp_path / f"{name}.png", regions, truth, {}))
+    return found
+
+
+def read(items: list[Item], size: int, workers: int = 0) -> list[Batch]:
+    image = partial(prepare_image, preprocessing=PREPROCESSING)
+    mask = partial(prepare_mask, preprocessing=PREPROCESSING)
+    return list(batches(items, image, mask, size, workers))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_every_item_once_and_in_order(items: list[Item], size: int) -> None:
+    found = read(items, size)
+    assert [len(batch) for batch in found] == {
+        1: [1, 1, 1, 1, 1],
+        2: [2, 2, 1],
+        5: [5],
+        9: [5],
+    }[size]
+    assert [item.id for batch in found for item in batch.items] == list(NAMES)
+    images = torch.cat([batch.images for batch in found])
+    assert images.shape == (5, 3, 6, 8)
+    greys = (images[:, 0, 0, 0] * 255).round().int().tolist()
+    assert greys == [0, 10, 20, 30, 40]
+
+
+def test_masks_and_truths_belong_to_their_items(items: list[Item]) -> None:
+    (batch,) = read(items, 5)
+    assert set(batch.masks["mask"]) == {"a", "c", "d", "e"}
+    for number, name in enumerate(NAMES):
+        if name != "b":
+            assert batch.masks["mask"][name].nonzero().tolist() == [
+                [number, column] for column in (1, 2, 3)
+            ]
+    assert set(batch.truths) == {"a", "b", "c", "e"}
+    assert batch.truths["c"].tolist() == [2, 1, 0, 2]  # row by row
+    assert batch.truths["e"] == "tench"
+    assert batch.failures == {}
+
+
+def spoil_picture(item: Item) -> None:
+    item.image.write_bytes(item.image.read_bytes()[:50])
+
+
+def spoil_mask(item: Item) -> None:
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(item.regions["mask"])
+
+
+def spoil_truth(item: Item) -> None:
+    assert isinstance(item.truth, Path)
+    item.truth.write_text("l,r\nyes,no\n")
+
+
+def remove_picture(item: Item) -> None:
+    item.image.unlink()
+
+
+@pytest.mark.parametrize("spoil", [spoil_picture, spoil_mask, spoil_truth, remove_picture])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_bad_file_fails_only_its_own_item(items: list[Item], spoil, size: int) -> None:
+    before = {batch.items[0].id: batch.images[0] for batch in read(items, 1)}
+    spoil(items[2])
+    found = read(items, size)
+    assert [item.id for batch in found for item in batch.items] == ["a", "b", "d", "e"]
+    (failure,) = [batch.failures for batch in found if batch.failures]
+    assert list(failure) == ["c"]
+    assert str(items[2].image.parent) in failure["c"]
+    for batch in found:
+        assert "c" not in batch.truths
+        assert "c" not in batch.masks.get("mask", {})
+        for item, image in zip(batch.items, batch.images, strict=True):
+            assert torch.equal(image, before[item.id])
+
+
+def test_a_batch_of_bad_files(items: list[Item]) -> None:
+    for item in items:
+        remove_picture(item)
+    (batch,) = read(items, 5)
+    assert len(batch) == 0
+    assert set(batch.failures) == set(NAMES)
+
+
+def test_worker_processes_give_the_same(items: list[Item]) -> None:
+    spoil_picture(items[1])
+    here, there = read(items, 2), read(items, 2, workers=1)
+    assert len(here) == len(there) == 3
+    for one, other in zip(here, there, strict=True):
+        assert one.items == other.items
+        assert torch.equal(one.images, other.images)
+        assert one.failures == other.failures
+        assert one.truths.keys() == other.truths.keys()
+        for name, masks in one.masks.items():
+            assert masks.keys() == other.masks[name].keys()
+            assert all(torch.equal(masks[i], other.masks[name][i]) for i in masks)

@@ -1,0 +1,133 @@
+"""A folder of pictures is an image set as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnaudit.image_sets import load_image_set
+from cnnaudit.types import AuditError, ImageSet, ImageSetSpec
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6), (10, 200, 10)).save(path)
+
+
+def mask(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((6, 8), np.uint8)
+    pixels[1:3, 2:5] = 255
+    Image.fromarray(pixels).save(path, format="PNG")
+
+
+def load(root: Path, **parameters: str) -> ImageSet:
+    spec = ImageSetSpec(
+        name="folder",
+        uses="folder",
+        root=root,
+        unit=None,
+        exemplars=1,
+        grids=(),
+        words={},
+        parameters=parameters,
+    )
+    return load_image_set(spec)
+
+
+def test_without_masks(tmp_path: Path) -> None:
+    for name in ("b.png", "a.jpg", "C.JPEG", "d.WebP", "notes.txt"):
+        picture(tmp_path / name) if name != "notes.txt" else (tmp_path / name).write_text("x")
+    found = load(tmp_path)
+    assert [item.id for item in found.items] == ["C.JPEG", "a.jpg", "b.png", "d.WebP"]
+    for item in found.items:
+        assert (item.regions, item.truth, item.factors) == ({}, None, {})
+        assert found.unit_of(item) == item.id
+    assert found.factors == ()
+
+
+def test_with_masks_for_some(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.PNG", "c.png", "d.e.png"):
+        picture(tmp_path / name)
+    for name in ("a.png", "b.png", "d.e.PNG"):
+        mask(tmp_path / "masks" / name)
+    found = load(tmp_path)
+    assert {item.id: [*item.regions.values()] for item in found.items} == {
+        "a.jpg": [tmp_path / "masks/a.png"],
+        "b.PNG": [tmp_path / "masks/b.png"],
+        "c.png": [],
+        "d.e.png": [tmp_path / "masks/d.e.PNG"],
+    }
+    assert set(found.digests) == {
+        path for path in tmp_path.rglob("*") if path.suffix.lower() in (".png", ".jpg")
+    }
+
+
+def test_folders_below_keep_pictures_of_one_name_apart(tmp_path: Path) -> None:
+    for name in ("x/a.png", "y/a.png"):
+        picture(tmp_path / name)
+    mask(tmp_path / "masks/y/a.png")
+    found = load(tmp_path)
+    assert [(item.id, list(item.regions)) for item in found.items] == [
+        ("x/a.png", []),
+        ("y/a.png", ["mask"]),
+    ]
+
+
+def test_another_name_for_the_masks(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    mask(tmp_path / "truth/a.png")
+    assert list(load(tmp_path, masks="truth").items[0].regions) == ["mask"]
+
+
+def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("a.png", ".thumbnails/a.png", "._a.png"):
+        picture(tmp_path / name)
+    mask(tmp_path / "masks/._a.png")
+    assert [item.id for item in load(tmp_path).items] == ["a.png"]
+
+
+def test_a_lonely_mask(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    mask(tmp_path / "masks/aa.png")
+    with pytest.raises(AuditError, match=r"the mask .*masks/aa.png belongs to no picture"):
+        load(tmp_path)
+
+
+def test_a_mask_that_is_no_png_is_not_passed_over(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "masks/a.jpg")
+    with pytest.raises(AuditError, match=r"masks/a.jpg is no mask; masks are PNG files"):
+        load(tmp_path)
+
+
+def test_a_mask_of_another_size(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (6, 8), 255).save(tmp_path / "masks/a.png")
+    with pytest.raises(AuditError, match="is 6×8 pixels, its picture 8×6"):
+        load(tmp_path)
+
+
+def test_masks_that_lie_outside(tmp_path: Path) -> None:
+    picture(tmp_path / "set/a.png")
+    mask(tmp_path / "masks/a.png")
+    for masks in ("../masks", str(tmp_path / "masks")):
+        with pytest.raises(AuditError, match="leads out of"):
+            load(tmp_path / "set", masks=masks)
+
+
+def test_a_link_that_leads_out(tmp_path: Path) -> None:
+    picture(tmp_path / "b.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/a.png").symlink_to(tmp_path / "b.png")
+    with pytest.raises(AuditError, match="leads out of"):
+        load(tmp_path / "set")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match="holds no picture"):
+        load(tmp_path)
