@@ -1,0 +1,192 @@
+"""Paired contrasts of two levels of a factor, over independent units: pandas, never torch.
+
+A pair is what agrees in every block factor; a unit's value is the mean over its pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cnnaudit.statistics import Array, estimate, fewest_units, holm, sign_flip_p
+from cnnaudit.types import AuditError, ContrastSpec, ImageSet
+
+POOLED = "*"  # where a contrast has no factor to be judged within
+SUBJECT = ["model", "target", "technique", "layer", "region", "metric"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The values of both levels of a contrast for one subject, one per unit, paired."""
+
+    first: Array  # (n,)
+    second: Array  # (n,), the reference
+    scored: int  # items with a value
+    eligible: int  # items that could have one
+
+    @property
+    def difference(self) -> Array:
+        return self.first - self.second
+
+    @property
+    def coverage(self) -> float:
+        """Share of the eligible items that have a value; 0 where none is eligible."""
+        return self.scored / self.eligible if self.eligible else 0.0
+
+
+def check_contrast(contrast: ContrastSpec, image_set: ImageSet) -> None:
+    """Raise AuditError, saying why, if an image set cannot answer a contrast."""
+    where = f"contrast.{contrast.name}"
+    for key, names in (
+        ("factor", (contrast.factor,)),
+        ("blocks", contrast.blocks),
+        ("within", contrast.within),
+    ):
+        for name in names:
+            if name not in image_set.factors:
+                raise AuditError(
+                    f"{where}.{key}: {name!r} is no factor of {image_set.spec.name}; "
+                    f"allowed are {', '.join(image_set.factors) or 'none'}"
+                )
+    for level in contrast.levels:
+        if level not in image_set.levels(contrast.factor):
+            raise AuditError(
+                f"{where}.levels: {level!r} is no level of {contrast.factor!r}; "
+                f"allowed are {', '.join(image_set.levels(contrast.factor))}"
+            )
+    if image_set.spec.unit not in (None, *contrast.blocks):
+        raise AuditError(
+            f"{where}.blocks: {image_set.spec.unit!r}, the unit of {image_set.spec.name}, must be "
+            "one of them; pairs across units are not paired"
+        )
+    if stray := [name for name in contrast.within if name not in contrast.blocks]:
+        raise AuditError(f"{where}.within: {stray[0]!r} must be one of the blocks, or pairs mix it")
+    _check_balance(contrast, image_set, where)
+
+
+def pairs_of(rows: pd.DataFrame, contrast: ContrastSpec, value: str = "value") -> Pairs:
+    """Pair one subject's rows, already restricted to one level of each factor `within`.
+
+    `value` names the column that is compared. Pairs of which one side has no value are left out
+    of the means and stay in the count of eligible items.
+    """
+    own = rows[rows[contrast.factor].isin(contrast.levels)]
+    eligible = own[own.status != "ineligible"]
+    scored = eligible[eligible.status == "ok"].dropna(subset=[value])
+    keys = ["unit", *(name for name in contrast.blocks if name in rows)]  # the unit has its column
+    table = scored.pivot_table(index=keys, columns=contrast.factor, values=value, aggfunc="mean")
+    table = table.reindex(columns=list(contrast.levels)).dropna()
+    by_unit = table.groupby(level="unit").mean()
+    first, second = (by_unit[level].to_numpy(np.float64) for level in contrast.levels)
+    return Pairs(first, second, len(scored), len(eligible))
+
+
+def within_levels(rows: pd.DataFrame, contrast: ContrastSpec) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the rows at each level of the factors that a contrast is judged within."""
+    if not contrast.within:
+        yield POOLED, rows
+        return
+    for levels, part in rows.groupby(list(contrast.within), sort=True):
+        name = " · ".join(map(str, levels))
+        if all(levels):  # an item without a level is not at one
+            yield name, part
+
+
+def subjects(
+    rows: pd.DataFrame, contrast: ContrastSpec
+) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Yield what has values at both levels: model, target, technique, layer, region, metric."""
+    own = rows[rows.image_set == contrast.image_set]
+    for key, part in own.groupby(SUBJECT, sort=True):
+        levels = set(part.loc[part.status != "ineligible", contrast.factor])
+        if set(contrast.levels) <= levels:
+            yield tuple(map(str, key)), part
+
+
+def contrast_table(
+    rows: pd.DataFrame, contrasts: Iterable[ContrastSpec], seed: int
+) -> pd.DataFrame:
+    """Return every contrast of every subject: both levels, difference, interval, p, Holm.
+
+    The family of Holm's adjustment is one metric of one contrast: all its models, techniques and
+    levels. `status` is "not measured" where the units are too few for the family to reach 5 %.
+    """
+    lines = []
+    for contrast in contrasts:
+        for key, part in subjects(rows, contrast):
+            for where, here in within_levels(part, contrast):
+                lines.append(_line(contrast, key, where, here, seed))
+    table = pd.DataFrame(lines, columns=_COLUMNS)
+    for _, family in table.groupby(["contrast", "metric", "region"]):
+        p_values = family.p.to_numpy(np.float64)
+        table.loc[family.index, "p_holm"] = holm(p_values)
+        fewest = fewest_units(int((~np.isnan(p_values)).sum() or 1))
+        table.loc[family.index, "status"] = np.where(
+            family.units < fewest, f"not measured: fewer than {fewest} units", "ok"
+        )
+    return table
+
+
+_COLUMNS = [
+    *("contrast", "image_set", "factor", "first_level", "second_level", "within"),
+    *SUBJECT,
+    *("first", "second", "difference", "low", "high", "units", "p", "p_holm"),
+    *("dead_first", "dead_second", "scored", "eligible", "status"),
+]
+
+
+def _line(
+    contrast: ContrastSpec, key: tuple[str, ...], where: str, rows: pd.DataFrame, seed: int
+) -> dict[str, object]:
+    pairs = pairs_of(rows, contrast)
+    found = estimate(pairs.difference)
+    dead = rows.flag.eq("dead").where(rows.status == "ok").astype(float)
+    shares = dead.groupby(rows[contrast.factor]).mean() if key[2] else pd.Series(dtype=float)
+    first, second = contrast.levels
+    return {
+        "contrast": contrast.name,
+        "image_set": contrast.image_set,
+        "factor": contrast.factor,
+        "first_level": first,
+        "second_level": second,
+        "within": where,
+        **dict(zip(SUBJECT, key, strict=True)),
+        "first": pairs.first.mean() if found.units else np.nan,
+        "second": pairs.second.mean() if found.units else np.nan,
+        "difference": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "units": found.units,
+        "p": sign_flip_p(pairs.difference, seed=seed),
+        "p_holm": np.nan,  # known when its family is
+        "status": "",
+        "dead_first": shares.get(first, np.nan),
+        "dead_second": shares.get(second, np.nan),
+        "scored": pairs.scored,
+        "eligible": pairs.eligible,
+    }
+
+
+def _check_balance(contrast: ContrastSpec, image_set: ImageSet, where: str) -> None:
+    """Refuse blocks in which one of the two levels is missing, naming them."""
+    first, second = (
+        {
+            tuple(item.factors.get(name, "") for name in contrast.blocks)
+            for item in image_set.items
+            if item.factors.get(contrast.factor) == level
+        }
+        for level in contrast.levels
+    )
+    if not first & second:
+        raise AuditError(
+            f"{where}: {image_set.spec.name} has no pair of {contrast.levels[0]!r} and "
+            f"{contrast.levels[1]!r} with equal {', '.join(contrast.blocks)}"
+        )
+    if lonely := sorted(first ^ second):
+        shown = "; ".join(", ".join(block) for block in lonely[:5])
+        raise AuditError(
+            f"{where}: unbalanced, {len(lonely)} blocks lack one of the two levels: {shown}"
+        )

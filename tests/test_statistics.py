@@ -1,0 +1,118 @@
+"""Statistics against scipy, published examples, and the truth of simulated data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from cnnaudit.statistics import estimate, fewest_units, holm, sign_flip_p
+
+# Darwin's maize: differences in height (eighths of an inch) of 15 pairs of cross- and
+# self-fertilised plants; Fisher (1935, §21) counts 863 of 32768 sums at least as large.
+DARWIN = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48], float)
+
+
+def test_fishers_count_for_darwins_maize() -> None:
+    assert sign_flip_p(DARWIN, "greater") == pytest.approx(863 / 32768)
+    assert sign_flip_p(DARWIN) == pytest.approx(2 * 863 / 32768)
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+@pytest.mark.parametrize("n", [2, 5, 9, 12])
+def test_sign_flips_are_scipys_permutation_test(n: int, alternative: str) -> None:
+    values = np.random.default_rng(n).normal(0.4, 1, n)
+    peer = stats.permutation_test(
+        (values,),
+        np.sum,
+        permutation_type="samples",
+        alternative=alternative,
+        n_resamples=np.inf,
+        vectorized=False,
+    )
+    assert sign_flip_p(values, alternative) == pytest.approx(peer.pvalue)  # type: ignore[arg-type]
+
+
+def test_monte_carlo_is_near_the_exact_value_and_never_zero() -> None:
+    values = np.random.default_rng(1).normal(0.5, 1, 20)
+    t_test = stats.ttest_1samp(values, 0).pvalue
+    assert sign_flip_p(values) == pytest.approx(t_test, abs=0.02)
+    assert sign_flip_p(values) == sign_flip_p(values)
+    assert sign_flip_p(np.ones(30)) == pytest.approx(1 / (2**16 + 1))
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=10))
+def test_laws_of_sign_flips(values: list[float]) -> None:
+    array = np.array(values)
+    p = sign_flip_p(array)
+    assert 2 / 2 ** len(values) <= p <= 1
+    assert sign_flip_p(-array) == p
+    assert sign_flip_p(array * 4) == p
+    assert sign_flip_p(array, "greater") == sign_flip_p(-array, "less")
+
+
+def test_the_interval_is_students() -> None:
+    values = np.random.default_rng(2).normal(3, 2, 11)
+    found = estimate(values)
+    low, high = stats.t.interval(0.95, 10, values.mean(), stats.sem(values))
+    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high))
+    assert found.units == 11
+
+
+def test_too_few_units_have_no_interval() -> None:
+    assert np.isnan(estimate(np.array([])).mean)
+    one = estimate(np.array([2.0]))
+    assert one.mean == 2
+    assert np.isnan([one.low, one.high]).all()
+    assert np.isnan(sign_flip_p(np.array([])))
+
+
+def test_holm_against_a_worked_example() -> None:
+    # Holm's procedure on p = 0.01, 0.04, 0.03, 0.005 gives 0.03, 0.06, 0.06, 0.02.
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_leaves_out_what_was_not_tested() -> None:
+    adjusted = holm(np.array([0.01, np.nan, 0.02]))
+    np.testing.assert_allclose(adjusted, [0.02, np.nan, 0.02])
+    assert len(holm(np.array([]))) == 0
+
+
+@pytest.mark.parametrize(("tests", "units"), [(1, 6), (4, 8), (24, 10), (96, 12)])
+def test_fewest_units(tests: int, units: int) -> None:
+    assert fewest_units(tests) == units
+
+
+def test_scene_means_keep_false_positives_at_the_level() -> None:
+    """20 scenes × 4 lights under the null; a scene's lights share its own deviation."""
+    rng = np.random.default_rng(7)
+    runs, scenes, lights = 1500, 12, 4
+    data = rng.normal(size=(runs, scenes, 1)) + rng.normal(size=(runs, scenes, lights))
+    by_scene = np.mean([sign_flip_p(run.mean(axis=1)) <= 0.05 for run in data])
+    by_image = np.mean(stats.ttest_1samp(data.reshape(runs, -1), 0, axis=1).pvalue <= 0.05)
+    assert by_scene <= 0.055
+    assert by_image > 0.2  # what the unit of independence is for
+
+
+def test_holm_keeps_the_family_wise_error() -> None:
+    rng = np.random.default_rng(8)
+    families = [
+        holm(np.array([sign_flip_p(test) for test in rng.normal(size=(8, 10))])).min()
+        for _ in range(400)
+    ]
+    assert np.mean(np.array(families) <= 0.05) <= 0.055
+
+
+def test_intervals_cover_normal_data() -> None:
+    rng = np.random.default_rng(9)
+    found = [estimate(values) for values in rng.normal(1, 2, (4000, 12))]
+    assert np.mean([one.low <= 1 <= one.high for one in found]) >= 0.93
+
+
+def test_power_for_an_effect_like_the_robots() -> None:
+    """A difference of −0.3 with a deviation of 0.25 between 24 scenes is always found."""
+    rng = np.random.default_rng(10)
+    runs = rng.normal(-0.3, 0.25, (40, 24))
+    assert np.mean([sign_flip_p(values) <= 0.05 / 24 for values in runs]) > 0.9
