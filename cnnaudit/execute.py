@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnaudit.image_sets.batches import batches
+from cnnaudit.image_sets.files import read_mask
 from cnnaudit.metrics import Score, behaviour_of, measure_behaviour, measure_overlap
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.passes import forward, run_passes
@@ -38,12 +40,15 @@ from cnnaudit.types import (
 if TYPE_CHECKING:
     from cnnaudit.store import Store
 
+Swaps = dict[tuple[str, str], Tensor]  # (item id, region) → its partner's mask (H, W)
+
 log = logging.getLogger(__name__)
 
 ROWS = "rows.parquet"
+_NUMBERS = ("value", "chance", "lift", "swap")
 _SCHEMA = pa.schema(
     [
-        (field.name, pa.float64() if field.name in ("value", "chance", "lift") else pa.string())
+        (field.name, pa.float64() if field.name in _NUMBERS else pa.string())
         for field in fields(MetricRow)
     ]
 )
@@ -60,6 +65,7 @@ def execute(
 ) -> None:
     """Compute the cells of a unit with its model, which lies on its device, and store them."""
     preprocessing = unit.model.preprocessing
+    swaps = _swap_masks(unit, metrics)
     rows: dict[str, list[MetricRow]] = {cell.key: [] for cell in unit.cells}
     for batch in batches(
         unit.chunk,
@@ -72,7 +78,7 @@ def execute(
             for item, reason in batch.failures.items():
                 rows[cell.key] += _without_value(cell, item, metrics, "failed", reason)
         if batch.items:
-            _execute_batch(unit, model, batch, metrics, rows)
+            _execute_batch(unit, model, batch, metrics, swaps, rows)
     for cell in unit.cells:
         failed = any(row.status == "failed" for row in rows[cell.key])
         store.write(cell.key, {ROWS: _parquet(rows[cell.key])}, cell.fields, again=failed)
@@ -140,6 +146,7 @@ def _execute_batch(
     model: nn.Module,
     batch: Batch,
     metrics: Sequence[MetricSpec],
+    swaps: Swaps,
     rows: dict[str, list[MetricRow]],
 ) -> None:
     """Add a batch's rows, halving it as often as the memory asks for."""
@@ -153,7 +160,7 @@ def _execute_batch(
             log.warning("out of memory with a batch of %d; halving it", len(batch))
             torch.cuda.empty_cache()
             for half in _halves(batch):
-                _execute_batch(unit, model, half, metrics, rows)
+                _execute_batch(unit, model, half, metrics, swaps, rows)
             return
         _fail(unit, batch, metrics, rows, error)
         return
@@ -164,7 +171,7 @@ def _execute_batch(
         _fail(unit, batch, metrics, rows, error)
         return
     for cell, result in zip(heatmap_cells, computed, strict=True):
-        rows[cell.key] += _heatmap_rows(cell, result, batch, metrics)
+        rows[cell.key] += _heatmap_rows(cell, result, batch, metrics, swaps)
     for cell in unit.cells:
         if cell.request is None:
             rows[cell.key] += _behaviour_rows(unit.model, outputs, batch)
@@ -194,7 +201,11 @@ def _fail(
 
 
 def _heatmap_rows(
-    cell: Cell, result: Heatmaps | NoHeatmaps, batch: Batch, metrics: Sequence[MetricSpec]
+    cell: Cell,
+    result: Heatmaps | NoHeatmaps,
+    batch: Batch,
+    metrics: Sequence[MetricSpec],
+    swaps: Swaps,
 ) -> list[MetricRow]:
     if isinstance(result, NoHeatmaps):
         return [
@@ -205,13 +216,30 @@ def _heatmap_rows(
     rows = []
     for region in dict.fromkeys(metric.region for metric in metrics):
         masks = [batch.masks.get(region, {}).get(item.id) for item in batch.items]
+        others = [swaps.get((item.id, region)) for item in batch.items]
         panel = [metric for metric in metrics if metric.region == region]
-        for name, scores in measure_overlap(result.maps, masks, panel).items():
+        own, swapped = (measure_overlap(result.maps, some, panel) for some in (masks, others))
+        for name, scores in own.items():
             rows += [
-                _row(item.id, region, name, score)
-                for item, score in zip(batch.items, scores, strict=True)
+                _row(item.id, region, name, score, swap)
+                for item, score, swap in zip(batch.items, scores, swapped[name], strict=True)
             ]
     return rows
+
+
+def _swap_masks(unit: Unit, metrics: Sequence[MetricSpec]) -> Swaps:
+    """Return the masks of each item's partner, in input coordinates, each file read once."""
+    prepared: dict[Path, Tensor] = {}
+    swaps: Swaps = {}
+    for item in unit.chunk:
+        partner = unit.partners.get(item.id)
+        for region in {metric.region for metric in metrics}:
+            path = partner.regions.get(region) if partner else None
+            if path is not None:
+                if path not in prepared:
+                    prepared[path] = prepare_mask(read_mask(path), unit.model.preprocessing)
+                swaps[item.id, region] = prepared[path]
+    return swaps
 
 
 def _behaviour_rows(spec: ModelSpec, outputs: Tensor, batch: Batch) -> list[MetricRow]:
@@ -233,7 +261,8 @@ def _without_value(
     return [_row(item, metric.region, metric.name, score) for metric in metrics]
 
 
-def _row(item: str, region: str, metric: str, score: Score) -> MetricRow:
+def _row(item: str, region: str, metric: str, score: Score, swap: Score | None = None) -> MetricRow:
+    ok = score.status == "ok"
     return MetricRow(
         item,
         region,
@@ -241,6 +270,7 @@ def _row(item: str, region: str, metric: str, score: Score) -> MetricRow:
         score.value,
         score.chance,
         score.lift,
+        swap.value if swap and ok else None,
         score.flag,
         score.status,
         score.reason,

@@ -23,7 +23,7 @@ from cnnaudit.image_sets.batches import batches
 from cnnaudit.image_sets.files import read_image, read_mask
 from cnnaudit.metrics import is_dead
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask, received
-from cnnaudit.plan import item_fields, request_fields, run_fields
+from cnnaudit.plan import item_fields, run_fields, signal_fields
 from cnnaudit.store import Store, cell_key, digest_bytes
 from cnnaudit.types import (
     AuditSpec,
@@ -109,9 +109,10 @@ class _Keys:
         item: Item,
         requests: Iterable[HeatmapRequest],
     ) -> None:
-        common = {**run_fields(audit, spec), "item": item_fields(image_set, item)}
+        about = item_fields(image_set, item)
         self.picture_fields = {
-            **common,
+            **run_fields(audit, spec),
+            "item": about,
             "kind": "picture",
             "task": spec.task,
             "axes": [[axis.name, *axis.labels] for axis in spec.outputs],
@@ -119,7 +120,8 @@ class _Keys:
         self.picture = cell_key(self.picture_fields)
         self.requests = tuple(requests)
         self.heatmap_fields = [
-            {**common, "kind": "heatmap", **request_fields(request)} for request in self.requests
+            {**signal_fields(audit, spec, request), "item": about, "kind": "heatmap"}
+            for request in self.requests
         ]
         self.heatmaps = [cell_key(fields) for fields in self.heatmap_fields]
 

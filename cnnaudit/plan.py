@@ -20,6 +20,7 @@ from cnnaudit.types import (
     ImageSet,
     Item,
     ModelSpec,
+    Needs,
     TargetSpec,
     Unit,
 )
@@ -33,7 +34,13 @@ class Plan:
     units: tuple[Unit, ...]  # what is left to compute
 
     @property
+    def keys(self) -> int:
+        """How many different cells there are."""
+        return len({cell.key for cell in self.cells})
+
+    @property
     def missing(self) -> int:
+        """How many of them are left to compute."""
         return sum(len(unit.cells) for unit in self.units)
 
 
@@ -51,14 +58,18 @@ def make_plan(
     requests = {model.name: requests_of(audit, model, facts[model.name]) for model in audit.models}
     cells: list[Cell] = []
     units: list[Unit] = []
+    planned: set[str] = set()  # what sees no network is the same cell for all models of one input
     for model in audit.models:
         for image_set in image_sets:
+            partners = swap_partners(image_set)
             for chunk in chunks(image_set.items):
-                made = list(_cells(audit, model, image_set, chunk, requests[model.name]))
-                missing = tuple(cell for cell in made if not store.has(cell.key))
+                made = list(_cells(audit, model, image_set, chunk, requests[model.name], partners))
+                new = {cell.key: cell for cell in made if cell.key not in planned}
+                missing = tuple(cell for key, cell in new.items() if not store.has(key))
                 cells += made
+                planned |= set(new)
                 if missing:
-                    units.append(Unit(model, image_set, chunk, missing))
+                    units.append(Unit(model, image_set, chunk, missing, partners))
     return Plan(tuple(cells), tuple(units))
 
 
@@ -91,8 +102,28 @@ def chunks(items: tuple[Item, ...]) -> Iterator[tuple[Item, ...]]:
     yield from (tuple(part) for part in parts if part)
 
 
+def swap_partners(image_set: ImageSet) -> dict[str, Item]:
+    """Return for each item the one of the next unit at the same factor levels, in digest order.
+
+    An item alone at its levels has no partner.
+    """
+    alike: dict[tuple[tuple[str, str], ...], list[Item]] = {}
+    for item in image_set.items:
+        levels = {name: x for name, x in item.factors.items() if name != image_set.spec.unit}
+        alike.setdefault(tuple(sorted(levels.items())), []).append(item)
+    partners = {}
+    for items in alike.values():
+        units = {image_set.unit_of(item): item for item in items}
+        order = sorted(units, key=lambda unit: digest_bytes(unit.encode()))
+        following = dict(zip(order, [*order[1:], order[0]], strict=True))
+        if len(order) > 1:
+            for item in items:
+                partners[item.id] = units[following[image_set.unit_of(item)]]
+    return partners
+
+
 def request_fields(request: HeatmapRequest) -> dict[str, Any]:
-    """Return what determines the heatmaps of a request, beside the model and the pictures."""
+    """Return what determines a request itself."""
     parameters = dict(request.technique.parameters)
     if request.layer:
         parameters["layer"] = request.layer
@@ -102,6 +133,16 @@ def request_fields(request: HeatmapRequest) -> dict[str, Any]:
         "parameters": parameters,
         "target": {"uses": request.target.uses, **request.target.parameters},
     }
+
+
+def signal_fields(audit: AuditSpec, model: ModelSpec, request: HeatmapRequest) -> dict[str, Any]:
+    """Return what determines the heatmaps of a request, beside the pictures."""
+    fields = {**run_fields(audit, model), **request_fields(request)}
+    if TECHNIQUES[request.technique.uses].needs == Needs():
+        # It sees no network: models with one input geometry share the cell.
+        fields["model"] = {"preprocessing": asdict(model.preprocessing)}
+        del fields["target"]
+    return fields
 
 
 def run_fields(audit: AuditSpec, model: ModelSpec) -> dict[str, Any]:
@@ -148,11 +189,10 @@ def _cells(
     image_set: ImageSet,
     chunk: tuple[Item, ...],
     requests: Iterable[HeatmapRequest],
+    partners: Mapping[str, Item],
 ) -> Iterator[Cell]:
-    common = {
-        **run_fields(audit, model),
-        "chunk": [item_fields(image_set, item) for item in chunk],
-    }
+    pictures = [item_fields(image_set, item) for item in chunk]
+    common = {**run_fields(audit, model), "chunk": pictures}
     panel = [
         {
             "name": metric.name,
@@ -172,11 +212,16 @@ def _cells(
     yield Cell(cell_key(behaviour), behaviour, model, image_set, chunk, None)
     if not panel:
         return
+    swapped = [
+        item_fields(image_set, partners[item.id])["regions"] if item.id in partners else None
+        for item in chunk
+    ]
     for request in requests:
         fields = {
-            **common,
+            **signal_fields(audit, model, request),
+            "chunk": pictures,
             "kind": "heatmap_scores",
             "metrics": panel,
-            **request_fields(request),
+            "partners": swapped,
         }
         yield Cell(cell_key(fields), fields, model, image_set, chunk, request)

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from cnnaudit.store import Store
-from cnnaudit.types import CELL_COLUMNS, SUMMARY_COLUMNS, Cell, ImageSet
+from cnnaudit.types import CELL_COLUMNS, RESERVED_COLUMNS, SUMMARY_COLUMNS, Cell, ImageSet
 
 POOLED = "*"  # in a factor's column: over all of its levels
 ROWS = "rows.parquet"
@@ -212,11 +212,14 @@ def _grid_table(summary: pd.DataFrame, image_set: ImageSet, rows: str, cols: str
 def _means(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     ok = rows.status == "ok"
     heatmaps = rows.technique != ""
-    by_unit = rows[ok].groupby([*keys, "unit"], sort=False)[["value", "chance", "lift"]].mean()
+    by_unit = (
+        rows[ok].groupby([*keys, "unit"], sort=False)[["value", "chance", "lift", "swap"]].mean()
+    )
     means = by_unit.groupby(keys, sort=False).agg(
         mean=("value", "mean"),
         chance=("chance", "mean"),
         lift=("lift", "mean"),
+        swap=("swap", "mean"),
         units=("value", "count"),
     )
     marks = pd.DataFrame(
@@ -260,6 +263,4 @@ def _factors(image_set: ImageSet) -> list[str]:
 
 
 def _factor_columns(table: pd.DataFrame) -> list[str]:
-    known = {*_GROUP, *SUMMARY_COLUMNS, *STATUSES, "item", "unit"}
-    known |= {"value", "lift", "flag", "status", "reason"}
-    return [str(column) for column in table if column not in known]
+    return [str(column) for column in table if column not in RESERVED_COLUMNS]

@@ -103,6 +103,40 @@ class ImageSetSpec:
 
 
 @dataclass(frozen=True)
+class ContrastSpec:
+    """A paired comparison: one factor's two levels, everything else equal."""
+
+    name: str
+    image_set: str
+    factor: str
+    levels: tuple[str, str]  # the difference is the first minus the second, the reference
+    blocks: tuple[str, ...]  # the factors that stay equal within a pair, the unit among them
+    within: tuple[str, ...]  # judged at each level of these, never pooled over them
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A bound on a statistic, or the references that it has to beat."""
+
+    statistic: Literal["level", "lift", "difference", "beats"]
+    minimum: float | None = None
+    maximum: float | None = None
+    references: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """What must hold: bounds on one metric of a contrast, for every technique named."""
+
+    name: str
+    contrast: str
+    metric: str
+    techniques: tuple[str, ...]  # empty: the metric is one of behaviour
+    requirements: tuple[Requirement, ...]
+    coverage: float  # least share of eligible items that have a value
+
+
+@dataclass(frozen=True)
 class AuditSpec:
     """The whole audit as declared; everything after `config` reads this and no config."""
 
@@ -112,6 +146,10 @@ class AuditSpec:
     targets: tuple[TargetSpec, ...]  # empty: each model's own default
     techniques: tuple[TechniqueSpec, ...]
     metrics: tuple[MetricSpec, ...]
+    contrasts: tuple[ContrastSpec, ...]
+    checks: tuple[CheckSpec, ...]
+    left_out: tuple[str, ...]  # what is declared about an image set that is not chosen
+    gate: bool  # whether the verdict counts in the exit code
     seed: int
     device: str  # "auto", "cpu", "cuda", "cuda:1", …
     batch_size: int
@@ -246,6 +284,7 @@ class Unit:
     image_set: ImageSet
     chunk: tuple[Item, ...]
     cells: tuple[Cell, ...]
+    partners: Mapping[str, Item]  # item id → the item on whose masks its heatmaps are scored, too
 
 
 @dataclass(frozen=True)
@@ -276,15 +315,18 @@ class MetricRow:
     value: float | None
     chance: float | None
     lift: float | None  # (value − chance) / (1 − chance)
+    swap: float | None  # the same heatmap on the mask of a partner: what position alone would earn
     flag: str  # "dead": the heatmap is zero everywhere; else ""
     status: Status
     reason: str
 
 
+IMAGE_SWAP = "image_swap"  # the reference that stands in a row's column `swap`
+
 # What a cell adds to each of its rows when they become one table; "" where it does not apply.
 CELL_COLUMNS = ("model", "target", "technique", "layer", "image_set")
 ROW_COLUMNS = tuple(column.name for column in fields(MetricRow))
-SUMMARY_COLUMNS = ("mean", "chance", "lift", "units", "scored", "total", "dead")
+SUMMARY_COLUMNS = ("mean", "chance", "lift", "swap", "units", "scored", "total", "dead")
 
 # What no factor of an image set can be called.
 RESERVED_COLUMNS = frozenset(

@@ -41,6 +41,7 @@ def _row(unit: str, colour: str, light: str, value: float | None, **more: object
         "value": value,
         "chance": 0.1,
         "lift": None if value is None else (value - 0.1) / 0.9,
+        "swap": 0.05,
         "flag": "",
         "status": "ok" if value is not None else "undefined",
         "reason": "" if value is not None else "empty_mask",

@@ -14,7 +14,7 @@ from cnnaudit.store import Store
 from cnnaudit.summary import unguarded
 from cnnaudit.types import AuditError
 
-NUMBERS = ("mean", "chance", "lift", "dead")
+NUMBERS = ("mean", "chance", "lift", "swap", "dead")
 COUNTS = ("units", "scored", "total", "ineligible", "undefined", "not_applicable", "failed")
 
 

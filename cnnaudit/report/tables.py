@@ -288,7 +288,7 @@ def _index(run: Run, subject: Subject, factors: Sequence[str]) -> Index:
         measure = Measure(record["metric"], record["region"])
         levels = tuple(record[name] for name in factors)
         counts = {name: _count(record[name]) for name in COUNTS}
-        value, chance, lift, dead = (float(record[name]) for name in NUMBERS)
+        value, chance, lift, _, dead = (float(record[name]) for name in NUMBERS)
         mean = Mean(value, chance, lift, dead, counts)
         found.setdefault((_variant(record), measure, levels), mean)
     return found

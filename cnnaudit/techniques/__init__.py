@@ -4,7 +4,7 @@ A technique is a pure function ``(signals, *, parameters) -> Tensor (B, h, w)`` 
 resizing, the treatment of signs and normalising happen in one place, after it.
 """
 
-from cnnaudit.techniques import cam, gradient
+from cnnaudit.techniques import cam, gradient, references
 from cnnaudit.techniques.registry import (
     TECHNIQUES,
     NotApplicable,
@@ -12,4 +12,4 @@ from cnnaudit.techniques.registry import (
     technique,
 )
 
-__all__ = ["TECHNIQUES", "NotApplicable", "Technique", "cam", "gradient", "technique"]
+__all__ = ["TECHNIQUES", "NotApplicable", "Technique", "cam", "gradient", "references", "technique"]
