@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit import provenance
 from cnnaudit.catalogue import make_catalogue
+from cnnaudit.contrasts import check_contrast, contrast_table
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.files import read_truth
 from cnnaudit.metrics import measure_overlap
@@ -51,6 +52,7 @@ class Outcome:
     run_dir: Path
     report: Path
     complete: bool
+    verdict: str  # "" where nothing is declared to be checked
     findings: Sequence[str]
 
 
@@ -87,6 +89,9 @@ def prepare(audit: AuditSpec) -> Prepared:
     image_sets = tuple(load_image_set(spec) for spec in audit.image_sets)
     facts = {m.name: inspect_model(m, audit.seed) for m in audit.models}
     _check_truths(image_sets, facts)
+    by_name = {image_set.spec.name: image_set for image_set in image_sets}
+    for contrast in audit.contrasts:
+        check_contrast(contrast, by_name[contrast.image_set])
     _check_metrics(audit.metrics)
     store = Store(audit.store_dir)
     return Prepared(
@@ -105,10 +110,12 @@ def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
     run_dir = _make_run_dir(audit, invocation)
     with _logged(run_dir / "run.log"):
         log.info("%s", invocation.command)
+        for text in audit.left_out:
+            log.warning("left out: %s", text)
         log.info(
             "%d cells, %d of them in the store, %d to compute",
-            len(ready.plan.cells),
-            len(ready.plan.cells) - ready.plan.missing,
+            ready.plan.keys,
+            ready.plan.keys - ready.plan.missing,
             ready.plan.missing,
         )
         with watch.stage("execute"):
@@ -134,32 +141,46 @@ def _execute(ready: Prepared) -> None:
 def _write_results(
     ready: Prepared, run_dir: Path, invocation: Invocation, watch: Stopwatch
 ) -> Outcome:
-    from cnnaudit import report, summary
+    from cnnaudit import checks, report, summary
+    from cnnaudit.junit import junit_xml
 
+    audit = ready.audit
     catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
     with watch.stage("summarise"):
         rows = summary.collect_rows(ready.plan.cells, ready.store)
         table = summary.summarise(rows)
         findings = summary.find(table, ready.image_sets, catalogue)
         gaps = summary.find_gaps(rows)
+    with watch.stage("judge"):
+        contrasts = contrast_table(rows, audit.contrasts, audit.seed)
+        judgements = checks.judge(rows, audit.checks, audit.contrasts, audit.seed)
     with watch.stage("illustrate"):
         pictures = _illustrate(ready, rows)
     counts = {str(status): int(n) for status, n in rows.status.value_counts().items()}
-    complete = "failed" not in counts
+    failures = [gap for gap in gaps if gap["status"] == "failed"]
+    complete = not failures
+    verdict = checks.overall(audit.checks, judgements, complete=complete)
     results = run_dir / "results"
     results.mkdir()
     write(results / "rows.parquet", rows.to_parquet(index=False))
     write(results / "summary.csv", summary.to_csv(table))
+    write(results / "contrasts.csv", summary.to_csv(contrasts))
+    write(results / "checks.csv", summary.to_csv(checks.table_of(judgements)))
+    write(run_dir / "junit.xml", junit_xml(audit.name, judgements, failures))
     _write_json(results / "illustrations.json", {"schema": SCHEMA, "pictures": pictures})
     _write_json(
         run_dir / "summary.json",
         {
             "schema": SCHEMA,
-            "name": ready.audit.name,
+            "name": audit.name,
             "status": "COMPLETE" if complete else "INCOMPLETE",
+            "verdict": verdict,
+            "checks": checks.verdicts(judgements),
+            "contradictions": checks.contradictions(judgements),
+            "left_out": audit.left_out,
             "findings": findings,
             "counts": counts,
-            "failures": [gap for gap in gaps if gap["status"] == "failed"],
+            "failures": failures,
             "gaps": [gap for gap in gaps if gap["status"] != "failed"],
         },
     )
@@ -168,7 +189,7 @@ def _write_results(
     _write_json(run_dir / "manifest.json", manifest)
     page = report.write_report(run_dir)
     log.info("wrote %s", page)
-    return Outcome(run_dir, page, complete, [finding["text"] for finding in findings])
+    return Outcome(run_dir, page, complete, verdict, [finding["text"] for finding in findings])
 
 
 def _illustrate(ready: Prepared, rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -269,8 +290,8 @@ def _manifest(
         **describe(audit),
         "timings": dict(timings),
         "cells": {
-            "planned": len(plan.cells),
-            "found": len(plan.cells) - plan.missing,
+            "planned": plan.keys,
+            "found": plan.keys - plan.missing,
             "computed": plan.missing,
         },
         "catalogue": catalogue,

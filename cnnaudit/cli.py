@@ -1,7 +1,8 @@
 """The command line: ``cnnaudit run · plan · report``, and ``run.py``, which is ``cnnaudit run``.
 
-Exit codes: 0 the audit is complete; 1 an error, said in one message; 4 incomplete
-(something failed, which the report names); 130 interrupted.
+Exit codes: 0 the audit is complete, whatever its verdict; 1 an error, said in one message;
+4 incomplete (something failed, which the report names); 130 interrupted. With gate=true the verdict
+counts as well: 3 a check failed, 5 undecided (inconclusive or not measured).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from cnnaudit.audit import Invocation, Outcome
     from cnnaudit.types import AuditSpec
 
-COMPLETE, ERROR, INCOMPLETE, INTERRUPTED = 0, 1, 4, 130
+COMPLETE, ERROR, FAILED, INCOMPLETE, UNDECIDED, INTERRUPTED = 0, 1, 3, 4, 5, 130
+_WORST_FIRST = (INCOMPLETE, FAILED, UNDECIDED, COMPLETE)
 
 _USAGE = """\
 cnnaudit: find out whether a CNN looks at the right thing
@@ -66,7 +68,7 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
         "report": _report,
     }
     if command not in commands:
-        from cnnaudit.config import unknown
+        from cnnaudit.sections import unknown
 
         raise AuditError(unknown(command, commands, "command"))
     return commands[command](rest)
@@ -75,9 +77,19 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
 def _run(audit: AuditSpec, invocation: Invocation) -> int:
     from cnnaudit.audit import run_audit
 
+    for text in audit.left_out:
+        _say(f"left out: {text}")
     outcome = run_audit(audit, invocation)
     _announce(outcome)
-    return COMPLETE if outcome.complete else INCOMPLETE
+    if not outcome.complete:
+        return INCOMPLETE
+    return _verdict_code(outcome.verdict) if audit.gate else COMPLETE
+
+
+def _verdict_code(verdict: str) -> int:
+    from cnnaudit.checks import FAIL, PASS
+
+    return {PASS: COMPLETE, FAIL: FAILED}.get(verdict, UNDECIDED)
 
 
 def _announce(outcome: Outcome) -> None:
@@ -85,6 +97,8 @@ def _announce(outcome: Outcome) -> None:
         print(sentence)
     if not outcome.complete:
         print("INCOMPLETE: some of it failed; the report says what and why")
+    if outcome.verdict:
+        print(f"verdict: {outcome.verdict}")
     print(f"report: {outcome.report}")
 
 
@@ -92,8 +106,8 @@ def _plan(audit: AuditSpec, _invocation: Invocation) -> int:
     from cnnaudit.audit import prepare
 
     plan = prepare(audit).plan
-    found = len(plan.cells) - plan.missing
-    print(f"{len(plan.cells)} cells: {found} in the store, {plan.missing} to compute")
+    found = plan.keys - plan.missing
+    print(f"{plan.keys} cells: {found} in the store, {plan.missing} to compute")
     for unit in plan.units:
         names = [c.request.technique.name if c.request else "behaviour" for c in unit.cells]
         print(
@@ -130,7 +144,7 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
         if stopped:
             return
         try:
-            code = max(code, stage(*_declared(config, overrides)))
+            code = min(code, stage(*_declared(config, overrides)), key=_WORST_FIRST.index)
         except (AuditError, KeyboardInterrupt) as error:
             stopped.append(error)  # Hydra would print a text of its own around it
 
@@ -164,7 +178,8 @@ def _declared(config: DictConfig, overrides: Sequence[str]) -> tuple[AuditSpec, 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """Turn Hydra's, OmegaConf's and YAML's own errors into one message with the near miss."""
-    from cnnaudit.config import explain_key, group_options, unknown
+    from cnnaudit.config import explain_key, group_options
+    from cnnaudit.sections import unknown
 
     text = str(error).strip()
     if option := re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", text):

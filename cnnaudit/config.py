@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -16,24 +16,28 @@ from cnnaudit import shipped
 from cnnaudit.image_sets import READERS
 from cnnaudit.metrics import BEHAVIOUR, OVERLAP
 from cnnaudit.models import BUILDERS
+from cnnaudit.sections import Section, bind, unknown
 from cnnaudit.targets import TARGETS
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
+    IMAGE_SWAP,
     AuditError,
     AuditSpec,
+    CheckSpec,
+    ContrastSpec,
     GridSpec,
     ImageSetSpec,
     MetricSpec,
     ModelSpec,
     OutputAxis,
     Preprocessing,
+    Requirement,
     TargetSpec,
     TechniqueSpec,
 )
 
 RESAMPLING = ("box", "bilinear", "bicubic", "lanczos", "nearest")
 TASKS = tuple(dict.fromkeys(metric.task for metric in BEHAVIOUR.values()))
-_MISSING: Any = object()
 T = TypeVar("T")
 
 
@@ -63,6 +67,10 @@ def to_specs(config: DictConfig) -> AuditSpec:
         targets=_chosen(root, "target", _target, at_least=0),
         techniques=_chosen(root, "technique", _technique, at_least=0),
         metrics=_chosen(root, "metric", _metric, at_least=0),
+        contrasts=_chosen(root, "contrast", _contrast, at_least=0),
+        checks=_chosen(root, "check", _check, at_least=0),
+        left_out=(),
+        gate=root.boolean("gate"),
         seed=root.integer("seed", minimum=0),
         device=root.text("device"),
         batch_size=root.integer("batch_size", minimum=1),
@@ -75,135 +83,7 @@ def to_specs(config: DictConfig) -> AuditSpec:
     )
     for section in (executor, report, root):
         section.close()
-    return spec
-
-
-class Section:
-    """A part of the config that is read key by key; `close` refuses what nobody asked for."""
-
-    def __init__(self, path: str, values: Any) -> None:
-        if not isinstance(values, Mapping):
-            raise AuditError(f"{path}: {values!r} is not a set of keys")
-        self.path = path
-        self.values: dict[str, Any] = {str(key): value for key, value in values.items()}
-        self.read: set[str] = set()
-
-    def key(self, name: str) -> str:
-        return f"{self.path}.{name}" if self.path else name
-
-    def take(self, name: str, default: Any = _MISSING) -> Any:
-        self.read.add(name)
-        value = self.values.get(name, default)
-        if value is _MISSING:
-            raise AuditError(f"{self.key(name)} is missing")
-        if value == "???":
-            raise AuditError(f"{self.key(name)} must be given a value: {self.key(name)}=…")
-        return value
-
-    def text(self, name: str, default: Any = _MISSING) -> str:
-        value = self.take(name, default)
-        if not isinstance(value, str) or not value:
-            raise self.wrong(name, value, "a text")
-        return value
-
-    def file_name(self, name: str) -> str:
-        value = self.text(name)
-        if value in (".", "..") or "/" in value or "\\" in value or "\0" in value:
-            raise self.wrong(name, value, "a name without slashes")
-        return value
-
-    def choice(self, name: str, allowed: Iterable[str], default: Any = _MISSING) -> str:
-        value, allowed = self.take(name, default), tuple(allowed)
-        if value not in allowed:
-            raise AuditError(f"{self.key(name)}: {unknown(str(value), allowed)}")
-        return str(value)
-
-    def integer(self, name: str, *, minimum: int) -> int:
-        value = self.take(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise self.wrong(name, value, f"a whole number, at least {minimum}")
-        return value
-
-    def numbers(
-        self, name: str, length: int, kind: type[int] | type[float] = float
-    ) -> tuple[Any, ...]:
-        value = self.take(name)
-        good = isinstance(value, list) and len(value) == length
-        if not good or not all(isinstance(x, int | kind) and x >= 0 for x in value):
-            raise self.wrong(name, value, f"a list of {length} numbers, none below 0")
-        return tuple(map(kind, value))
-
-    def mapping(self, name: str) -> dict[str, str]:
-        value = self.take(name, {})
-        if not isinstance(value, Mapping):
-            raise self.wrong(name, value, "a set of keys")
-        return {str(key): str(text) for key, text in value.items()}
-
-    def section(self, name: str, default: Any = _MISSING) -> Section:
-        return Section(self.key(name), self.take(name, default))
-
-    def rest(self) -> dict[str, Any]:
-        """Return every key that nobody has read yet."""
-        names = [name for name in self.values if name not in self.read]
-        return {name: self.take(name) for name in names}
-
-    def wrong(self, name: str, value: Any, allowed: str) -> AuditError:
-        return AuditError(f"{self.key(name)}: {value!r} is not {allowed}")
-
-    def close(self) -> None:
-        for name in self.values:
-            if name not in self.read:
-                raise AuditError(f"{self.key(name)}: {unknown(name, sorted(self.read), 'key')}")
-
-
-def unknown(got: str, allowed: Iterable[str], kind: str = "value") -> str:
-    """Return what is wrong with a name: what it was, the near miss, what is allowed."""
-    allowed = tuple(allowed)
-    near = difflib.get_close_matches(got, allowed, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{got!r} is no allowed {kind}.{guess} Allowed: {', '.join(allowed) or 'none'}"
-
-
-def bind(function: Callable[..., Any], parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Bind a config's parameters to a function's keyword-only ones, defaults filled in.
-
-    Raises AuditError for a name that the function lacks, a value of another type, or one missing.
-    """
-    accepted = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    for name in parameters:
-        if name not in accepted:
-            raise AuditError(f"{where}.{name}: {unknown(name, accepted, 'parameter')}")
-    kinds = get_type_hints(function, localns={"Tensor": object})  # torch is not imported for this
-    bound = {}
-    for name, parameter in accepted.items():
-        value = parameters.get(name, parameter.default)
-        if value is inspect.Parameter.empty:
-            raise AuditError(f"{where}.{name} is missing")
-        if not _fits(value, kinds[name]):
-            raise AuditError(f"{where}.{name}: {value!r} is not {_say(kinds[name])}")
-        bound[name] = value
-    return bound
-
-
-def _fits(value: Any, annotation: Any) -> bool:
-    if get_origin(annotation) is Literal:
-        return value in get_args(annotation)
-    kinds = get_args(annotation) or (annotation,)
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
-
-
-def _say(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return f"one of {', '.join(map(str, get_args(annotation)))}"
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    kinds = get_args(annotation) or (annotation,)
-    return " or ".join(words.get(kind, "null") for kind in kinds)
+    return _about_what_is_chosen(spec)
 
 
 def _chosen(
@@ -215,7 +95,7 @@ def _chosen(
     chosen = []
     for name in entries.values:
         entry = entries.section(name)
-        if not {"uses", "builder"} & set(entry.values):
+        if not {"uses", "builder", "factor", "metric"} & set(entry.values):
             raise AuditError(
                 f"{entry.path} is set but {name!r} is not chosen; add it to the list: "
                 f"'{group}=[…,{name}]'"
@@ -352,3 +232,119 @@ def _compose(overrides: Iterable[str], config_dir: Path | None) -> DictConfig:
     extra = [f"hydra.searchpath=[file://{config_dir.absolute()}]"] if config_dir else []
     with initialize_config_dir(str(shipped.locate("conf")), version_base="1.3"):
         return compose("audit", [*overrides, *extra])
+
+
+def _contrast(name: str, entry: Section) -> ContrastSpec:
+    levels = entry.texts("levels")
+    if len(levels) != 2 or levels[0] == levels[1]:
+        raise entry.wrong("levels", list(levels), "a list of two different levels")
+    return ContrastSpec(
+        name=name,
+        image_set=entry.text("image_set"),
+        factor=entry.text("factor"),
+        levels=(levels[0], levels[1]),
+        blocks=entry.texts("blocks"),
+        within=entry.texts("within", []),
+    )
+
+
+def _check(name: str, entry: Section) -> CheckSpec:
+    coverage = entry.number("coverage", 0.9)
+    if coverage is None or not 0 <= coverage <= 1:
+        raise entry.wrong("coverage", coverage, "a share, 0 to 1")
+    check = CheckSpec(
+        name=name,
+        contrast=entry.text("contrast"),
+        metric=entry.text("metric"),
+        techniques=entry.texts("technique", []),
+        requirements=_requirements(entry.section("require")),
+        coverage=coverage,
+    )
+    if not check.requirements:
+        raise AuditError(f"{entry.path}.require: nothing is required; {_REQUIRE}")
+    return check
+
+
+_REQUIRE = "allowed are level, lift and difference, each with min or max, and beats"
+
+
+def _requirements(entry: Section) -> tuple[Requirement, ...]:
+    required = []
+    for statistic in ("level", "lift", "difference"):
+        if statistic in entry.values:
+            required.append(_bounds(statistic, entry.section(statistic)))
+    if "beats" in entry.values:
+        required.append(Requirement("beats", references=entry.texts("beats")))
+    entry.close()
+    return tuple(required)
+
+
+def _bounds(statistic: Any, entry: Section) -> Requirement:
+    requirement = Requirement(statistic, entry.number("min", None), entry.number("max", None))
+    if (requirement.minimum is None) == (requirement.maximum is None):
+        raise AuditError(f"{entry.path}: one bound is needed, min or max")
+    entry.close()
+    return requirement
+
+
+def _about_what_is_chosen(spec: AuditSpec) -> AuditSpec:
+    """Leave out, and note, contrasts and checks about image sets that are not chosen."""
+    image_sets = {image_set.name for image_set in spec.image_sets}
+    contrasts = {contrast.name: contrast for contrast in spec.contrasts}
+    for check in spec.checks:
+        if check.contrast not in contrasts:
+            raise AuditError(
+                f"check.{check.name}.contrast: {check.contrast!r} is not chosen; choose it, "
+                f"'contrast=[{check.contrast}]', or leave the check out"
+            )
+    kept = {name: c for name, c in contrasts.items() if c.image_set in image_sets}
+    checks = tuple(check for check in spec.checks if check.contrast in kept)
+    for check in checks:
+        _check_names(check, spec)
+    if spec.gate and not checks:
+        raise AuditError("gate: true, but there is no check that could fail; add 'check=[…]'")
+    left_out = tuple(
+        f"{kind} {one.name}: it is about {contrasts[contrast].image_set}, which is not chosen"
+        for kind, named in (("contrast", spec.contrasts), ("check", spec.checks))
+        for one in named
+        if (contrast := getattr(one, "contrast", one.name)) not in kept
+    )
+    return replace(spec, contrasts=tuple(kept.values()), checks=checks, left_out=left_out)
+
+
+def _check_names(check: CheckSpec, spec: AuditSpec) -> None:
+    """Refuse what does not exist; what exists and is not chosen is for the judging to say."""
+    overlap = {name: metric.bounds for name, metric in OVERLAP.items()}
+    overlap |= {metric.name: OVERLAP[metric.uses].bounds for metric in spec.metrics}
+    known = {**overlap, **{name: metric.bounds for name, metric in BEHAVIOUR.items()}}
+    techniques = {*TECHNIQUES, *(technique.name for technique in spec.techniques)}
+    where = f"check.{check.name}"
+    if check.metric not in known:
+        raise AuditError(f"{where}.metric: {unknown(check.metric, known)}")
+    if (check.metric in overlap) != bool(check.techniques):
+        need = "needs" if check.metric in overlap else "takes no"
+        raise AuditError(f"{where}.technique: {check.metric!r} {need} techniques")
+    for name in check.techniques:
+        if name not in techniques:
+            raise AuditError(f"{where}.technique: {unknown(name, sorted(techniques))}")
+    for requirement in check.requirements:
+        for name in requirement.references:
+            if name not in (*techniques, IMAGE_SWAP):
+                allowed = sorted((*techniques, IMAGE_SWAP))
+                raise AuditError(f"{where}.require.beats: {unknown(name, allowed)}")
+        _check_bound(requirement, known[check.metric], f"{where}.require")
+
+
+def _check_bound(requirement: Requirement, bounds: tuple[float, float], where: str) -> None:
+    """Refuse a bound that nothing or everything keeps."""
+    low, high = bounds
+    if requirement.statistic == "difference":
+        low, high = low - high, high - low
+    elif requirement.statistic == "lift":
+        low, high = -float("inf"), 1.0
+    for bound in (requirement.minimum, requirement.maximum):
+        if bound is not None and not low <= bound <= high:
+            raise AuditError(
+                f"{where}.{requirement.statistic}: the bound {bound:g} is outside the range "
+                f"of the metric, {low:g} to {high:g}"
+            )

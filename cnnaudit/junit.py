@@ -1,0 +1,52 @@
+"""The verdicts as JUnit XML, which continuous integration systems show: one case per check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+from cnnaudit.checks import FAIL, PASS, Judgement, verdict_of
+
+
+def junit_xml(
+    name: str, judgements: Iterable[Judgement], failures: Sequence[Mapping[str, Any]]
+) -> bytes:
+    """Return a suite: a check that fails is a failure, one that is undecided is skipped, and what
+    could not be computed is an error.
+    """
+    suite = ElementTree.Element("testsuite", name=name)
+    by_check: dict[str, list[Judgement]] = {}
+    for one in judgements:
+        by_check.setdefault(one.check, []).append(one)
+    for check, own in by_check.items():
+        case = ElementTree.SubElement(suite, "testcase", classname=name, name=check)
+        verdict = verdict_of(own)
+        if verdict != PASS:
+            kind = "failure" if verdict == FAIL else "skipped"
+            told = "\n".join(_say(one) for one in own if one.verdict != PASS)
+            ElementTree.SubElement(case, kind, message=verdict).text = told
+    for gap in failures:
+        where = f"{gap['model']} on {gap['image_set']}, {gap['technique'] or gap['metric']}"
+        case = ElementTree.SubElement(suite, "testcase", classname=name, name=where)
+        ElementTree.SubElement(case, "error", message=_printable(str(gap["reason"])))
+    counts = {kind: len(suite.findall(f"*/{kind}")) for kind in ("failure", "skipped", "error")}
+    suite.set("tests", str(len(suite)))
+    suite.set("failures", str(counts["failure"]))
+    suite.set("skipped", str(counts["skipped"]))
+    suite.set("errors", str(counts["error"]))
+    ElementTree.indent(suite)
+    content: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return content
+
+
+def _say(one: Judgement) -> str:
+    place = ", ".join(filter(None, (one.model, one.technique, one.within, one.level)))
+    found = f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}], {one.units} units"
+    told = f"{one.statistic} {one.bound} at {place}: {found}"
+    return _printable(f"{told}, {one.reason}" if one.reason else told)
+
+
+def _printable(text: str) -> str:
+    """Leave out control characters, which XML cannot hold."""
+    return "".join(c for c in text if c >= " " or c in "\t\n")

@@ -1,0 +1,197 @@
+"""Checks: the verdicts as they are defined, on rows whose truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cnnaudit.checks import (
+    FAIL,
+    INCOMPLETE,
+    INCONCLUSIVE,
+    NOT_MEASURED,
+    PASS,
+    contradictions,
+    judge,
+    overall,
+    verdict_of,
+    worst,
+)
+from cnnaudit.junit import junit_xml
+from cnnaudit.types import CheckSpec, Requirement
+from tests.test_contrasts import COLOUR, make_rows
+
+DIFFERENCE = Requirement("difference", minimum=-0.1)
+LEVEL = Requirement("level", minimum=0.5)
+CHECK = CheckSpec("looks", "colour", "mass", ("cam",), (DIFFERENCE,), 0.9)
+
+
+def _verdicts(rows: pd.DataFrame, *checks: CheckSpec) -> dict[tuple[str, str, str], str]:
+    judgements = judge(rows, checks or [CHECK], [COLOUR], seed=0)
+    return {(j.statistic, j.within, j.level): j.verdict for j in judgements}
+
+
+def _one(rows: pd.DataFrame, check: CheckSpec = CHECK) -> str:
+    (verdict,) = set(_verdicts(rows, check).values())
+    return verdict
+
+
+def test_a_difference_far_over_the_bound_passes_and_far_under_it_fails() -> None:
+    rows = make_rows({"left": -0.02, "overhead": -0.4})
+    level = "equal − different"
+    assert _verdicts(rows) == {
+        ("difference", "left", level): PASS,
+        ("difference", "overhead", level): FAIL,
+    }
+    assert verdict_of(judge(rows, [CHECK], [COLOUR], 0)) == FAIL
+
+
+def test_at_the_bound_nothing_is_decided() -> None:
+    assert _one(make_rows({"left": -0.1, "overhead": -0.1}, scenes=20)) == INCONCLUSIVE
+
+
+def test_a_level_is_judged_at_every_level() -> None:
+    rows = make_rows({"left": -0.02, "overhead": -0.4}, scenes=14)
+    found = _verdicts(rows, replace(CHECK, requirements=(LEVEL,)))
+    assert found[("level", "overhead", "equal")] == FAIL
+    assert found[("level", "overhead", "different")] == PASS
+    assert found[("level", "left", "equal")] == PASS
+    assert len(found) == 4
+
+
+def test_an_upper_bound() -> None:
+    upper = replace(CHECK, requirements=(Requirement("level", maximum=0.5),))
+    found = _verdicts(make_rows({"left": -0.4, "overhead": -0.4}, scenes=14), upper)
+    assert found[("level", "left", "equal")] == PASS
+    assert found[("level", "left", "different")] == FAIL
+
+
+def test_too_few_units_are_not_measured_never_a_pass() -> None:
+    assert _one(make_rows({"left": 0.3, "overhead": 0.3}, scenes=6)) == NOT_MEASURED
+    assert _one(make_rows({"left": 0.3, "overhead": 0.3}, scenes=7)) == PASS
+
+
+def test_too_little_coverage_is_not_measured() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0})
+    few = rows["item"].isin(["0-left-equal", "1-left-equal", "2-left-equal"])
+    rows.loc[few, ["value", "status"]] = [np.nan, "undefined"]
+    found = _verdicts(rows)
+    assert found[("difference", "left", "equal − different")] == NOT_MEASURED
+    assert found[("difference", "overhead", "equal − different")] == PASS
+    assert set(_verdicts(rows, replace(CHECK, coverage=0.5)).values()) == {PASS}
+
+
+def test_a_reference_level_that_sees_nothing_makes_no_difference_count() -> None:
+    """An untrained network's heatmaps do not change with the colour, and must not pass for it."""
+    blind = make_rows({"left": 0.0, "overhead": 0.0})
+    blind["value"] -= 0.5  # at chance
+    blind["lift"] = (blind.value - blind.chance) / (1 - blind.chance)
+    assert _one(blind) == NOT_MEASURED
+    asked = replace(CHECK, requirements=(LEVEL, DIFFERENCE))
+    found = _verdicts(blind, asked)
+    assert found[("difference", "left", "equal − different")] == NOT_MEASURED
+    assert found[("level", "left", "different")] == FAIL
+
+
+def test_a_verdict_that_dead_heatmaps_decide_is_inconclusive() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0}, scenes=14)
+    dead = (rows.colour == "equal") & (rows.unit < "scene_07")
+    rows.loc[dead, ["flag", "value", "lift"]] = ["dead", 0.1, 0.0]
+    judgements = judge(rows, [CHECK], [COLOUR], 0)
+    assert {one.verdict for one in judgements} == {INCONCLUSIVE}
+    assert all(one.reason.startswith("dead heatmaps decide: ") for one in judgements)
+    # All of them dead and the bound far away: they fail even at their best.
+    rows["value"] = rows.value.where(rows.flag == "dead", 0.6)
+    out_of_reach = replace(CHECK, requirements=(Requirement("difference", minimum=0.9),))
+    assert _one(rows, out_of_reach) == FAIL
+
+
+def test_techniques_that_contradict_each_other_decide_nothing() -> None:
+    good = make_rows({"left": 0.0, "overhead": 0.0}, technique="cam")
+    bad = make_rows({"left": -0.5, "overhead": -0.5}, technique="other", seed=1)
+    check = replace(CHECK, techniques=("cam", "other"))
+    judgements = judge(pd.concat([good, bad]), [check], [COLOUR], 0)
+    assert {one.verdict for one in judgements} == {PASS, FAIL}
+    assert verdict_of(judgements) == INCONCLUSIVE
+    assert len(contradictions(judgements)) == 2
+    assert "cam pass, other fail" in contradictions(judgements)[0]
+
+
+def test_beating_references() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0})
+    reference = make_rows({"left": 0.0, "overhead": 0.0}, technique="edges", seed=2)
+    reference["value"] -= 0.3
+    both = pd.concat([rows, reference])
+    beats = replace(CHECK, requirements=(Requirement("beats", references=("edges", "image_swap")),))
+    found = _verdicts(both, beats)
+    assert set(found.values()) == {PASS}
+    assert {statistic for statistic, _, _ in found} == {"beats edges", "beats image_swap"}
+    reference["value"] += 0.6
+    found = _verdicts(pd.concat([rows, reference]), beats)
+    assert found[("beats edges", "left", "equal")] == FAIL
+    assert found[("beats image_swap", "left", "equal")] == PASS
+    assert set(_verdicts(rows, beats).values()) == {NOT_MEASURED, PASS}
+
+
+def test_what_is_not_part_of_the_audit_is_not_measured() -> None:
+    check = replace(CHECK, techniques=("cam", "absent"))
+    judgements = judge(make_rows({"left": 0.0, "overhead": 0.0}), [check], [COLOUR], 0)
+    (absent,) = (one for one in judgements if one.technique == "absent")
+    assert (absent.verdict, absent.reason) == (NOT_MEASURED, "absent is not part of this audit")
+    other = replace(CHECK, metric="nothing")
+    assert verdict_of(judge(make_rows(), [other], [COLOUR], 0)) == NOT_MEASURED
+
+
+def test_the_worst_verdict_counts_and_incomplete_is_the_worst() -> None:
+    assert worst([PASS, INCONCLUSIVE, NOT_MEASURED]) == NOT_MEASURED
+    assert worst([PASS, FAIL, NOT_MEASURED]) == FAIL
+    assert worst([]) == NOT_MEASURED
+    judgements = judge(make_rows({"left": 0.0, "overhead": 0.0}), [CHECK], [COLOUR], 0)
+    assert overall([CHECK], judgements, complete=True) == PASS
+    assert overall([CHECK], judgements, complete=False) == INCOMPLETE
+    assert overall([], [], complete=True) == ""
+
+
+def test_false_fails_at_the_bound_stay_under_the_level() -> None:
+    """Twelve judgements exactly at their bound: the family fails in at most 5 % of audits."""
+    rng = np.random.default_rng(3)
+    checks = [replace(CHECK, name=f"check {n}", metric=f"metric {n}") for n in range(6)]
+    failed = 0
+    runs = 60
+    for _ in range(runs):
+        parts = [
+            make_rows(
+                {"left": -0.1, "overhead": -0.1}, 14, int(rng.integers(1e9)), metric=f"metric {n}"
+            )
+            for n in range(6)
+        ]
+        judgements = judge(pd.concat(parts), checks, [COLOUR], 0)
+        assert len(judgements) == 12
+        failed += verdict_of(judgements) == FAIL
+    assert failed / runs <= 0.055
+
+
+def test_junit_has_a_case_per_check_and_an_error_per_failure() -> None:
+    from xml.etree import ElementTree
+
+    judgements = judge(make_rows({"left": 0.0, "overhead": -0.5}), [CHECK], [COLOUR], 0)
+    gap = {"model": "m", "image_set": "s", "technique": "", "metric": "mass", "reason": "<\x00&>"}
+    suite = ElementTree.fromstring(junit_xml("robot", judgements, [gap]))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "1")
+    failure = suite.find("testcase[@name='looks']/failure")
+    assert failure is not None
+    assert "overhead" in str(failure.text)
+    assert "left" not in str(failure.text).split("equal")[0]
+
+
+@pytest.mark.parametrize("scenes", [12, 24])
+def test_a_judgement_states_its_evidence(scenes: int) -> None:
+    one = judge(make_rows({"left": -0.4, "overhead": -0.4}, scenes), [CHECK], [COLOUR], 0)[0]
+    assert one.units == scenes
+    assert one.low < one.value < one.high
+    assert one.value == pytest.approx(-0.4, abs=0.03)
+    assert one.p <= one.p_holm <= 0.05
+    assert one.bound == "≥ −0.1"
