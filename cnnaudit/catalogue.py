@@ -55,7 +55,15 @@ def _technique(
         for request in requests_of(audit, model, facts[model.name])
         if request.technique == technique and request.layer
     }
-    return {"title": registered.title, "citation": registered.citation, "layer": layers}
+    title = registered.title
+    if technique.name != technique.uses:
+        title += f" ({technique.name})"
+    return {
+        "title": title,
+        "citation": registered.citation,
+        "layer": layers,
+        "reference": registered.sees_no_network,
+    }
 
 
 def _model(model: ModelSpec, audit: AuditSpec, facts: ModelFacts) -> dict[str, Any]:

@@ -77,9 +77,9 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
 def _run(audit: AuditSpec, invocation: Invocation) -> int:
     from cnnaudit.audit import run_audit
 
+    outcome = run_audit(audit, invocation)
     for text in audit.left_out:
         _say(f"left out: {text}")
-    outcome = run_audit(audit, invocation)
     _announce(outcome)
     if not outcome.complete:
         return INCOMPLETE

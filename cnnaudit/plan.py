@@ -20,7 +20,6 @@ from cnnaudit.types import (
     ImageSet,
     Item,
     ModelSpec,
-    Needs,
     TargetSpec,
     Unit,
 )
@@ -138,7 +137,7 @@ def request_fields(request: HeatmapRequest) -> dict[str, Any]:
 def signal_fields(audit: AuditSpec, model: ModelSpec, request: HeatmapRequest) -> dict[str, Any]:
     """Return what determines the heatmaps of a request, beside the pictures."""
     fields = {**run_fields(audit, model), **request_fields(request)}
-    if TECHNIQUES[request.technique.uses].needs == Needs():
+    if TECHNIQUES[request.technique.uses].sees_no_network:
         # It sees no network: models with one input geometry share the cell.
         fields["model"] = {"preprocessing": asdict(model.preprocessing)}
         del fields["target"]

@@ -8,6 +8,7 @@ it: four lights of one scene are one draw. Treating them as four raised false po
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -94,6 +95,7 @@ def fewest_units(tests: int, alpha: float = ALPHA) -> int:
     return n
 
 
+@lru_cache(maxsize=4)  # one audit asks hundreds of times for the same number of units
 def _sign_patterns(n: int, seed: int) -> Array:
     if n <= EXACT_UP_TO:
         bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1

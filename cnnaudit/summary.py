@@ -154,6 +154,8 @@ def _grid_findings(
                 continue
             for technique, pair in pairs[metric].groupby("technique", sort=False):
                 subject = metrics[metric]["title"]
+                if catalogue["techniques"].get(technique, {}).get("reference"):
+                    continue
                 if technique:
                     subject += f" of {catalogue['techniques'][technique]['title']}"
                 text = _sentence(subject, str(model), pair, levels, say)

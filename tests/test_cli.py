@@ -58,9 +58,10 @@ def test_from_config_to_html_and_again_from_the_store(overrides: list[str], tmp_
     assert found == {
         *("config.yaml", "manifest.json", "run.log", "summary.json", "report.html"),
         *("results/rows.parquet", "results/summary.csv", "results/illustrations.json"),
+        *("results/contrasts.csv", "results/checks.csv", "junit.xml"),
     }
     manifest = json.loads((run_dir / "manifest.json").read_text())
-    assert manifest["cells"] == {"planned": 6, "found": 0, "computed": 6}
+    assert manifest["cells"] == {"planned": 9, "found": 0, "computed": 9}
     assert manifest["hardware"]["device"] == "cpu"
     assert manifest["digests"]["weights"]["perception"]
     assert json.loads((run_dir / "summary.json").read_text())["status"] == "COMPLETE"
@@ -70,8 +71,9 @@ def test_from_config_to_html_and_again_from_the_store(overrides: list[str], tmp_
     assert second.returncode == 0
     run_dir = _run_dir(tmp_path)
     manifest = json.loads((run_dir / "manifest.json").read_text())
-    assert manifest["cells"] == {"planned": 6, "found": 6, "computed": 0}
-    for name in ("results/rows.parquet", "results/summary.csv", "summary.json", "config.yaml"):
+    assert manifest["cells"] == {"planned": 9, "found": 9, "computed": 0}
+    same = ("results/rows.parquet", "results/summary.csv", "results/contrasts.csv")
+    for name in (*same, "results/checks.csv", "junit.xml", "summary.json", "config.yaml"):
         assert (run_dir / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
     # Nothing but the outputs is left behind.
     assert {p.name for p in tmp_path.iterdir()} == {"set", "weights.safetensors", "out", "first"}
@@ -131,7 +133,7 @@ def test_a_folder_of_pictures_is_an_image_set(cli: Callable, weights: Path, tmp_
 def test_plan_computes_nothing(cli: Callable, overrides: list[str], tmp_path: Path) -> None:
     code, out, _ = cli("plan", *overrides)
     assert code == 0
-    assert "6 cells: 0 in the store, 6 to compute" in out
+    assert "9 cells: 0 in the store, 9 to compute" in out
     assert not (tmp_path / "out/robot").exists()
 
 
@@ -238,3 +240,33 @@ def test_secrets_from_the_environment_reach_no_output(
     assert ran.returncode == 0, ran.stderr
     for path in (tmp_path / "out").rglob("*"):
         assert not path.is_file() or b"s3cr3t" not in path.read_bytes(), path
+
+
+def test_the_gate_lets_the_verdict_count(cli: Callable, overrides: list[str]) -> None:
+    """Three scenes are too few for any verdict."""
+    assert cli("run", *overrides)[0] == 0
+    code, out, _ = cli("run", *overrides, "gate=true")
+    assert code == 5
+    assert "verdict: NOT MEASURED" in out
+    code, _, err = cli("run", *overrides, "gate=true", "check=[]")
+    assert code == 1
+    assert "gate: true, but there is no check that could fail" in err
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("PASS", 0), ("FAIL", 3), ("INCONCLUSIVE", 5)])
+def test_exit_codes_of_verdicts(verdict: str, code: int) -> None:
+    assert cnnaudit.cli._verdict_code(verdict) == code
+
+
+def test_what_is_about_another_image_set_is_left_out_and_said(
+    cli: Callable, weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.effect_noise((50, 40), 60).convert("RGB").save(tmp_path / "photos/a.png")
+    code, out, err = cli(
+        *("run", "image_set=[folder]", f"image_set.folder.root={tmp_path / 'photos'}"),
+        *(f"model.perception.weights={weights}", f"output_dir={tmp_path / 'out'}", "device=cpu"),
+    )
+    assert code == 0
+    assert "left out: check sees_the_obstacle: it is about robot_lighting" in err
+    assert "verdict" not in out

@@ -29,7 +29,8 @@ def test_the_default_is_the_robot_audit() -> None:
     assert [model.name for model in audit.models] == ["perception"]
     assert [s.name for s in audit.image_sets] == ["robot_lighting", "robot_ordinary"]
     assert [t.name for t in audit.techniques] == [
-        *("saliency", "guided_saliency", "grad_cam", "hires_cam", "layer_cam")
+        *("saliency", "guided_saliency", "grad_cam", "hires_cam", "layer_cam"),
+        *("center_prior", "smooth_random", "edges"),
     ]
     assert [m.name for m in audit.metrics] == ["mass_in_mask", "pointing_game", "iou"]
 

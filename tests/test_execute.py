@@ -63,7 +63,7 @@ def _magnitude(signals: Signals) -> Tensor:
 
 def test_a_row_for_every_item_technique_and_metric(run: Run) -> None:
     rows = run()
-    assert len(rows) == 24 * (5 * 3 + 5)
+    assert len(rows) == 24 * (8 * 3 + 5)
     assert not rows.duplicated(["technique", "item", "metric"]).any()
     heatmaps = rows[rows.technique != ""]
     on_obstacle = heatmaps[heatmaps.presence == "obstacle"]
@@ -71,6 +71,17 @@ def test_a_row_for_every_item_technique_and_metric(run: Run) -> None:
     assert set(heatmaps[heatmaps.presence != "obstacle"].status) == {"ineligible"}
     lift = (on_obstacle.value - on_obstacle.chance) / (1 - on_obstacle.chance)
     pd.testing.assert_series_equal(lift, on_obstacle.lift, check_names=False)
+
+
+def test_swap_is_the_heatmap_on_the_mask_of_the_partner(run: Run) -> None:
+    """A heatmap that is the same for all images scores, swapped, what its partner scores."""
+    rows = run("technique=[center_prior]", "metric=[mass_in_mask]")
+    rows = rows[(rows.technique == "center_prior") & (rows.presence == "obstacle")]
+    own = rows.pivot_table(index=["colour", "light"], columns="unit", values="value")
+    swapped = rows.pivot_table(index=["colour", "light"], columns="unit", values="swap")
+    for levels in own.index:
+        assert sorted(own.loc[levels]) == pytest.approx(sorted(swapped.loc[levels]))
+        assert list(own.loc[levels]) != pytest.approx(list(swapped.loc[levels]))
 
 
 def test_the_batch_size_does_not_change_numbers(run: Run, tmp_path: Path) -> None:

@@ -12,10 +12,13 @@ from safetensors.torch import save_file
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
 from cnnaudit.models.perception import SimpleCNN
-from cnnaudit.plan import CHUNK, chunks
+from cnnaudit.plan import CHUNK, chunks, swap_partners
 from cnnaudit.types import AuditError, Item
 
 Plans = Callable[..., Prepared]
+
+NETWORK = {"saliency", "guided_saliency", "grad_cam", "hires_cam", "layer_cam"}
+REFERENCES = {"center_prior", "smooth_random", "edges"}  # they see no network
 
 
 @pytest.fixture
@@ -55,14 +58,8 @@ def test_what_does_not_change_numbers_changes_no_key(prepared: Plans, tmp_path: 
     [
         ("technique.grad_cam.layer=encoder.4", {"grad_cam"}),
         ("technique.saliency.reduce=sum", {"saliency"}),
-        (
-            "metric.pointing_game.tolerance=3",
-            {"saliency", "guided_saliency", "grad_cam", "hires_cam", "layer_cam"},
-        ),
-        (
-            "target=[predicted]",
-            {"saliency", "guided_saliency", "grad_cam", "hires_cam", "layer_cam"},
-        ),
+        ("metric.pointing_game.tolerance=3", NETWORK | REFERENCES),
+        ("target=[predicted]", NETWORK),
     ],
 )
 def test_a_change_touches_the_cells_that_it_concerns(
@@ -92,7 +89,36 @@ def test_weights_and_pictures_count_by_their_content(
     assert not set(_keys(prepared()).values()) & set(before.values())
     picture.write_bytes(original)
     save_file(SimpleCNN().state_dict(), weights)
-    assert not set(_keys(prepared()).values()) & set(before.values())
+    after = _keys(prepared())
+    assert {name for name in before if before[name] != after[name]} == NETWORK | {"behaviour"}
+
+
+def test_what_sees_no_network_is_computed_once_for_all_models(prepared: Plans) -> None:
+    same = ",".join(
+        f"{key}:${{model.perception.{key}}}"
+        for key in ("builder", "score_from", "task", "target", "preprocessing", "roles")
+    )
+    ready = prepared(f"+model.twin={{weights:null,{same}}}")
+    cells: dict[str, list[str]] = {name: [] for name in REFERENCES}
+    for cell in ready.plan.cells:
+        if cell.request and cell.request.technique.name in cells:
+            cells[cell.request.technique.name].append(cell.key)
+    assert all(len(keys) == 2 and len(set(keys)) == 1 for keys in cells.values())
+    assert ready.plan.keys == ready.plan.missing == 2 * (len(NETWORK) + 1) + len(REFERENCES)
+
+
+def test_swap_partners_are_of_another_unit_at_the_same_levels(prepared: Plans) -> None:
+    (image_set,) = prepared().image_sets
+    partners = swap_partners(image_set)
+    assert set(partners) == {item.id for item in image_set.items}
+    for item in image_set.items:
+        partner = partners[item.id]
+        assert partner.factors["scene"] != item.factors["scene"]
+        assert {**partner.factors, "scene": ""} == {**item.factors, "scene": ""}
+    assert len({partner.id for partner in partners.values()}) == len(partners)
+    alone = replace(image_set, items=image_set.items[:8])
+    assert {item.factors["scene"] for item in alone.items} == {"scene_00"}
+    assert swap_partners(alone) == {}
 
 
 def test_a_layer_that_does_not_exist_is_refused_with_those_that_do(prepared: Plans) -> None:

@@ -27,6 +27,11 @@ class Technique:
     citation: str
     version: int  # raise it when the same parameters give other heatmaps: old cells are not reused
 
+    @property
+    def sees_no_network(self) -> bool:
+        """Whether it is a reference, which depends on the input alone."""
+        return self.needs == Needs()
+
 
 TECHNIQUES: dict[str, Technique] = {}
 
