@@ -38,6 +38,8 @@ __all__ = [
     "overlap",
 ]
 
+_PIXELS_AT_ONCE = 2**18
+
 
 @dataclass(frozen=True)
 class Score:
@@ -59,7 +61,7 @@ class Score:
 
 def is_dead(heatmaps: Tensor) -> Tensor:
     """Say which of the heatmaps (B, H, W) are zero everywhere, (B,) bool."""
-    return (heatmaps == 0).flatten(1).all(dim=1)
+    return _peak(heatmaps) == 0
 
 
 def measure_overlap(
@@ -68,24 +70,25 @@ def measure_overlap(
     """Hold heatmaps (B, H, W) against each image's mask (H, W); None: it has no such region.
 
     Returns a score per metric and image. A dead heatmap is scored as the uniform map. Images
-    without a value are taken out first, so that none of them can touch its neighbours.
+    without a value are taken out first, so that none of them can touch its neighbours. Heatmaps
+    count in single precision.
     """
-    refused = [_refusal(h, mask) for h, mask in zip(heatmaps, masks, strict=True)]
-    scores: dict[str, list[Score]] = {}
+    heatmaps = heatmaps.detach().float()
+    peaks = _peak(heatmaps).tolist()
+    refused = [_refusal(*pair) for pair in zip(peaks, masks, strict=True)]
+    columns = {spec.name: list(refused) for spec in metrics}
     kept = [i for i, refusal in enumerate(refused) if refusal is None]
-    overlay = _overlay(heatmaps, masks, kept) if kept else None
-    dead = is_dead(heatmaps).tolist()
-    for spec in metrics:
-        column: list[Score | None] = list(refused)
-        if overlay is not None:
+    for part in _parts(kept, heatmaps):
+        overlay = _overlay(heatmaps, masks, part)
+        for spec in metrics:
             metric = OVERLAP[spec.uses]
             values = metric.compute(overlay, **spec.parameters).tolist()
             chances = metric.chance(overlay, **spec.parameters)
-            levels = [None] * len(kept) if chances is None else chances.tolist()
-            for i, value, chance in zip(kept, values, levels, strict=True):
-                column[i] = _scored(value, chance, "dead" if dead[i] else "")
-        scores[spec.name] = [score for score in column if score is not None]
-    return scores
+            levels = [None] * len(part) if chances is None else chances.tolist()
+            for i, value, chance in zip(part, values, levels, strict=True):
+                flag = "dead" if peaks[i] == 0 else ""
+                columns[spec.name][i] = _scored(value, chance, flag)
+    return {name: [s for s in column if s is not None] for name, column in columns.items()}
 
 
 def measure_behaviour(
@@ -119,23 +122,39 @@ def _scored(value: float, chance: float | None, flag: str) -> Score:
     return Score(value, chance, flag, "ok", "")
 
 
-def _refusal(heatmap: Tensor, mask: Tensor | None) -> Score | None:
+def _peak(heatmaps: Tensor) -> Tensor:
+    """Return the largest absolute value of each heatmap, (B,); NaN where it has one."""
+    return heatmaps.abs().amax(dim=(1, 2))
+
+
+def _refusal(peak: float, mask: Tensor | None) -> Score | None:
     """Return the score of an image that can have no value, or None where it can."""
-    if not heatmap.isfinite().all():
+    if not math.isfinite(peak):
         return Score(None, None, "", "failed", "the heatmap is not finite")
     if mask is None:
         return Score(None, None, "", "ineligible", "no_such_region")
-    if not mask.any():
+    area = int(mask.sum())
+    if area == 0:
         return Score(None, None, "", "undefined", "empty_mask")
-    if mask.all():
+    if area == mask.numel():
         return Score(None, None, "", "undefined", "degenerate_mask")
     return None
+
+
+def _parts(kept: list[int], heatmaps: Tensor) -> list[list[int]]:
+    """Split a batch into what is measured together: on the CPU, what its cache holds.
+
+    Large intermediate results cost more there for the memory that they claim than for the sums.
+    """
+    _, h, w = heatmaps.shape
+    size = max(1, _PIXELS_AT_ONCE // (h * w)) if heatmaps.device.type == "cpu" else len(heatmaps)
+    return [kept[start : start + size] for start in range(0, len(kept), size)]
 
 
 def _overlay(heatmaps: Tensor, masks: Sequence[Tensor | None], kept: list[int]) -> Overlay:
     import torch
 
-    chosen = heatmaps[kept]
-    chosen = torch.where(is_dead(chosen)[:, None, None], torch.ones_like(chosen), chosen)
+    chosen = heatmaps[kept]  # a copy
+    chosen.masked_fill_(is_dead(chosen)[:, None, None], 1)
     present = [mask for mask in (masks[i] for i in kept) if mask is not None]
     return Overlay(chosen, torch.stack(present).to(chosen.device))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from cnnaudit.metrics.ranking import Ranking, rank
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -15,9 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Overlay:
-    """Heatmaps (B, H, W), finite and none of them dead, on masks (B, H, W), none empty or full.
+    """Heatmaps (B, H, W) on masks (B, H, W) of bool, none of them empty or full.
 
-    What several metrics need is computed here, once.
+    Heatmaps are finite, single precision and none of them dead. What several metrics need is
+    computed here, once.
     """
 
     heatmaps: Tensor
@@ -25,8 +28,9 @@ class Overlay:
 
     @cached_property
     def positive(self) -> Tensor:
-        """h⁺ = max(h, 0) in float64."""
-        return self.heatmaps.double().clamp(min=0)
+        """h⁺ = max(h, 0); 1 everywhere in a heatmap without mass, which is scored as uniform."""
+        mass = self.heatmaps.clamp(min=0)
+        return mass.masked_fill_((mass.amax(dim=(1, 2)) == 0)[:, None, None], 1)
 
     @cached_property
     def area(self) -> Tensor:
@@ -34,14 +38,19 @@ class Overlay:
         return self.masks.flatten(1).sum(dim=1)
 
     @cached_property
-    def share(self) -> Tensor:
-        """Share of the image that each mask covers, ρ = K/n (B,) in float64."""
-        return self.masks.flatten(1).double().mean(dim=1)
+    def pixels(self) -> int:
+        """Pixels of each image, n."""
+        return self.masks[0].numel()
 
     @cached_property
-    def descending(self) -> Tensor:
-        """Each heatmap's values from the highest to the lowest, (B, H·W)."""
-        return self.heatmaps.flatten(1).sort(dim=1, descending=True).values
+    def share(self) -> Tensor:
+        """Share of the image that each mask covers, ρ = K/n (B,) in float64."""
+        return self.area.double() / self.pixels
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """How many pixels of the mask are among the highest 1, 2, … n of the heatmap."""
+        return rank(self.heatmaps, self.masks)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,11 @@ SPECS = [
     MetricSpec("pointing", "pointing_game", "mask", {"tolerance": 1}),
     MetricSpec("iou", "iou", "mask", {"threshold": None}),
     MetricSpec("iou_30", "iou", "mask", {"threshold": 0.3}),
+    MetricSpec("rank", "rank_accuracy", "mask", {}),
+    MetricSpec("top_k", "top_k_intersection", "mask", {"k": 0.1}),
+    MetricSpec("auroc", "auroc", "mask", {}),
+    MetricSpec("ap", "average_precision", "mask", {}),
+    MetricSpec("box", "box_iou", "mask", {"threshold": 0.2}),
 ]
 H, W = 6, 9
 TASK = "structured_regression"
@@ -90,6 +95,37 @@ def test_one_image_never_touches_its_neighbours(spoil, which: int) -> None:
         assert column[which] != before[name][which]
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_not_even_the_last_bit_depends_on_the_neighbours() -> None:
+    """torch adds up one long row in another order than several, once it has several threads."""
+    heatmaps = torch.rand(7, 224, 224, generator=torch.Generator().manual_seed(3)) ** 3
+    region = torch.zeros(224, 224, dtype=torch.bool)
+    region[40:150, 20:99] = True
+    together = measure_overlap(heatmaps, [region] * 7, SPECS)
+    for i in range(7):
+        alone = measure_overlap(heatmaps[i : i + 1], [region], SPECS)
+        assert {name: column[i] for name, column in together.items()} == {
+            name: column[0] for name, column in alone.items()
+        }
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_heatmaps_count_in_single_precision(dtype: torch.dtype) -> None:
+    heatmaps = maps(2).to(dtype).requires_grad_()
+    regions = [mask(), mask(3, 5)]
+    assert measure_overlap(heatmaps, regions, SPECS) == measure_overlap(
+        heatmaps.detach().float(), regions, SPECS
+    )
+
+
 def test_dead_is_zero_everywhere_and_nothing_else() -> None:
     heatmaps = torch.zeros(4, H, W)
     heatmaps[1, 0, 0] = 1e-30
@@ -103,7 +139,7 @@ def test_dead_is_zero_everywhere_and_nothing_else() -> None:
 def test_a_dead_map_scores_at_chance(top: int, left: int) -> None:
     for name, (score,) in measure_overlap(torch.zeros(1, H, W), [mask(top, left)], SPECS).items():
         assert (score.status, score.flag) == ("ok", "dead")
-        if name == "iou_30":  # without a chance level: the whole image is the region
+        if name in ("iou_30", "box"):  # without a chance level: the whole image is the region
             assert (score.chance, score.lift) == (None, None)
             assert score.value == pytest.approx(12 / (H * W))
         else:

@@ -15,14 +15,22 @@ from cnnaudit.metrics import OVERLAP, measure_overlap
 from cnnaudit.metrics.registry import Overlay
 from cnnaudit.types import AuditError, MetricSpec
 
-RANKING = ("pointing_game", "iou")
+RANKING = ("pointing", "pointing_2", "rank", "top_k", "auroc", "ap", "iou")
+K = 0.15  # of 20 pixels: 3
 SPECS = [
     MetricSpec("mass", "mass_in_mask", "mask", {}),
+    MetricSpec("mass_abs", "mass_in_mask", "mask", {"abs": True}),
     MetricSpec("pointing", "pointing_game", "mask", {"tolerance": 0}),
     MetricSpec("pointing_2", "pointing_game", "mask", {"tolerance": 2}),
     MetricSpec("iou", "iou", "mask", {"threshold": None}),
     MetricSpec("iou_half", "iou", "mask", {"threshold": 0.5}),
+    MetricSpec("rank", "rank_accuracy", "mask", {}),
+    MetricSpec("top_k", "top_k_intersection", "mask", {"k": K}),
+    MetricSpec("auroc", "auroc", "mask", {}),
+    MetricSpec("ap", "average_precision", "mask", {}),
+    MetricSpec("box", "box_iou", "mask", {"threshold": 0.2}),
 ]
+PANEL = {spec.name: spec for spec in SPECS}
 H, W = 4, 5
 
 
@@ -46,18 +54,69 @@ def pointing_game(h: np.ndarray, m: np.ndarray, r: int) -> float:
     return dilated(m, r)[h == h.max()].mean()
 
 
-def iou_at_mask_area(h: np.ndarray, m: np.ndarray) -> float:
-    """Take the K highest pixels; where the K-th is tied, their expected share of the mask."""
-    k, flat, inside = int(m.sum()), h.ravel(), m.ravel()
+def hits_of_top(h: np.ndarray, m: np.ndarray, k: int) -> float:
+    """Take the k highest pixels; where the k-th is tied, their expected share of the mask."""
+    flat, inside = h.ravel(), m.ravel()
     kth = np.sort(flat)[::-1][k - 1]
     above, tied = flat > kth, flat == kth
-    hits = (above & inside).sum() + (k - above.sum()) * (tied & inside).sum() / tied.sum()
-    return hits / (2 * k - hits)
+    return (above & inside).sum() + (k - above.sum()) * (tied & inside).sum() / tied.sum()
+
+
+def iou_at_mask_area(h: np.ndarray, m: np.ndarray) -> float:
+    hits = hits_of_top(h, m, m.sum())
+    return hits / (2 * m.sum() - hits)
 
 
 def iou_at(h: np.ndarray, m: np.ndarray, threshold: float) -> float:
-    region = np.maximum(h, 0) >= threshold * h.max()
+    region = np.maximum(h, 0) >= threshold * np.float64(h.max())
     return (region & m).sum() / (region | m).sum()
+
+
+def auroc(h: np.ndarray, m: np.ndarray) -> float:
+    """Compare every pixel inside with every one outside."""
+    inside, outside = h[m][:, None], h[~m][None, :]
+    return ((inside > outside) + 0.5 * (inside == outside)).mean()
+
+
+def average_precision(h: np.ndarray, m: np.ndarray) -> float:
+    """Let the threshold fall from value to value."""
+    total, before = 0.0, 0.0
+    for threshold in sorted(set(h.ravel().tolist()), reverse=True):
+        strong = h >= threshold
+        recall = (strong & m).sum() / m.sum()
+        total += (recall - before) * (strong & m).sum() / strong.sum()
+        before = recall
+    return total
+
+
+def regions_of(strong: np.ndarray) -> list[set[tuple[int, int]]]:
+    """Grow each region from a pixel, over its 8 neighbours."""
+    left = set(map(tuple, np.argwhere(strong).tolist()))
+    regions = []
+    while left:
+        region, edge = set(), [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            region.add((y, x))
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+        regions.append(region)
+    return regions
+
+
+def box_of(pixels) -> set[tuple[int, int]]:
+    """Return the pixels of the smallest box around some."""
+    ys, xs = zip(*pixels, strict=True)
+    return set(itertools.product(range(min(ys), max(ys) + 1), range(min(xs), max(xs) + 1)))
+
+
+def box_iou(h: np.ndarray, m: np.ndarray, threshold: float) -> float:
+    regions = regions_of(np.maximum(h, 0) >= threshold * np.float64(h.max()))
+    size = max(map(len, regions))
+    boxes = [box_of(region) for region in regions if len(region) == size]
+    inside = box_of(np.argwhere(m).tolist())
+    return float(np.mean([len(box & inside) / len(box | inside) for box in boxes]))
 
 
 # --- what maps and masks are made of --------------------------------------------------------------
@@ -93,6 +152,12 @@ def test_against_the_references(h: np.ndarray, m: np.ndarray) -> None:
             "pointing_2": pointing_game(h, m, 2),
             "iou": iou_at_mask_area(h, m),
             "iou_half": iou_at(h, m, 0.5),
+            "mass_abs": np.abs(h).astype(float)[m].sum() / np.abs(h).astype(float).sum(),
+            "rank": hits_of_top(h, m, m.sum()) / m.sum(),
+            "top_k": hits_of_top(h, m, 3) / 3,
+            "auroc": auroc(h, m),
+            "ap": average_precision(h, m),
+            "box": box_iou(h, m, 0.2),
         },
         abs=1e-9,
     )
@@ -103,15 +168,30 @@ def test_against_the_references(h: np.ndarray, m: np.ndarray) -> None:
 def test_chance_levels(m: np.ndarray) -> None:
     share = m.mean()
     expected = {
-        "mass": share,
-        "pointing": share,
+        **dict.fromkeys(("mass", "mass_abs", "pointing", "rank", "top_k", "ap"), share),
         "pointing_2": dilated(m, 2).mean(),
         "iou": share / (2 - share),
-        "iou_half": None,
+        "auroc": 0.5,
     }
     found = chances(m)
-    assert found.pop("iou_half") is expected.pop("iou_half")
+    assert (found.pop("iou_half"), found.pop("box")) == (None, None)
     assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_chance_is_what_random_maps_earn(spec: MetricSpec) -> None:
+    m = torch.zeros(24, 32, dtype=torch.bool)
+    m[5:15, 9:21] = True
+    noise = torch.rand(1500, 24, 32, generator=torch.Generator().manual_seed(1))
+    column = measure_overlap(noise, [m] * len(noise), [spec])[spec.name]
+    mean = np.mean([score.value for score in column])
+    if column[0].chance is not None:
+        # a game of hit or miss scatters more; "about" for average precision and IoU
+        assert mean == pytest.approx(
+            column[0].chance, abs=0.04 if "pointing" in spec.name else 0.008
+        )
+    else:
+        assert spec.name in ("iou_half", "box")
 
 
 # --- by hand --------------------------------------------------------------------------------------
@@ -191,7 +271,71 @@ def test_a_perfect_and_a_worst_map() -> None:
     m[1:3, 1:4] = True
     assert set(scores(m.astype(np.float32), m).values()) == {1}
     worst = scores((~m).astype(np.float32), m)
-    assert [worst[name] for name in ("mass", "pointing", "iou", "iou_half")] == [0, 0, 0, 0]
+    for name in ("mass", "pointing", "iou", "iou_half", "rank", "top_k", "auroc"):
+        assert worst[name] == 0
+    # nothing is found before all of the rest has been taken
+    assert worst["ap"] == m.mean()
+
+
+def test_absolute_relevance_counts_with_the_option_only() -> None:
+    h, m = [[3.0, -5.0, 1.0, -1.0]], [[1, 1, 0, 0]]
+    assert one(h, m, "mass_in_mask", abs=True) == 0.8
+    assert one(h, m, "mass_in_mask", abs=False) == one(h, m, "mass_in_mask") == 0.75
+
+
+@pytest.mark.parametrize("lowest", [-1.0, -1e-30])
+def test_a_map_without_a_positive_value_has_its_mass_everywhere(lowest: float) -> None:
+    """h⁺ is zero everywhere: nothing to place, so the uniform map; its ranking still counts."""
+    h, m = np.zeros((H, W), np.float32), np.zeros((H, W), bool)
+    m[1:3, 1:4] = True
+    h[~m] = lowest
+    measured = measure_overlap(torch.tensor(h)[None], [torch.tensor(m)], SPECS)
+    assert {column[0].status for column in measured.values()} == {"ok"}
+    assert {column[0].flag for column in measured.values()} == {""}  # not dead
+    (mass,) = measured["mass"]
+    assert mass.value == mass.chance == m.mean()
+    assert mass.lift == 0
+    assert measured["iou_half"][0].value == measured["box"][0].value == pytest.approx(m.mean())
+    assert measured["mass_abs"][0].value == 0
+    assert measured["auroc"][0].value == measured["rank"][0].value == 1
+
+
+def test_a_share_of_the_image_can_hold_more_than_the_object() -> None:
+    """|top-k ∩ M| / k reaches K/k at most."""
+    h, m = [[9.0, 8.0, 3.0, 2.0, 1.0]], [[1, 1, 0, 0, 0]]
+    assert one(h, m, "top_k_intersection", k=0.8) == 2 / 4
+    assert one(h, m, "top_k_intersection", k=0.2) == 1
+    assert one(h, m, "top_k_intersection", k=1e-9) == 1  # at least a pixel
+    assert one(h, m, "top_k_intersection", k=1.0) == 2 / 5
+
+
+@pytest.mark.parametrize("k", [0.0, -0.1, 1.01, float("nan")])
+def test_k_that_is_no_share(k: float) -> None:
+    with pytest.raises(AuditError, match="k: "):
+        one([[1.0, 2.0]], [[1, 0]], "top_k_intersection", k=k)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.5, float("nan")])
+def test_box_threshold_that_is_no_share(threshold: float) -> None:
+    with pytest.raises(AuditError, match="threshold"):
+        one([[1.0, 2.0]], [[1, 0]], "box_iou", threshold=threshold)
+
+
+def test_a_box_has_no_extra_pixel() -> None:
+    h = [[0.0, 0, 0, 0], [0, 5, 4, 0], [0, 0, 0, 1]]  # two pixels in a row, one aslant
+    assert one(h, [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]], "box_iou", threshold=0.5) == 1 / 2
+    assert one(h, [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]], "box_iou", threshold=0.2) == 1 / 6
+    assert one(h, [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]], "box_iou", threshold=0.5) == 2 / 6
+
+
+def test_boxes_that_touch_share_nothing() -> None:
+    assert one([[0.0, 0, 1, 1]], [[1, 1, 0, 0]], "box_iou") == 0
+    assert one([[0.0, 0, 0, 1]], [[1, 0, 0, 0]], "box_iou") == 0
+
+
+def test_regions_of_one_size_count_by_their_mean() -> None:
+    assert one([[1.0, 1, 0, 1, 1]], [[1, 1, 0, 0, 0]], "box_iou") == 1 / 2
+    assert one([[1.0, 1, 0, 1, 0]], [[1, 1, 0, 0, 0]], "box_iou") == 1  # the larger one
 
 
 # --- laws -----------------------------------------------------------------------------------------
@@ -207,7 +351,7 @@ def test_positive_scale_changes_nothing(h: np.ndarray, m: np.ndarray, scale: flo
 @given(maps, masks)
 def test_an_increasing_transform_leaves_the_ranking_metrics(h: np.ndarray, m: np.ndarray) -> None:
     before, after = scores(h, m), scores(np.exp(h), m)
-    for name in ("pointing", "pointing_2", "iou"):
+    for name in RANKING:
         assert after[name] == before[name]
 
 
@@ -237,10 +381,19 @@ def test_mass_of_a_region_and_of_the_rest_make_one(h: np.ndarray, m: np.ndarray)
 @given(maps | fine_maps, masks)
 def test_values_keep_their_bounds_and_pointing_grows_with_tolerance(h, m) -> None:
     values = scores(h, m)
-    for spec in SPECS:
-        low, high = OVERLAP[spec.uses].bounds
-        assert low <= values[spec.name] <= high + 1e-12
+    for name, value in values.items():
+        low, high = OVERLAP[PANEL[name].uses].bounds
+        assert low <= value <= high + 1e-12
+    assert values["top_k"] <= min(1, m.sum() / 3) + 1e-12
     assert values["pointing_2"] >= values["pointing"]
+
+
+@settings(deadline=None, max_examples=30)
+@given(maps | fine_maps, masks)
+def test_the_opposite_map_has_the_opposite_auroc(h: np.ndarray, m: np.ndarray) -> None:
+    overlay, opposite = (Overlay(torch.tensor(x)[None], torch.tensor(m)[None]) for x in (h, -h))
+    both = OVERLAP["auroc"].compute(overlay) + OVERLAP["auroc"].compute(opposite)
+    assert both.item() == pytest.approx(1)
 
 
 @settings(deadline=None, max_examples=25)
