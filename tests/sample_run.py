@@ -13,7 +13,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from cnnaudit.checks import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, Judgement, table_of
+from cnnaudit.contrasts import _COLUMNS as CONTRAST_COLUMNS
 from cnnaudit.store import Store, digest_bytes
+from cnnaudit.summary import to_csv
 
 EVIL = "<script>window.ran=1</script><img src=x onerror=window.ran=1>\"'{{7*7}}javascript:alert(1)"
 FACTORS = ["colour", "light", "presence"]
@@ -33,18 +36,27 @@ def hostile(name: str) -> str:
     return f"{EVIL} {name}"
 
 
-def build_run(folder: Path, say: Say = hostile, status: str = "INCOMPLETE") -> Path:
-    """Write a run directory and its store; `say` gives every name its form."""
+def build_run(
+    folder: Path, say: Say = hostile, status: str = "INCOMPLETE", *, judged: bool = True
+) -> Path:
+    """Write a run directory and its store; `say` gives every name its form.
+
+    A run that is not judged declares no contrast and no check.
+    """
     run = folder / "run"
     (run / "results").mkdir(parents=True)
     items = {say("lighting"): _lighting(say), say("photos"): _photos(say)}
     rows = _rows(items, say)
     rows.to_parquet(run / "results" / "rows.parquet")
     _means(rows, say).to_csv(run / "results" / "summary.csv", index=False)
+    judgements = _judgements(say) if judged else []
+    contrasts = pd.DataFrame(_contrasts(say) if judged else [], columns=CONTRAST_COLUMNS)
+    (run / "results" / "checks.csv").write_bytes(to_csv(table_of(judgements)))
+    (run / "results" / "contrasts.csv").write_bytes(to_csv(contrasts))
     pictures = _pictures(Store(folder / "store"), items, say)
     _write(run / "results" / "illustrations.json", {"schema": 1, "pictures": pictures})
     _write(run / "manifest.json", _manifest(items, say))
-    _write(run / "summary.json", _summary(say, status))
+    _write(run / "summary.json", _summary(say, status, judged=judged))
     (run / "config.yaml").write_text(f"name: {say('robot')!r}\n")
     return run
 
@@ -118,12 +130,91 @@ def _means(rows: pd.DataFrame, say: Say) -> pd.DataFrame:
                     dict.fromkeys(names, "*")
                     | dict(zip([*keys, *kept], levels, strict=True))
                     | {"mean": units["value"], "chance": units["chance"], "lift": units["lift"]}
+                    | {"swap": None}
                     | {"units": scored["unit"].nunique(), "scored": len(scored)}
                     | {"total": len(group), "undefined": 0, "not_applicable": 0, "failed": 0}
                     | {"ineligible": len(group) - len(scored)}
                     | {"dead": (scored["flag"] == "dead").mean() if levels[2] else None}
                 )
     return pd.DataFrame(lines)
+
+
+def _judgements(say: Say) -> list[Judgement]:
+    """Make judgements of every verdict: two checks that fail, one undecided, one not measured."""
+    seen = [
+        _judgement(say, "sees_the_obstacle", "level", "", light, colour, value, verdict)
+        for light, colour, value, verdict in (
+            ("left", "equal", 0.9, PASS),
+            ("left", "different", 0.91, PASS),
+            ("overhead", "different", 0.82, PASS),
+            ("overhead", "equal", 0.0049, FAIL),
+        )
+    ]
+    looked = [
+        _judgement(say, "looks_at_it", statistic, technique, light, "equal − different", n, verdict)
+        for n, (statistic, technique, light) in enumerate(
+            itertools.product(("difference", "beats edges"), TECHNIQUES, LEVELS["light"])
+        )
+        for verdict in (PASS, FAIL if n == 3 else PASS)
+    ]
+    other = [
+        _judgement(say, "unsure", "lift", "saliency", "left", "equal", 0.11, INCONCLUSIVE),
+        _judgement(say, "unmeasured", "level", "", "*", "shadow", 0.4, NOT_MEASURED),
+    ]
+    return [*seen, *looked, *other]
+
+
+def _judgement(
+    say: Say, check: str, statistic: str, technique: str, within: str, level: str, value: float,
+    verdict: str,
+) -> Judgement:  # fmt: skip
+    tested = verdict != NOT_MEASURED
+    first, *second = level.split(" − ")
+    return Judgement(
+        check=say(check),
+        statistic=f"beats {say('edges')}" if statistic == "beats edges" else statistic,
+        model=say("perception"),
+        target="all" if technique else "",
+        technique=technique and say(technique),
+        metric=say(OVERLAP if technique else BEHAVIOUR),
+        within=within if within == "*" else say(within),
+        level=" − ".join([say(first), *map(say, second)]),
+        bound="≥ 0.5",
+        value=value / 10 if value >= 1 else value,
+        low=(value / 10 if value >= 1 else value) - 0.0413,
+        high=(value / 10 if value >= 1 else value) + 0.0413,
+        units=24 if tested else 2,
+        p={FAIL: 1e-5, PASS: 1.0}.get(verdict, 0.031) if tested else float("nan"),
+        p_holm={FAIL: 4e-5, PASS: 1.0}.get(verdict, 0.124) if tested else float("nan"),
+        verdict=verdict,
+        reason="" if tested else say("2 units, at least 10 are needed"),
+    )
+
+
+def _contrasts(say: Say) -> list[dict[str, Any]]:
+    """Make a contrast of behaviour, and of overlap under each technique, under each light."""
+    effects = {"": (-0.816, -0.004), "saliency": (-0.123, 0.02), "grad_cam": (-0.25, None)}
+    return [
+        {
+            "contrast": say("colour"), "image_set": say("lighting"), "factor": say("colour"),
+            "first_level": say("equal"), "second_level": say("different"), "within": say(light),
+            "model": say(model), "target": "all" if technique else "",
+            "technique": technique and say(technique), "layer": TECHNIQUES.get(technique, ""),
+            "region": "mask" if technique else "", "metric": say(metric),
+            "first": 0.1, "second": None if effect is None else 0.1 - effect,
+            "difference": effect, "low": None if effect is None else effect - 0.07,
+            "high": None if effect is None else effect + 0.0613,
+            "units": 24 if light == "overhead" else 2, "p": 0.01, "p_holm": 0.0004,
+            "dead_first": 0.5 if technique else None, "dead_second": 0.0 if technique else None,
+            "scored": 47, "eligible": 48,
+            "status": "ok" if light == "overhead" else "not measured: fewer than 7 units",
+        }
+        for metric, technique in (
+            *((name, one) for name in (OVERLAP, "iou") for one in TECHNIQUES), (BEHAVIOUR, ""),
+        )
+        for model in MODELS
+        for light, effect in zip(LEVELS["light"], effects[technique], strict=True)
+    ]  # fmt: skip
 
 
 def _pictures(
@@ -232,13 +323,19 @@ def _manifest(items: dict[str, list[dict[str, Any]]], say: Say) -> dict[str, Any
     }  # fmt: skip
 
 
-def _summary(say: Say, status: str) -> dict[str, Any]:
+def _summary(say: Say, status: str, *, judged: bool) -> dict[str, Any]:
     where = {"model": say("perception"), "image_set": say("lighting")}
     behaviour = {**where, "metric": say(BEHAVIOUR), "technique": ""}
     overlap = {**where, "metric": say(OVERLAP), "technique": say("grad_cam")}
+    checks = {"sees_the_obstacle": FAIL, "looks_at_it": INCONCLUSIVE, "unsure": INCONCLUSIVE}
+    checks |= {"unmeasured": NOT_MEASURED}
+    verdict = "INCOMPLETE" if status == "INCOMPLETE" else FAIL
     failure = {"reason": say("NaN"), "items": 1, "examples": [say("dog")]}
     return {
         "schema": 1, "name": say("robot"), "status": status, "counts": {"ok": 80, "failed": 1},
+        "verdict": verdict if judged else "",
+        "checks": {say(name): one for name, one in checks.items()} if judged else {},
+        "contradictions": [say("a passes, b fails")] if judged else [],
         "findings": [
             {**behaviour, "text": say("It gives the obstacle a probability of 0.12, not 0.82.")},
             {**overlap, "text": say("It puts 0.32 less of its mass on it.")},

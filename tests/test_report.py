@@ -11,12 +11,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 
 from cnnaudit.report import write_report
-from cnnaudit.report.cells import number
+from cnnaudit.report.cells import interval, number, probability
 from cnnaudit.types import AuditError
 from tests.sample_run import BEHAVIOUR, EVIL, OVERLAP, build_run
 
@@ -30,6 +31,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(report: Path) -> str:
     return report.read_text()
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with ordinary names, complete."""
+    return build_run(tmp_path_factory.mktemp("plain"), str, "COMPLETE")
+
+
+@pytest.fixture(scope="module")
+def plain(plain_run: Path) -> str:
+    return write_report(plain_run).read_text()
 
 
 class Reader(HTMLParser):
@@ -54,7 +66,17 @@ def read(page: str) -> Reader:
 
 
 def test_the_sections_come_in_their_order(page: str) -> None:
-    order = ["findings", "numbers", "heatmaps", "received", "regions", "worst", "provenance"]
+    order = [
+        "findings",
+        "checks",
+        "numbers",
+        "contrasts",
+        "heatmaps",
+        "received",
+        "regions",
+        "worst",
+        "provenance",
+    ]
     found = [attributes.get("id") for _, attributes in read(page).elements]
     assert [name for name in found if name in order] == order
 
@@ -71,6 +93,95 @@ def test_a_complete_run_raises_no_alarm(tmp_path: Path) -> None:
     assert "INCOMPLETE" not in page
     assert 'role="alert"' not in page
     assert "Nothing failed" in page
+
+
+@pytest.mark.parametrize(
+    ("verdict", "checks", "says"),
+    [
+        ("FAIL", ["PASS", "FAIL", "FAIL"], "2 of 3 checks failed; 1 passed."),
+        ("NOT MEASURED", ["NOT MEASURED"], "The one check could not be measured."),
+        ("INCONCLUSIVE", ["PASS", "INCONCLUSIVE"], "1 of 2 checks stayed undecided; 1 passed."),
+        ("PASS", ["PASS", "PASS"], "All 2 checks passed."),
+    ],
+)
+def test_the_verdict_stands_at_the_title(
+    tmp_path: Path, verdict: str, checks: list[str], says: str
+) -> None:
+    run = build_run(tmp_path, str, "COMPLETE")
+    summary = json.loads((run / "summary.json").read_text())
+    summary |= {"verdict": verdict, "checks": {str(n): one for n, one in enumerate(checks)}}
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = write_report(run).read_text()
+    head = " ".join(read(page.split("<header")[1].split("</header>")[0]).text.split())
+    assert head.index("robot") < head.index(f"{verdict} {says}") < head.index("It gives")
+    assert f"<title>{verdict}: robot" in page
+
+
+def test_an_incomplete_run_still_names_what_its_checks_found(page: str) -> None:
+    banner = page.split('role="alert"')[1].split("</div>")[0]
+    assert "1 of 4 checks failed; 1 could not be measured; 2 stayed undecided." in banner
+
+
+def test_a_run_that_declares_nothing_has_no_verdict_and_no_empty_sections(tmp_path: Path) -> None:
+    page = write_report(build_run(tmp_path, str, "COMPLETE", judged=False)).read_text()
+    found = {attributes.get("id") for _, attributes in read(page).elements}
+    assert not {"checks", "contrasts"} & found
+    assert '<span class="status">complete</span>' in page
+    assert "<title>robot" in page
+
+
+def test_judgements_stand_with_their_evidence_the_worst_first(plain: str) -> None:
+    section = plain.split('<section id="checks">')[1].split('<section id="numbers">')[0]
+    text = re.sub(r"[ \n]+", " ", read(section.replace("</t", " </t")).text)
+    assert "FAIL value ≥ 0.5 overhead equal 0.00 [−0.04, 0.05] 24 <\u202f0.001" in text
+    assert "NOT MEASURED value ≥ 0.5 0.40 [0.36, 0.44] 2 – 2 units, at least 10 are needed" in text
+    order = [text.index(name) for name in ("sees the obstacle", "unmeasured", "looks at it")]
+    assert order == sorted(order)
+    assert text.index("FAIL value") < text.index("PASS value")
+    assert "10 more judgements: 10 PASS" in text
+    assert "a passes, b fails" in text
+    folded = section.split("<details")[1].split("</details>")[0]
+    assert ">FAIL<" not in folded
+    assert "lead over edges ≥ 0.5" in folded
+
+
+def test_every_judgement_has_the_numbers_of_its_row(plain_run: Path, plain: str) -> None:
+    rows = pd.read_csv(plain_run / "results" / "checks.csv")
+    expected = [interval(one.value, one.low, one.high, (0, 1)) for one in rows.itertuples()]
+    assert sorted(re.findall(r'<td class="measured">(.*?)</td>', plain)) == sorted(expected)
+
+
+def test_every_contrast_is_written_and_drawn(plain_run: Path, plain: str) -> None:
+    section = plain.split('<section id="contrasts">')[1].split('<section id="heatmaps">')[0]
+    rows = pd.read_csv(plain_run / "results" / "contrasts.csv")
+    known = rows.dropna(subset=["difference"])
+    written = re.findall(r'<td class="effect">(.*?)</td>', section)
+    expected = [interval(one.difference, one.low, one.high, (0, 1)) for one in known.itertuples()]
+    assert sorted(one for one in written if one != "–") == sorted(expected)
+    assert len(written) == len(rows)
+    assert section.count("<circle") == len(known)
+    assert section.count('class="mark hollow"') == (known["status"] != "ok").sum()
+    assert section.count("not measured</td>") == (rows["status"] != "ok").sum()
+    shown, folded = section.split("<details")
+    titles = re.compile("<h4>(.*?)</h4>")
+    assert titles.findall(shown) == ["probability", "mass in mask"]
+    assert titles.findall(folded) == ["iou"]
+
+
+def test_a_mark_lies_where_its_number_says(plain: str) -> None:
+    """The axis of behaviour runs from −1 to 0.5 in the sample: −0.816 lies at 0.184 / 1.5."""
+    [first, *_] = re.findall(r'<g class="mark">.*?</g>', plain)
+    assert f'<circle cx="{100 * 0.184 / 1.5:.2f}%"' in first
+    assert f'<line x1="{100 * 0.114 / 1.5:.2f}%"' in first
+    assert '<line class="zero" x1="66.67%" x2="66.67%"' in plain
+
+
+def test_drawings_are_well_formed_and_described(page: str) -> None:
+    for drawing in re.findall(r"<svg.*?</svg>", page, re.S):
+        ElementTree.fromstring(drawing)
+    plots = re.findall(r'<svg class="forest".*?</svg>', page, re.S)
+    assert plots
+    assert all("<title>" in one and "<desc>" in one for one in plots)
 
 
 def test_names_are_text_and_never_elements(page: str) -> None:
@@ -182,6 +293,26 @@ def test_a_damaged_cell_is_an_error_that_says_what_to_do(tmp_path: Path) -> None
 )
 def test_numbers_are_written_alike(value: float, scale: tuple[float, float], text: str) -> None:
     assert number(value, scale) == text
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((-0.25, -0.33, -0.18), "−0.25 [−0.33, −0.18]"),
+        ((0.49870, 0.49864, 0.49876), "0.4987 [0.4986, 0.4988]"),
+        ((-0.001, -0.04, 0.04), "0.00 [−0.04, 0.04]"),
+        ((0.5, math.nan, math.nan), "0.50"),
+        ((math.nan, math.nan, math.nan), "–"),
+    ],
+)
+def test_intervals_are_written_as_fine_as_they_are(
+    ends: tuple[float, float, float], text: str
+) -> None:
+    assert interval(*ends, (0, 1)) == text
+
+
+def test_a_small_p_is_never_zero() -> None:
+    assert [probability(p) for p in (1.5e-5, 0.0421, math.nan)] == ["<\u202f0.001", "0.042", "–"]
 
 
 def test_the_same_run_gives_the_same_bytes(report: Path) -> None:

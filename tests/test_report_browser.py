@@ -85,10 +85,55 @@ def test_text_stands_out_in_light_and_dark(browser: Any, report: Path, scheme: s
     style = "getComputedStyle(document.querySelector('{}')).{}"
     ground = _luminance(page.evaluate(style.format("body", "backgroundColor")))
     assert (ground > 0.5) == (scheme == "light")
-    for what in ("h2", ".intro", ".note", ".coverage", ".evidence", ".flag", "figcaption"):
+    judged = (".pass", ".fail", ".inconclusive", ".not-measured", ".measured", ".effect", ".notes")
+    for what in ("h2", ".intro", ".note", ".coverage", ".evidence", ".flag", "figcaption", *judged):
         ink = _luminance(page.evaluate(style.format(what, "color")))
         light, dark = max(ink, ground), min(ink, ground)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, what
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_marks_stand_out_and_hollow_ones_are_hollow(browser: Any, plain: Path, scheme: str) -> None:
+    page, _ = opened(browser, plain, color_scheme=scheme)
+    look = "getComputedStyle(document.querySelector('{} circle')).{}"
+    full, hollow = (
+        [_luminance(page.evaluate(look.format(one, what))) for what in ("fill", "stroke")]
+        for one in (".mark:not(.hollow)", ".mark.hollow")
+    )
+    ground = _luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert full[0] == full[1] == hollow[1]
+    assert hollow[0] == ground
+    light, dark = max(full[0], ground), min(full[0], ground)
+    assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+@pytest.mark.parametrize(("width", "media"), [(380, "screen"), (1280, "screen"), (720, "print")])
+def test_every_mark_stands_beside_its_number(
+    browser: Any, plain: Path, width: int, media: str
+) -> None:
+    page, _ = opened(browser, plain, width)
+    page.emulate_media(media=media)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    middle = "one => { const box = one.getBoundingClientRect(); return box.y + box.height / 2 }"
+    drawn = page.evaluate(f"[...document.querySelectorAll('.mark circle')].map({middle})")
+    written = page.evaluate(
+        "[...document.querySelectorAll('td.effect')]"
+        f".filter(one => one.textContent !== '–').map({middle})"
+    )
+    assert len(drawn) == len(written) > 0
+    assert max(abs(a - b) for a, b in zip(drawn, written, strict=True)) <= 2
+
+
+def test_verdicts_differ_without_colour(browser: Any, plain: Path) -> None:
+    page, _ = opened(browser, plain)
+    found = page.evaluate(
+        "[...document.querySelectorAll('.verdict')].map(one => "
+        "[one.querySelector('b').textContent, one.querySelector('svg').innerHTML])"
+    )
+    pairs = {tuple(one) for one in found}
+    texts, shapes = zip(*pairs, strict=True)
+    assert set(texts) == {"FAIL", "PASS", "INCONCLUSIVE", "NOT MEASURED"}
+    assert len(set(texts)) == len(set(shapes)) == len(pairs)
 
 
 def _luminance(colour: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -44,10 +45,45 @@ def number(value: float, scale: tuple[float, float]) -> str:
     if not math.isfinite(value):
         return NO_LEVEL
     if max(map(abs, scale)) <= 1:
-        text = f"{value:.2f}"
+        return decimals(value, 2)
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def interval(
+    value: float,
+    low: float,
+    high: float,
+    scale: tuple[float, float],
+    width: float | None = None,  # of the widest interval beside it; its own by default
+) -> str:
+    """Write a number with its interval, in as many decimals as show how wide intervals are."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return number(value, scale)
+    if max(map(abs, scale)) > 1:
+        texts = [number(one, scale) for one in (value, low, high)]
     else:
-        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return "0.00" if text == "-0.00" else text.replace("-", "−")
+        width = high - low if width is None else width
+        places = next((n for n in (2, 3, 4) if width >= 2.5 * 10**-n), 4) if width else 2
+        texts = [decimals(one, places) for one in (value, low, high)]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def decimals(value: float, places: int) -> str:
+    """Write a number with so many decimals and a proper minus, none before a zero."""
+    return f"{value:z.{places}f}".replace("-", "−")
+
+
+def probability(p: float) -> str:
+    """Write the p of a test."""
+    if not math.isfinite(p):
+        return NO_LEVEL
+    return "<\u202f0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def spaced(name: str) -> str:
+    """Write a name that is a mere identifier in words."""
+    return name.replace("_", " ") if re.fullmatch(r"[a-z0-9_]+", name) else name
 
 
 def levels_label(levels: Iterable[str]) -> str:

@@ -15,7 +15,9 @@ import jinja2
 from markupsafe import Markup
 
 from cnnaudit import figures
-from cnnaudit.report.cells import STATUSES, plural
+from cnnaudit.report.cells import STATUSES, plural, spaced
+from cnnaudit.report.checks import checks, verdict
+from cnnaudit.report.contrasts import contrasts
 from cnnaudit.report.prediction import inline
 from cnnaudit.report.run import Run, Subject, load
 from cnnaudit.report.tables import subject_tables
@@ -81,6 +83,10 @@ def _page(run: Run) -> dict[str, Any]:
         "cells": run.manifest["cells"],
         "failed": plural(int(run.summary["counts"].get("failed", 0)), "number"),
         "asked": f"{sum(run.summary['counts'].values()):,}",
+        "verdict": verdict(run),
+        "checks": checks(run),
+        "contradictions": [str(one) for one in run.summary["contradictions"]],
+        "contrasts": contrasts(run),
         "findings": _findings(run, subjects),
         "facts": _facts(run),
         "tables": [subject_tables(run, subject) for subject in subjects],
@@ -174,7 +180,7 @@ def _gaps(run: Run, group: str) -> list[Gap]:
         key = (
             STATUSES.get(status, str(status)),
             f"{one['model']} on {one['image_set']}",
-            _spaced(str(one["reason"])),
+            spaced(str(one["reason"])),
             plural(int(one["items"]), "image"),
             ", ".join(map(str, one.get("examples", ()))),
         )
@@ -197,11 +203,6 @@ def _what(metrics: Mapping[str, Sequence[str]]) -> str:
         for names, techniques in same.items()
     )
     return "; ".join(filter(None, parts)) or "everything"
-
-
-def _spaced(reason: str) -> str:
-    """Write a reason that is a mere identifier in words."""
-    return reason.replace("_", " ") if re.fullmatch(r"[a-z_]+", reason) else reason
 
 
 def _techniques(run: Run) -> list[tuple[str, str, str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,11 @@ from cnnaudit.summary import unguarded
 from cnnaudit.types import AuditError
 
 NUMBERS = ("mean", "chance", "lift", "swap", "dead")
+OF_CHECKS = ("value", "low", "high", "units", "p", "p_holm")  # the numbers of checks.csv
+OF_CONTRASTS = (
+    *("first", "second", "difference", "low", "high", "units", "p", "p_holm"),
+    *("dead_first", "dead_second", "scored", "eligible"),
+)
 COUNTS = ("units", "scored", "total", "ineligible", "undefined", "not_applicable", "failed")
 
 
@@ -44,6 +50,8 @@ class Run:
     config: str
     means: pd.DataFrame  # results/summary.csv
     rows: pd.DataFrame  # results/rows.parquet
+    judgements: tuple[Mapping[str, Any], ...]  # results/checks.csv
+    contrasts: tuple[Mapping[str, Any], ...]  # results/contrasts.csv
     pictures: tuple[Mapping[str, Any], ...]  # results/illustrations.json
     store: Store
 
@@ -61,6 +69,12 @@ class Run:
         known = self.manifest["catalogue"]["metrics"]
         return [name for name, about in known.items() if about.get("kind") == kind]
 
+    def scale(self, metric: str) -> tuple[float, float]:
+        """Return a metric's range, infinite where it has no limit."""
+        limits = self.about("metrics", metric).get("range") or (0.0, 1.0)
+        low, high = (math.inf if limit is None else float(limit) for limit in limits)
+        return low, high
+
     def factors(self, image_set: str) -> list[str]:
         """Return an image set's factors in their declared order."""
         return list(self.about("image_sets", image_set).get("factors", ()))
@@ -68,6 +82,13 @@ class Run:
     def unit(self, image_set: str) -> str:
         """Return what the unit of independence is called, in the singular."""
         return str(self.about("image_sets", image_set).get("unit") or "image")
+
+    def factor_of(self, levels: Sequence[str]) -> str:
+        """Return the one factor that declares all these levels; "" where none or several do."""
+        sets = self.manifest["catalogue"]["image_sets"].values()
+        declared = [factor for about in sets for factor in about.get("levels", {}).items()]
+        found = {name for name, known in declared if levels and set(levels) <= set(known)}
+        return found.pop() if len(found) == 1 else ""
 
     def subjects(self) -> list[Subject]:
         """Return each model on each image set, in the catalogue's order."""
@@ -92,23 +113,31 @@ def load(folder: Path) -> Run:
         manifest=manifest,
         summary=_json(folder / "summary.json"),
         config=_bytes(folder / "config.yaml").decode("utf-8", "replace"),
-        means=_means(folder / "results" / "summary.csv"),
+        means=_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
+        judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
+        contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
         rows=_rows(folder / "results" / "rows.parquet"),
         pictures=tuple(_json(folder / "results" / "illustrations.json")["pictures"]),
         store=Store(store.resolve()),
     )
 
 
-def _means(path: Path) -> pd.DataFrame:
+def _records(path: Path, numbers: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    records = _table(path, numbers).to_dict("records")
+    return tuple({str(key): value for key, value in one.items()} for one in records)
+
+
+def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV of texts and numbers, an empty cell being NaN among the numbers alone."""
     try:
-        means = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
-        for column in (*NUMBERS, *COUNTS):
-            means[column] = pd.to_numeric(means[column].replace("", None))
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
+        for column in numbers:
+            table[column] = pd.to_numeric(table[column].replace("", None)).astype(float)
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from error
-    for column in means.columns.difference([*NUMBERS, *COUNTS]):
-        means[column] = means[column].map(unguarded)
-    return means
+    for column in table.columns.difference([*numbers]):
+        table[column] = table[column].map(unguarded)
+    return table
 
 
 def _rows(path: Path) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,6 @@ from cnnaudit.report.tables import variant_label, variants
 TILE, CUT_OUT = 320, 150  # longest side of a picture as shown, in pixels
 QUALITY = 70
 MOST_ITEMS = 12  # exemplars shown of an image set that declares no grid
-UNIT_SCALE = (0.0, 1.0)
 EXEMPLAR, WORST = "exemplar", "worst: "
 
 Picture = Mapping[str, Any]
@@ -321,9 +319,7 @@ class _Maker:
 
     def _value(self, item: str, variant: Variant, metric: str) -> str:
         value = self.values.get((item, variant, metric))
-        limits = self.run.about("metrics", metric).get("range") or UNIT_SCALE
-        low, high = (math.inf if limit is None else float(limit) for limit in limits)
-        return "" if value is None else number(value, (low, high))
+        return "" if value is None else number(value, self.run.scale(metric))
 
     def _name(self, picture: Picture) -> str:
         """Name a picture by its factor levels, or by its id where it has none."""

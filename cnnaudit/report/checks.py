@@ -1,0 +1,187 @@
+"""The report's verdicts: the audit's, each check's, and each judgement with its evidence."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnnaudit.checks import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, WORST_FIRST
+from cnnaudit.report.cells import NO_LEVEL, interval, plural, probability, spaced
+from cnnaudit.report.run import Run, Variant
+from cnnaudit.report.tables import variant_label
+from cnnaudit.summary import POOLED
+
+FEW, MANY = 6, 8  # judgements shown of a check that has more than MANY; the rest is folded
+_SAY = {
+    FAIL: "failed",
+    NOT_MEASURED: "could not be measured",
+    INCONCLUSIVE: "stayed undecided",
+    PASS: "passed",
+}
+_MEANING = {
+    FAIL: "A bound is broken by more than chance explains.",
+    NOT_MEASURED: "What could not be measured is no pass.",
+    INCONCLUSIVE: "The numbers neither keep every bound surely nor break one surely.",
+    PASS: "Every bound is kept, at every place where it was judged.",
+}
+_STATISTIC = {"level": "value", "lift": "lift", "difference": "difference"}
+_BEATS = "beats "
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A verdict, and the name of its symbol and colour."""
+
+    text: str
+    kind: str
+    says: str = ""  # what it means in one line
+
+
+@dataclass(frozen=True)
+class Line:
+    """One judgement."""
+
+    badge: Badge
+    requirement: str
+    places: tuple[str, ...]  # one per column of the check
+    measured: str
+    units: str
+    p: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Check:
+    title: str
+    badge: Badge
+    metric: str
+    meaning: str
+    everywhere: str  # what all its judgements have in common
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]  # the worst
+    folded: tuple[Line, ...]
+    told: str  # what is folded, in words
+
+
+def verdict(run: Run) -> Badge | None:
+    """Return the audit's verdict and what it means; none where nothing is to be checked."""
+    text = str(run.summary["verdict"])
+    if not text:
+        return None
+    found = list(run.summary["checks"].values())
+    meaning = _MEANING.get(text, "")
+    return _badge(text, f"{_counted(found)} {meaning}".strip())
+
+
+def checks(run: Run) -> list[Check]:
+    """Return each check with its judgements, the worst first."""
+    own = run.summary["checks"]
+    by_check: dict[str, list[Record]] = {name: [] for name in own}
+    for one in run.judgements:
+        by_check.setdefault(one["check"], []).append(one)
+    names = sorted(by_check, key=lambda name: _badness(own.get(name, "")))
+    return [_check(run, name, own.get(name, ""), by_check[name]) for name in names]
+
+
+def _check(run: Run, name: str, text: str, judgements: Sequence[Record]) -> Check:
+    ordered = sorted(judgements, key=_badness_of)
+    columns, everywhere, places = _places(run, ordered)
+    lines = [_line(run, one, where) for one, where in zip(ordered, places, strict=True)]
+    shown = FEW if len(lines) > MANY else len(lines)
+    folded = tuple(lines[shown:])
+    metrics = list(dict.fromkeys(one["metric"] for one in ordered))
+    about = run.about("metrics", metrics[0]) if len(metrics) == 1 else {}
+    return Check(
+        title=spaced(name),
+        badge=_badge(text),
+        metric=", ".join(run.title("metrics", one) for one in metrics),
+        meaning=str(about.get("meaning") or ""),
+        everywhere=everywhere,
+        columns=columns,
+        lines=tuple(lines[:shown]),
+        folded=folded,
+        told=_told(one.badge.text for one in folded),
+    )
+
+
+def _line(run: Run, one: Record, places: tuple[str, ...]) -> Line:
+    units = one["units"]
+    return Line(
+        badge=_badge(one["verdict"]),
+        requirement=_requirement(run, one),
+        places=places,
+        measured=interval(one["value"], one["low"], one["high"], run.scale(one["metric"])),
+        units=f"{units:.0f}" if math.isfinite(units) else NO_LEVEL,
+        p=probability(one["p_holm"]),
+        reason=one["reason"],
+    )
+
+
+def _requirement(run: Run, one: Record) -> str:
+    statistic, bound = one["statistic"], one["bound"]
+    if statistic.startswith(_BEATS):
+        reference = statistic.removeprefix(_BEATS)
+        statistic = f"lead over {spaced(run.title('techniques', reference))}"
+    return f"{_STATISTIC.get(statistic, statistic)} {bound}".strip() or NO_LEVEL
+
+
+def _places(
+    run: Run, judgements: Sequence[Record]
+) -> tuple[tuple[str, ...], str, list[tuple[str, ...]]]:
+    """Return the headings of where judgements differ, what they share, and each one's place."""
+    kinds = [Variant(one["technique"], one["target"], "") for one in judgements]
+    within = ["" if one["within"] == POOLED else one["within"] for one in judgements]
+    levels = [one["level"] for one in judgements]
+    alone = [level for level in levels if " − " not in level]
+    columns = {
+        "model": [one["model"] for one in judgements],
+        "technique": [variant_label(run, one, kinds) if one.technique else "" for one in kinds],
+        "within": within,
+        "level": levels,
+    }
+    heads = {"within": run.factor_of(within), "level": run.factor_of(alone)}
+    shared = [next(iter(found)) for found in map(set, columns.values()) if len(found) == 1]
+    varied = {name: found for name, found in columns.items() if len(set(found)) > 1}
+    places = [tuple(found[n] or NO_LEVEL for found in varied.values())
+              for n in range(len(judgements))]  # fmt: skip
+    names = tuple(heads.get(name) or name for name in varied)
+    return names, " · ".join(filter(None, shared)), places
+
+
+def _badge(text: str, says: str = "") -> Badge:
+    kind = text.lower().replace(" ", "-") if text in WORST_FIRST else "unknown"
+    return Badge(text or NO_LEVEL, kind, says)
+
+
+def _badness(text: str) -> int:
+    return WORST_FIRST.index(text) if text in WORST_FIRST else len(WORST_FIRST)
+
+
+def _badness_of(one: Record) -> tuple[int, float]:
+    """Sort by verdict; among equals, what is nearer to breaking its bound comes first."""
+    return _badness(one["verdict"]), one["p"] if math.isfinite(one["p"]) else math.inf
+
+
+def _counted(found: Sequence[str]) -> str:
+    """Say how many checks came out how: "2 of 3 checks failed; 1 passed."."""
+    counts = Counter(found)
+    ordered = sorted(counts, key=_badness)
+    said = [f"{counts[text]} {_SAY.get(text, text)}" for text in ordered]
+    if len(ordered) == 1:
+        whole = "The one check" if len(found) == 1 else f"All {len(found)} checks"
+        return f"{whole} {_SAY.get(ordered[0], ordered[0])}."
+    if not said:
+        return ""
+    first = said[0].replace(" ", f" of {len(found)} checks ", 1)
+    return "; ".join([first, *said[1:]]) + "."
+
+
+def _told(verdicts: Iterable[str]) -> str:
+    counts = Counter(verdicts)
+    kinds = ", ".join(f"{counts[text]} {text}" for text in sorted(counts, key=_badness))
+    return f"{plural(counts.total(), 'more judgement')}: {kinds}" if counts else ""

@@ -1,0 +1,289 @@
+"""The report's forest plots: one per contrast and metric, a table with the plot drawn inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from cnnaudit.report.cells import NO_LEVEL, interval, number, probability, spaced
+from cnnaudit.report.run import Run, Variant
+from cnnaudit.report.tables import variant_label
+from cnnaudit.summary import POOLED
+
+ROW = 1.9  # height of a row in rem, the same in the style sheet
+MOST_STEPS = 4  # of the axis
+LONG_LABEL = 5  # characters
+
+Record = Mapping[str, Any]
+
+
+class Tick(NamedTuple):
+    x: str  # percent
+    label: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One difference as it is drawn, in percent of the plot."""
+
+    y: str
+    x: str
+    ends: tuple[str, str] | None  # of its interval
+    hollow: bool
+    says: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One difference as it is written."""
+
+    heads: tuple[tuple[str, bool], ...]  # (text, whether the row above says the same)
+    begins: bool  # a new group
+    effect: str
+    levels: tuple[str, str]
+    units: str
+    p: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Every difference of one metric."""
+
+    title: str
+    meaning: str
+    corner: tuple[str, ...]
+    ticks: tuple[Tick, ...]
+    zero: str
+    marks: tuple[Mark, ...]
+    rules: tuple[str, ...]  # where a group begins, in percent of the height
+    height: str
+    described: str
+    lines: tuple[Line, ...]
+    noted: bool  # whether any line has notes
+    below: tuple[str, ...]  # what the hollow marks lack, and the notes that all lines share
+
+
+@dataclass(frozen=True)
+class Contrast:
+    title: str
+    image_set: str
+    first: str
+    second: str
+    said: str  # the difference in words
+    units: str  # in the plural
+    shown: tuple[Forest, ...]
+    folded: tuple[Forest, ...]
+
+
+def contrasts(run: Run) -> list[Contrast]:
+    """Return every contrast with its forest plots, the primary metrics' apart."""
+    by_name: dict[str, list[Record]] = {}
+    for one in run.contrasts:
+        by_name.setdefault(one["contrast"], []).append(one)
+    return [_contrast(run, name, lines) for name, lines in by_name.items()]
+
+
+def _contrast(run: Run, name: str, lines: Sequence[Record]) -> Contrast:
+    one = lines[0]
+    first, second = one["first_level"], one["second_level"]
+    words = (run.about("image_sets", one["image_set"]).get("words") or {}).get(one["factor"], {})
+    measures = _measures(run, lines)
+    primary = _primary(run, [metric for metric, _ in measures])
+    forests = [(metric, _forest(run, own)) for (metric, _), own in measures.items()]
+    return Contrast(
+        title=spaced(name),
+        image_set=one["image_set"],
+        first=first,
+        second=second,
+        said=f"{words.get(first, first)} minus {words.get(second, second)}",
+        units=f"{run.unit(one['image_set'])}s",
+        shown=tuple(forest for metric, forest in forests if metric in primary),
+        folded=tuple(forest for metric, forest in forests if metric not in primary),
+    )
+
+
+def _measures(run: Run, lines: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Group by metric and region: behaviour before overlap, else in the catalogue's order."""
+    order = [*run.metrics("behaviour"), *run.metrics("overlap")]
+    found: dict[tuple[str, str], list[Record]] = {}
+    for one in lines:
+        found.setdefault((one["metric"], one["region"]), []).append(one)
+    return dict(sorted(found.items(), key=lambda item: (_place(order, item[0][0]), item[0])))
+
+
+def _primary(run: Run, metrics: Sequence[str]) -> set[str]:
+    """Return the behaviour that findings and checks speak of, and the first overlap metric."""
+    told = {one["metric"] for one in (*run.summary["findings"], *run.judgements)}
+    behaviour = [metric for metric in metrics if metric in run.metrics("behaviour")]
+    overlap = [metric for metric in metrics if metric in run.metrics("overlap")]
+    spoken = [metric for metric in behaviour if metric in told] or behaviour[:1]
+    return {*spoken, *overlap[:1]} or set(metrics)
+
+
+def _forest(run: Run, found: Sequence[Record]) -> Forest:
+    records = _in_order(run, found)
+    one, scale = records[0], run.scale(records[0]["metric"])
+    corner, heads = _heads(run, records)
+    ticks = _ticks(records)
+    notes = [_notes(record) for record in records]
+    shared = [note for note in notes[0] if all(note in other for other in notes)]
+    own = [
+        (*_status(record), *(note for note in found if note not in shared))
+        for record, found in zip(records, notes, strict=True)
+    ]
+    lines = _lines(records, heads, own, scale)
+    marks = [_mark(*pair, n, len(records), ticks)
+             for n, pair in enumerate(zip(records, lines, strict=True))]  # fmt: skip
+    lacking = dict.fromkeys(r["status"] for r in records if r["status"] != "ok")
+    starts = [n for n, line in enumerate(lines) if line.begins and n]
+    regions = {other["region"] for other in run.contrasts if other["metric"] == one["metric"]}
+    title = run.title("metrics", one["metric"])
+    return Forest(
+        title=f"{title}, on {one['region']}" if len(regions) > 1 else title,
+        meaning=str(run.about("metrics", one["metric"]).get("meaning") or ""),
+        corner=corner,
+        ticks=tuple(_labelled(ticks)),
+        zero=_percent(0.0, ticks),
+        marks=tuple(mark for mark in marks if mark is not None),
+        rules=tuple(f"{100 * n / len(lines):.2f}" for n in starts),
+        height=f"{ROW * len(lines):.1f}",
+        described=_described(lines),
+        lines=tuple(lines),
+        noted=any(line.notes for line in lines),
+        below=(
+            *(f"hollow: {status}" for status in lacking),
+            *(f"every row: {note}" for note in shared),
+        ),
+    )
+
+
+def _in_order(run: Run, found: Iterable[Record]) -> list[Record]:
+    catalogue = run.manifest["catalogue"]
+    models, techniques = list(catalogue["models"]), list(catalogue["techniques"])
+
+    def place(one: Record) -> tuple[Any, ...]:
+        about = run.about("image_sets", one["image_set"]).get("levels", {})
+        declared = about.get(run.factor_of([one["within"]]), ())
+        return (
+            *(_place(models, one["model"]), one["model"]),
+            *(_place(techniques, one["technique"]), one["technique"]),
+            *(one["target"], one["layer"]),
+            *(_place(declared, one["within"]), one["within"]),
+        )
+
+    return sorted(found, key=place)
+
+
+def _heads(run: Run, records: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the headings of the columns that name a row, and each row's names."""
+    kinds = [Variant(one["technique"], one["target"], one["layer"]) for one in records]
+    within = ["" if one["within"] == POOLED else one["within"] for one in records]
+    models = [one["model"] for one in records]
+    labels = [variant_label(run, one, kinds) if one.technique else "" for one in kinds]
+    columns = [("technique", labels), (run.factor_of(within) or "within", within)]
+    columns = [(head, names) for head, names in columns if any(names)]
+    if len(set(models)) > 1 or not columns:
+        columns.insert(0, ("model", models))
+    rows = zip(*(names for _, names in columns), strict=True)
+    heads = tuple(head for head, _ in columns)
+    return heads, [tuple(name or NO_LEVEL for name in row) for row in rows]
+
+
+def _lines(
+    records: Sequence[Record],
+    heads: Sequence[tuple[str, ...]],
+    notes: Sequence[tuple[str, ...]],
+    scale: tuple[float, float],
+) -> list[Line]:
+    lines = []
+    widths = [one["high"] - one["low"] for one in records]
+    widest = max((width for width in widths if math.isfinite(width)), default=0.0)
+    for n, (one, names) in enumerate(zip(records, heads, strict=True)):
+        above = heads[n - 1] if n else ()
+        again = [name == other for name, other in zip(names[:-1], above, strict=False)]
+        same = [all(again[: place + 1]) for place in range(len(again))] or [False] * len(names[:-1])
+        units = one["units"]
+        lines.append(
+            Line(
+                heads=tuple(zip(names, [*same, False], strict=True)),
+                begins=len(names) > 1 and not all(same),
+                effect=interval(one["difference"], one["low"], one["high"], scale, widest),
+                levels=(number(one["first"], scale), number(one["second"], scale)),
+                units=f"{units:.0f}" if math.isfinite(units) else NO_LEVEL,
+                p=probability(one["p_holm"]),
+                notes=notes[n],
+            )
+        )
+    return lines
+
+
+def _status(one: Record) -> list[str]:
+    return [] if one["status"] == "ok" else [one["status"].partition(":")[0]]
+
+
+def _notes(one: Record) -> list[str]:
+    """Say what a difference rests on where that is less than everything."""
+    notes = []
+    for which in ("first", "second"):
+        if one[f"dead_{which}"] > 0:
+            notes.append(f"{one[f'dead_{which}']:.0%} dead at {one[f'{which}_level']}")
+    if one["scored"] != one["eligible"]:
+        notes.append(f"{one['scored']:.0f} of {one['eligible']:.0f} images")
+    return notes
+
+
+def _mark(one: Record, line: Line, n: int, rows: int, ticks: Sequence[float]) -> Mark | None:
+    """Place one difference; none where it has no value."""
+    value, low, high = one["difference"], one["low"], one["high"]
+    if not math.isfinite(value):
+        return None
+    known = math.isfinite(low) and math.isfinite(high)
+    named = " · ".join(name for name, _ in line.heads)
+    return Mark(
+        y=f"{100 * (n + 0.5) / rows:.2f}",
+        x=_percent(value, ticks),
+        ends=(_percent(low, ticks), _percent(high, ticks)) if known else None,
+        hollow=one["status"] != "ok",
+        says=", ".join([f"{named}: {line.effect}", *line.notes]),
+    )
+
+
+def _ticks(records: Iterable[Record]) -> list[float]:
+    """Return the places of an axis that holds zero and every interval, evenly in round steps."""
+    known = [one[name] for one in records for name in ("difference", "low", "high")]
+    known = [0.0, *(value for value in known if math.isfinite(value))]
+    low, high = min(known), max(known)
+    if high <= low:
+        low, high = -1.0, 1.0
+    rough = (high - low) / MOST_STEPS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next((power * n for n in (1, 2, 5) if power * n >= rough), power * 10)
+    return [n * step for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def _labelled(ticks: Sequence[float]) -> list[Tick]:
+    """Label the axis; where labels are long, every second tick from zero on."""
+    labels = [f"{value:z.6g}".replace("-", "−") for value in ticks]
+    every = 2 if max(map(len, labels)) > LONG_LABEL else 1
+    zero = min(range(len(ticks)), key=lambda n: abs(ticks[n]))
+    return [
+        Tick(_percent(value, ticks), labels[n] if (n - zero) % every == 0 else "")
+        for n, value in enumerate(ticks)
+    ]
+
+
+def _percent(value: float, ticks: Sequence[float]) -> str:
+    return f"{100 * (value - ticks[0]) / (ticks[-1] - ticks[0]):.2f}"
+
+
+def _described(lines: Sequence[Line]) -> str:
+    return "; ".join(
+        f"{' · '.join(name for name, _ in line.heads)}: {line.effect}" for line in lines
+    )
+
+
+def _place(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
