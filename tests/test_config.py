@@ -28,9 +28,12 @@ def test_the_default_is_the_robot_audit() -> None:
     assert audit.name == "robot"
     assert [model.name for model in audit.models] == ["perception"]
     assert [s.name for s in audit.image_sets] == ["robot_lighting", "robot_ordinary"]
-    assert [t.name for t in audit.techniques] == [
+    assert {t.name for t in audit.techniques} == {
         *("saliency", "guided_saliency", "grad_cam", "hires_cam", "layer_cam"),
         *("center_prior", "smooth_random", "edges"),
+    }
+    assert [check.name for check in audit.checks] == [
+        *("sees_the_obstacle", "looks_at_the_obstacle", "no_alarm_for_a_shadow")
     ]
     assert [m.name for m in audit.metrics] == ["mass_in_mask", "pointing_game", "iou"]
 
@@ -51,8 +54,8 @@ def test_lists_choose_and_names_override() -> None:
 
 def test_one_technique_under_two_names() -> None:
     audit = load_specs(["+technique.early={uses:hires_cam,layer:first_conv}"])
-    assert audit.techniques[-1].name == "early"
-    assert audit.techniques[-1].uses == "hires_cam"
+    (early,) = (technique for technique in audit.techniques if technique.name == "early")
+    assert early.uses == "hires_cam"
 
 
 @pytest.mark.parametrize(

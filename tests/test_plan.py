@@ -43,7 +43,7 @@ def test_a_cell_per_technique_and_one_for_behaviour(prepared: Plans) -> None:
 
 def test_roles_become_module_paths(prepared: Plans) -> None:
     layers = {c.request.layer for c in prepared().plan.cells if c.request}
-    assert layers == {"", "encoder.7"}
+    assert layers == {"", "encoder.4", "encoder.7"}
     role, path = prepared(), prepared("technique.grad_cam.layer=encoder.7")
     assert _keys(role) == _keys(path)
 
