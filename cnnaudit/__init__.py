@@ -1,3 +1,19 @@
 """Find out whether a CNN looks at the right thing, and keeps doing so when the scene changes."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnnaudit.api import FinishedRun, explain, load_run, score
+    from cnnaudit.types import AuditError
+
 __version__ = "0.1.0"
+__all__ = ["AuditError", "FinishedRun", "explain", "load_run", "score"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: `cnnaudit --help` must not wait for pandas."""
+    if name not in __all__:
+        raise AttributeError(f"module 'cnnaudit' has no attribute {name!r}")
+    from cnnaudit import api, types
+
+    return getattr(types if name == "AuditError" else api, name)

@@ -216,21 +216,23 @@ def _beats(
     reference: str,
     about: Mapping[str, str],
 ) -> _Trial:
-    other = part.assign(value=part.swap)
+    earned = part.swap  # what the reference earns on each item
     if reference != IMAGE_SWAP:
         same = (rows.technique == reference) & (rows.metric == check.metric)
         same &= (rows.model == about["model"]) & (rows.image_set == part.image_set.iloc[0])
-        found = rows[same & (rows.target == about["target"])].set_index("item").value
-        other = part.assign(value=part["item"].map(found))
-    samples = [_by_unit(_with_dead(part, s), "value") for s in _DEAD_SCORES]
-    beaten = _by_unit(other, "value")
+        same &= rows.target == about["target"]
+        earned = part["item"].map(rows[same].set_index("item").value)
     refusal = _too_little(part, check)
-    if not refusal and any(len(sample) != len(beaten) for sample in samples):
-        refusal = f"{reference} has no value for some of the units"
+    if not refusal and earned[part.status == "ok"].isna().any():
+        refusal = f"{reference} has no value for some of the images"
+    leads = [
+        _by_unit(scored.assign(value=scored.value - earned), "value")
+        for scored in (part, *(_with_dead(part, score) for score in _DEAD_SCORES))
+    ]
     return _Trial(
         {**about, "statistic": f"beats {reference}", "level": level, "bound": "> 0"},
-        () if refusal else tuple(sample - beaten for sample in samples),
-        np.array([]) if refusal else _by_unit(part, "value") - beaten,
+        tuple(leads[1:]),
+        leads[0],
         refusal,
     )
 

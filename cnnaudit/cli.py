@@ -1,4 +1,4 @@
-"""The command line: ``cnnaudit run · plan · report``, and ``run.py``, which is ``cnnaudit run``.
+"""The command line: ``cnnaudit run · plan · layers · report``; ``run.py`` is ``cnnaudit run``.
 
 Exit codes: 0 the audit is complete, whatever its verdict; 1 an error, said in one message;
 4 incomplete (something failed, which the report names); 130 interrupted. With gate=true the verdict
@@ -31,11 +31,12 @@ cnnaudit: find out whether a CNN looks at the right thing
 
   cnnaudit run [KEY=VALUE …]     run an audit, or continue it; writes an HTML report
   cnnaudit plan [KEY=VALUE …]    say what a run would compute, and compute nothing
+  cnnaudit layers [KEY=VALUE …]  list each model's modules in execution order
   cnnaudit report RUN_DIR        make the report of a run again, from its results
 
-Options of run and plan are Hydra's: groups are chosen as lists ('technique=[saliency,grad_cam]'),
-values set by key (device=cpu). Your own configs: --config-dir DIR. All groups and keys: cnnaudit
-run --help. What would be composed: cnnaudit run --cfg job.
+Options of run, plan and layers are Hydra's: groups are chosen as lists, values set by key
+('technique=[saliency,grad_cam]' device=cpu). Your own configs: --config-dir DIR. All groups and
+keys: cnnaudit run --help. What would be composed: cnnaudit run --cfg job.
 """
 
 
@@ -65,6 +66,7 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "run": lambda rest: _with_hydra(_run, rest),
         "plan": lambda rest: _with_hydra(_plan, rest),
+        "layers": lambda rest: _with_hydra(_layers, rest),
         "report": _report,
     }
     if command not in commands:
@@ -115,6 +117,26 @@ def _plan(audit: AuditSpec, _invocation: Invocation) -> int:
             f"{', '.join(names)}"
         )
     return COMPLETE
+
+
+def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
+    from cnnaudit.models import inspect_model
+
+    for spec in audit.models:
+        facts = inspect_model(spec, audit.seed)
+        roles: dict[str, list[str]] = {}
+        for role, path in spec.roles.items():
+            roles.setdefault(path, []).append(role)
+        print(f"{spec.name}: {facts.parameters:,} parameters, input {_shape(facts.input)}")
+        for layer in facts.layers:
+            named = ", ".join(roles.get(layer.path, ()))
+            line = f"  {layer.path:<24} {layer.kind:<20} {_shape(layer.shape):<16} {named}"
+            print(line.rstrip())
+    return COMPLETE
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "no tensor" if shape is None else "×".join(map(str, shape))
 
 
 def _report(rest: Sequence[str]) -> int:

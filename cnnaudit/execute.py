@@ -85,7 +85,10 @@ def execute(
 
 
 def compute_heatmaps(
-    model: nn.Module, spec: ModelSpec, images: Tensor, requests: Iterable[HeatmapRequest]
+    model: nn.Module,
+    score_from: str | None,
+    images: Tensor,
+    requests: Iterable[HeatmapRequest],
 ) -> tuple[Tensor, list[Heatmaps | NoHeatmaps]]:
     """Return the outputs (B, N) and each request's heatmaps in input coordinates, in their order.
 
@@ -93,12 +96,12 @@ def compute_heatmaps(
     """
     requests = list(requests)
     if not requests:
-        return forward(model, images, spec.score_from)[0], []
+        return forward(model, images, score_from)[0], []
     targets = {request.target.name: request.target for request in requests}
     outputs, signals = run_passes(
         model,
         images,
-        spec.score_from,
+        score_from,
         {name: partial(TARGETS[t.uses], **t.parameters) for name, t in targets.items()},
         {name: _pass_spec(r for r in requests if r.target.name == name) for name in targets},
     )
@@ -154,7 +157,7 @@ def _execute_batch(
     requests = [cell.request for cell in heatmap_cells if cell.request is not None]
     try:
         images = batch.images.to(next(model.parameters()).device, non_blocking=True)
-        outputs, computed = compute_heatmaps(model, unit.model, images, requests)
+        outputs, computed = compute_heatmaps(model, unit.model.score_from, images, requests)
     except torch.OutOfMemoryError as error:
         if len(batch) > 1:
             log.warning("out of memory with a batch of %d; halving it", len(batch))

@@ -146,7 +146,7 @@ def _store_batch(
     store: Store,
 ) -> None:
     images = batch.images.to(next(model.parameters()).device)
-    outputs, computed = compute_heatmaps(model, spec, images, requests)
+    outputs, computed = compute_heatmaps(model, spec.score_from, images, requests)
     for index, item in enumerate(batch.items):
         at = keys[item.id]
         files = _picture_files(spec, item, batch, index, outputs[index])

@@ -245,9 +245,9 @@ class Signals:
     # "plain", "guided" or a layer → why it has no gradient
     inapplicable: Mapping[str, str] = field(default_factory=dict)
 
-    def last_call(self, layer: str) -> LayerCall:
-        """Return the key of the layer's last use in the forward pass."""
-        return max(call for call in self.activations if call[0] == layer)
+    def last_call(self, layer: str) -> LayerCall | None:
+        """Return the key of the layer's last use in the forward pass, None if it was not used."""
+        return max((call for call in self.activations if call[0] == layer), default=None)
 
 
 # --- work and results -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -270,3 +271,32 @@ def test_what_is_about_another_image_set_is_left_out_and_said(
     assert code == 0
     assert "left out: check sees_the_obstacle: it is about robot_lighting" in err
     assert "verdict" not in out
+
+
+def test_an_interrupted_run_says_so_and_exits_with_130(weights: Path, tmp_path: Path) -> None:
+    """On the shipped image set, one picture at a time, so that there is something to interrupt."""
+    process = subprocess.Popen(
+        [sys.executable, str(RUN), "batch_size=1", f"model.perception.weights={weights}"],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while not list(tmp_path.glob("outputs/robot/*/run.log")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.startswith("interrupted; what was finished is in the store")
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("outputs/robot/*/report.html"))
+
+
+def test_layers_are_listed_in_execution_order(cli: Callable, weights: Path) -> None:
+    code, out, _ = cli("layers", f"model.perception.weights={weights}")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "perception: 249,539 parameters, input 3×64×80"
+    assert [line.split()[0] for line in lines[1:4]] == ["encoder.0", "encoder.1", "encoder.2"]
+    (last,) = (line for line in lines if "last_features" in line)
+    assert last.split() == ["encoder.7", "ReLU", "8×16×20", "last_features"]

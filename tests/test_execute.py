@@ -180,7 +180,8 @@ def test_heatmaps_come_in_input_coordinates(overrides: list[str]) -> None:
     spec = ready.audit.models[0]
     model = build_model(spec, 0)
     requests = requests_of(ready.audit, spec, ready.facts[spec.name])
-    outputs, computed = compute_heatmaps(model, spec, torch.randn(2, 3, 64, 80), requests)
+    images = torch.randn(2, 3, 64, 80)
+    outputs, computed = compute_heatmaps(model, spec.score_from, images, requests)
     assert outputs.shape == (2, 325)
     assert len(computed) == len(requests)
     for result in computed:

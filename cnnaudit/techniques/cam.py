@@ -41,7 +41,13 @@ def _at(signals: Signals, layer: str) -> tuple[Tensor, Tensor]:
     if layer in signals.inapplicable:
         raise NotApplicable(signals.inapplicable[layer])
     call = signals.last_call(layer)
-    return signals.activations[call], signals.gradients[call]
+    if call is None:
+        raise NotApplicable(f"{layer} takes no part in the forward pass")
+    activations = signals.activations[call]
+    if activations.ndim != 4:
+        shape = tuple(activations.shape[1:])
+        raise NotApplicable(f"the output of {layer} is not spatial, its shape is {shape}")
+    return activations, signals.gradients[call]
 
 
 def _combine(weights: Tensor, activations: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def request(name: str, target: str = "all_outputs", layer: str = "relu") -> Heat
 
 
 def heatmaps(model: nn.Module, images: Tensor, name: str, target: str = "all_outputs") -> Tensor:
-    _, (result,) = compute_heatmaps(model, SPEC, images, [request(name, target)])
+    _, (result,) = compute_heatmaps(model, SPEC.score_from, images, [request(name, target)])
     assert isinstance(result, Heatmaps)
     return result.maps
 
@@ -142,11 +142,11 @@ def test_requests_together_give_what_they_give_alone_in_their_order() -> None:
         for name in ALL
         for layer in ("first", "second")
     ]
-    outputs, together = compute_heatmaps(model, SPEC, images, requests)
+    outputs, together = compute_heatmaps(model, SPEC.score_from, images, requests)
     assert len(calls) == 1  # one forward for two targets, two layers and every technique
     torch.testing.assert_close(outputs, model(images).detach())
     for wanted, result in zip(requests, together, strict=True):
-        _, (alone,) = compute_heatmaps(model, SPEC, images, [wanted])
+        _, (alone,) = compute_heatmaps(model, SPEC.score_from, images, [wanted])
         torch.testing.assert_close(result.maps, alone.maps)
 
 
@@ -154,7 +154,8 @@ def test_a_coarse_map_is_upsampled_bilinearly_with_its_corners_not_aligned() -> 
     images = torch.zeros(1, 1, 2, 4)
     images[0, 0, :, 2:] = 8.0
     model = nn.Sequential(nn.AvgPool2d(2), nn.Flatten())
-    _, (result,) = compute_heatmaps(model, SPEC, images, [request("hires_cam", layer="0")])
+    wanted = request("hires_cam", layer="0")
+    _, (result,) = compute_heatmaps(model, SPEC.score_from, images, [wanted])
     assert result.maps.tolist() == [[[0, 2, 6, 8], [0, 2, 6, 8]]]
 
 
@@ -167,7 +168,7 @@ def test_what_does_not_apply_and_what_fails_says_why_and_stops_nobody_else() -> 
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Flatten())
         _, results = compute_heatmaps(
             model,
-            SPEC,
+            SPEC.score_from,
             torch.randn(2, 3, 5, 6),
             [request("guided_saliency"), request("broken"), request("saliency")],
         )

@@ -1,0 +1,148 @@
+"""From Python: the runner's own numbers, on any model, and errors that say what was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+import cnnaudit
+from cnnaudit.audit import Invocation, run_audit
+from cnnaudit.config import load_specs
+from cnnaudit.image_sets.files import read_image, read_mask
+from cnnaudit.models import build_model
+from cnnaudit.models.preprocessing import prepare_image, prepare_mask
+
+
+@pytest.fixture
+def resnet() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return torchvision.models.resnet18(weights=None).eval()
+
+
+def test_all_that_is_public_is_there() -> None:
+    assert {name: getattr(cnnaudit, name) is not None for name in cnnaudit.__all__}
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = cnnaudit.nonsense
+
+
+def test_explaining_and_scoring_give_the_runners_numbers(
+    overrides: list[str], tmp_path: Path, image_set: Path
+) -> None:
+    audit = load_specs(overrides)
+    outcome = run_audit(audit, Invocation("test", [], ""))
+    run = cnnaudit.load_run(outcome.run_dir)
+    assert run.verdict == "NOT MEASURED"
+    spec = audit.models[0]
+    names = ["scene_00-left-equal", "scene_02-overhead-different"]
+    images = torch.stack(
+        [
+            prepare_image(read_image(image_set / f"images/{n}.png"), spec.preprocessing)
+            for n in names
+        ]
+    )
+    masks = [
+        prepare_mask(read_mask(image_set / f"masks/{n[:8]}.png"), spec.preprocessing) for n in names
+    ]
+    maps = cnnaudit.explain(
+        build_model(spec, 0),
+        images,
+        ["saliency", "grad_cam"],
+        layer="encoder.7",
+        target="all_outputs",
+        score_from=spec.score_from,
+    )
+    assert isinstance(maps, dict)
+    for technique, own in maps.items():
+        scores = cnnaudit.score(own, masks, ["mass_in_mask", "iou"]).set_index(["metric", "item"])
+        rows = run.rows[run.rows.technique == technique].set_index(["metric", "item"])
+        for metric in ("mass_in_mask", "iou"):
+            for index, name in enumerate(names):
+                expected = rows.value[metric, name]
+                assert scores.value[metric, index] == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_technique_gives_its_maps_and_leaves_the_model_alone(resnet: torch.nn.Module) -> None:
+    resnet.train()
+    images = torch.randn(2, 3, 40, 48)
+    maps = cnnaudit.explain(resnet, images, "grad_cam", layer="layer4", target=281)
+    assert isinstance(maps, torch.Tensor)
+    assert maps.shape == (2, 40, 48)
+    assert resnet.training
+    assert all(p.requires_grad and p.grad is None for p in resnet.parameters())
+
+
+def test_parameters_of_a_technique(resnet: torch.nn.Module) -> None:
+    images = torch.randn(1, 3, 32, 32)
+    maps = cnnaudit.explain(resnet, images, {"saliency": {"reduce": "sum"}, "edges": {}})
+    assert isinstance(maps, dict)
+    assert set(maps) == {"saliency", "edges"}
+    most = cnnaudit.explain(resnet, images, "saliency")
+    assert isinstance(most, torch.Tensor)
+    assert (maps["saliency"] >= most).all()
+
+
+def test_scores_of_every_status() -> None:
+    maps = torch.rand(4, 5, 6)
+    maps[1] = 0
+    maps[3, 0, 0] = torch.nan
+    mask = torch.zeros(5, 6, dtype=torch.bool)
+    mask[:2] = True
+    table = cnnaudit.score(maps, [mask, mask, None, mask], {"pointing_game": {"tolerance": 1}})
+    assert list(table.status) == ["ok", "ok", "ineligible", "failed"]
+    assert table.flag[1] == "dead"
+    assert table["lift"][1] == pytest.approx(0)
+    assert isinstance(table, pd.DataFrame)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"technique": "grad_can"}, "technique: 'grad_can' .*Did you mean 'grad_cam'"),
+        ({"technique": "grad_cam"}, "layer: 'None' is no allowed layer.*layer4"),
+        ({"technique": "grad_cam", "layer": "layer5"}, "layer: 'layer5' .*Did you mean 'layer"),
+        ({"technique": "grad_cam", "layer": "fc"}, "grad_cam: not applicable, .*not spatial"),
+        ({"technique": "saliency", "target": "cat"}, "target: 'cat' is no allowed target"),
+        ({"technique": "saliency", "target": 5000}, "class index 5000 is out of range"),
+        ({"technique": {"saliency": {"reduc": "sum"}}}, "technique.saliency.reduc: 'reduc'"),
+    ],
+)
+def test_mistakes_are_said(resnet: torch.nn.Module, arguments: dict, message: str) -> None:
+    with pytest.raises(cnnaudit.AuditError, match=message):
+        cnnaudit.explain(resnet, torch.randn(1, 3, 32, 32), **arguments)
+
+
+def test_shapes_that_do_not_fit_are_said(resnet: torch.nn.Module, tmp_path: Path) -> None:
+    maps, mask = torch.rand(2, 4, 4), torch.ones(4, 5, dtype=torch.bool)
+    with pytest.raises(cnnaudit.AuditError, match=r"images: shape \(3, 32, 32\)"):
+        cnnaudit.explain(resnet, torch.randn(3, 32, 32), "saliency")
+    with pytest.raises(cnnaudit.AuditError, match=r"masks\[0\]: shape \(4, 5\)"):
+        cnnaudit.score(maps, [mask, mask])
+    with pytest.raises(cnnaudit.AuditError, match=r"masks: 1 of them for 2 maps"):
+        cnnaudit.score(maps, [mask[:, :4]])
+    with pytest.raises(cnnaudit.AuditError, match=r"metric: 'mass' is no allowed metric"):
+        cnnaudit.score(maps, [None, None], "mass")
+    with pytest.raises(cnnaudit.AuditError, match="is no finished run"):
+        cnnaudit.load_run(tmp_path)
+
+
+def test_a_guided_map_of_a_network_without_relu_is_refused() -> None:
+    model = torchvision.models.convnext_tiny(weights=None)
+    with pytest.raises(cnnaudit.AuditError, match=r"guided_saliency: not applicable, .*no ReLU"):
+        cnnaudit.explain(model, torch.randn(1, 3, 32, 32), "guided_saliency")
+
+
+def test_the_readmes_python_is_true(resnet: torch.nn.Module, tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    assert "cnnaudit.explain" in code
+    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "cat.jpg")
+    images, masks = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[:, 10:30, 10:30] = True
+    names = {"model": resnet, "images": images, "masks": masks}
+    exec(code.partition("run = ")[0], names)
+    assert len(names["rows"]) == 2 * 2  # type: ignore[arg-type]
