@@ -1,0 +1,60 @@
+"""What the README says was found is what the committed example found."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = ROOT / "reports/example"
+LIGHTS = {
+    "overhead light": "overhead",
+    "against the light": "backlight",
+    "hard light from the left": "left",
+    "soft light from the left": "soft_left",
+}
+
+
+def _contrasts() -> pd.DataFrame:
+    table = pd.read_csv(EXAMPLE / "contrasts.csv", keep_default_na=False)
+    return table[table.contrast == "colour"].set_index(["metric", "technique", "within"])
+
+
+def _said(number: float) -> str:
+    return f"{number:.2f}".replace("-", "−")
+
+
+def test_the_table_is_the_examples() -> None:
+    found = _contrasts()
+    for words, light in LIGHTS.items():
+        row = found.loc["true_cell_probability", "", light]
+        difference = f"{_said(row.difference)} [{_said(row.low)}, {_said(row.high)}]"
+        line = f"| {words} | {_said(row['first'])} | {_said(row['second'])} | {difference} |"
+        assert line in README
+
+
+def test_the_sentences_are_the_examples() -> None:
+    found = _contrasts()
+    hires = found.loc["mass_in_mask", "hires_cam", "overhead"]
+    less = f"{-hires.difference:.2f} [{-hires.high:.2f}, {-hires.low:.2f}] less"
+    assert less in README
+    dead = float(found.loc["mass_in_mask", "grad_cam", "overhead"].dead_first)
+    assert f"{dead:.0%}".replace("%", " %") in README
+    card = json.loads((ROOT / "scenarios/robot/card.json").read_text())
+    assert f"AUC {card['held_out']['auc']:.3f}" in README
+
+
+def test_the_example_is_one_audit() -> None:
+    summary = json.loads((EXAMPLE / "summary.json").read_text())
+    assert (summary["status"], summary["verdict"]) == ("COMPLETE", "FAIL")
+    page = (EXAMPLE / "report.html").read_text(encoding="utf-8")
+    assert "FAIL" in page.partition("</title>")[0]
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
