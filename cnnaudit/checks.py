@@ -299,13 +299,14 @@ def _too_little(rows: pd.DataFrame, check: CheckSpec) -> str:
 def _blind_reference(rows: pd.DataFrame, check: CheckSpec, level: str) -> str:
     """Say so if the reference level does not itself see the object: then no difference is no news.
 
-    It does if it keeps the check's own bound on the level, or else scores above chance.
+    It does if it keeps the check's own bound on the level, or else scores above chance, by the
+    one-sided 95 % interval.
     """
     own = next((r for r in check.requirements if r.statistic in ("level", "lift")), None)
     if own is not None:
         column = "value" if own.statistic == "level" else "lift"
         values = _by_unit(rows, column)
-        sees = bool(len(values)) and float(_kept(values, own).mean()) >= 0
+        sees = estimate(_kept(values, own), 1 - 2 * ALPHA).low >= 0
         return "" if sees else f"{level!r} itself does not keep {own.statistic} {_say(own)}"
     lift = _by_unit(rows, "lift")
     if not check.techniques or (len(lift) and estimate(lift, 1 - 2 * ALPHA).low > 0):
