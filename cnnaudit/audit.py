@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -18,14 +18,14 @@ from cnnaudit import provenance
 from cnnaudit.catalogue import make_catalogue
 from cnnaudit.contrasts import check_contrast, contrast_table
 from cnnaudit.image_sets import load_image_set
-from cnnaudit.image_sets.files import read_truth
 from cnnaudit.metrics import measure_overlap
-from cnnaudit.models import ModelFacts, choose_device, inspect_model
+from cnnaudit.metrics.truths import check_truth
+from cnnaudit.models import ModelFacts, choose_device, inspect_model, resolve_model
 from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
 from cnnaudit.progress import progress
 from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes, digest_file
 from cnnaudit.store import write_atomically as write
-from cnnaudit.types import AuditError, AuditSpec, ImageSet, MetricSpec
+from cnnaudit.types import AuditError, AuditSpec, ImageSet, MetricSpec, ModelSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,8 +87,9 @@ def prepare(audit: AuditSpec) -> Prepared:
     check_writable(audit.store_dir, "store_dir")
     device = choose_device(audit.device)
     image_sets = tuple(load_image_set(spec) for spec in audit.image_sets)
+    audit = replace(audit, models=tuple(map(resolve_model, audit.models)))
     facts = {m.name: inspect_model(m, audit.seed) for m in audit.models}
-    _check_truths(image_sets, facts)
+    _check_truths(image_sets, audit.models, facts)
     by_name = {image_set.spec.name: image_set for image_set in image_sets}
     for contrast in audit.contrasts:
         check_contrast(contrast, by_name[contrast.image_set])
@@ -237,16 +238,15 @@ def _picture(model: str, image_set: ImageSet, shown: Illustrated) -> dict[str, A
     }
 
 
-def _check_truths(image_sets: Sequence[ImageSet], facts: Mapping[str, ModelFacts]) -> None:
+def _check_truths(
+    image_sets: Sequence[ImageSet], models: Sequence[ModelSpec], facts: Mapping[str, ModelFacts]
+) -> None:
     for image_set in image_sets:
-        for path in {item.truth for item in image_set.items if isinstance(item.truth, Path)}:
-            cells = read_truth(path).size
-            for name, known in facts.items():
-                if cells != known.outputs:
-                    raise AuditError(
-                        f"image_set.{image_set.spec.name}: the truth {path} has {cells} values, "
-                        f"the model {name!r} has {known.outputs} outputs; they must be equal"
-                    )
+        first = {item.truth: item.id for item in reversed(image_set.items) if item.truth}
+        for truth, item in first.items():
+            for model in models:
+                where = f"image_set.{image_set.spec.name}: item {item!r}"
+                check_truth(model, facts[model.name].outputs, truth, where)
 
 
 def _check_metrics(metrics: Sequence[MetricSpec]) -> None:

@@ -125,7 +125,7 @@ def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
     for spec in audit.models:
         facts = inspect_model(spec, audit.seed)
         roles: dict[str, list[str]] = {}
-        for role, path in spec.roles.items():
+        for role, path in facts.roles.items():
             roles.setdefault(path, []).append(role)
         print(f"{spec.name}: {facts.parameters:,} parameters, input {_shape(facts.input)}")
         for layer in facts.layers:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cnnaudit import shipped
 from cnnaudit.image_sets import READERS
 from cnnaudit.metrics import BEHAVIOUR, OVERLAP
-from cnnaudit.models import BUILDERS
+from cnnaudit.models import BUILDERS, read_labels
 from cnnaudit.sections import Section, bind, unknown
 from cnnaudit.targets import TARGETS
 from cnnaudit.techniques import TECHNIQUES
@@ -106,19 +106,44 @@ def _chosen(
 
 
 def _model(name: str, entry: Section) -> ModelSpec:
-    weights = entry.take("weights")
     axes = entry.section("outputs", {})
+    builder = entry.choice("builder", BUILDERS)
+    weights, pretrained = _weights(entry, by_name=bool(BUILDERS[builder].library))
     return ModelSpec(
         name=name,
-        builder=entry.choice("builder", BUILDERS),
-        weights=None if weights in (None, "none") else shipped.resolve(entry.text("weights")),
+        builder=builder,
+        weights=weights,
         preprocessing=_preprocessing(entry.section("preprocessing")),
         score_from=None if entry.take("score_from", None) is None else entry.text("score_from"),
         roles=entry.mapping("roles"),
         task=entry.choice("task", TASKS),
         outputs=tuple(_axis(axes, axis) for axis in axes.values),
         target=entry.choice("target", _targets_without_parameters()),
+        arch=entry.text("arch") if BUILDERS[builder].library else "",
+        pretrained=pretrained,
+        labels=_labels(entry),
     )
+
+
+def _weights(entry: Section, *, by_name: bool) -> tuple[Path | None, str]:
+    """Return the file of the weights, or the name of published ones; neither: untrained."""
+    if entry.take("weights") in (None, "none"):
+        return None, ""
+    text = entry.text("weights")
+    if by_name and text.isidentifier():  # a path has a suffix or a slash
+        return None, text
+    return shipped.resolve(text), ""
+
+
+def _labels(entry: Section) -> tuple[str, ...]:
+    labels = entry.take("labels", None)
+    if labels is None:
+        return ()
+    if isinstance(labels, str):
+        return read_labels(shipped.resolve(labels), entry.key("labels"))
+    if isinstance(labels, list) and labels:
+        return tuple(map(str, labels))
+    raise entry.wrong("labels", labels, "a list of labels, or a text file with one in each line")
 
 
 def _targets_without_parameters() -> tuple[str, ...]:
@@ -132,21 +157,44 @@ def _targets_without_parameters() -> tuple[str, ...]:
 
 
 def _preprocessing(entry: Section) -> Preprocessing:
-    resize = entry.numbers("resize", 2, int)
-    if 0 in resize:
-        raise entry.wrong("resize", list(resize), "a height and a width, at least 1")
+    resize, crop = _geometry(entry)
     std = entry.numbers("std", 3)
     if 0 in std:
         raise entry.wrong("std", list(std), "a list of numbers above 0")
     preprocessing = Preprocessing(
-        resize=(resize[0], resize[1]),
+        resize=resize,
         resample=entry.choice("resample", RESAMPLING),
         channels=entry.choice("channels", ("rgb", "bgr")),
         mean=entry.numbers("mean", 3),
         std=std,
+        crop=crop,
     )
     entry.close()
     return preprocessing
+
+
+def _geometry(entry: Section) -> tuple[tuple[int, int] | int, tuple[int, int] | None]:
+    """Return what a picture is resized to, both sides or the shorter one, and its centre crop."""
+    shorter = isinstance(entry.take("resize"), int)
+    resize = (entry.integer("resize", minimum=1),) * 2 if shorter else _sides(entry, "resize")
+    crop = None if entry.take("crop", None) is None else _sides(entry, "crop")
+    if crop is None:
+        if shorter:
+            raise AuditError(
+                f"{entry.key('crop')} is missing: with the shorter side alone, "
+                f"resize: {resize[0]}, pictures would differ in size"
+            )
+        return resize, None
+    if crop[0] > resize[0] or crop[1] > resize[1]:
+        raise entry.wrong("crop", list(crop), "a part of what the picture is resized to")
+    return (resize[0] if shorter else resize), crop
+
+
+def _sides(entry: Section, name: str) -> tuple[int, int]:
+    height, width = entry.numbers(name, 2, int)
+    if 0 in (height, width):
+        raise entry.wrong(name, [height, width], "a height and a width, at least 1")
+    return height, width
 
 
 def _axis(axes: Section, name: str) -> OutputAxis:

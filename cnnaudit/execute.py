@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cnnaudit.image_sets.batches import batches
 from cnnaudit.image_sets.files import read_mask
 from cnnaudit.metrics import Score, behaviour_of, measure_behaviour, measure_overlap
+from cnnaudit.metrics.truths import truth_array
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.passes import forward, run_passes
 from cnnaudit.targets import TARGETS
@@ -248,9 +249,8 @@ def _swap_masks(unit: Unit, metrics: Sequence[MetricSpec]) -> Swaps:
 def _behaviour_rows(spec: ModelSpec, outputs: Tensor, batch: Batch) -> list[MetricRow]:
     rows = []
     for item, output in zip(batch.items, outputs.double().cpu().numpy(), strict=True):
-        truth = batch.truths.get(item.id)
-        cells = truth.numpy() if isinstance(truth, Tensor) else None  # a label is no truth of cells
-        scores = measure_behaviour(spec.task, output, cells)
+        truth = truth_array(spec, batch.truths.get(item.id), len(output))
+        scores = measure_behaviour(spec.task, output, truth)
         rows += [_row(item.id, "", name, score) for name, score in scores.items()]
     return rows
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from cnnaudit.execute import compute_heatmaps
 from cnnaudit.image_sets.batches import batches
 from cnnaudit.image_sets.files import read_image, read_mask
-from cnnaudit.metrics import is_dead
-from cnnaudit.models.preprocessing import prepare_image, prepare_mask, received
-from cnnaudit.plan import item_fields, run_fields, signal_fields
+from cnnaudit.metrics import behaviour, is_dead
+from cnnaudit.models.preprocessing import frame, prepare_image, prepare_mask, received
+from cnnaudit.plan import answer_fields, item_fields, run_fields, signal_fields
 from cnnaudit.store import Store, cell_key, digest_bytes
 from cnnaudit.types import (
     AuditSpec,
@@ -114,7 +114,7 @@ class _Keys:
             **run_fields(audit, spec),
             "item": about,
             "kind": "picture",
-            "task": spec.task,
+            **answer_fields(spec),
             "axes": [[axis.name, *axis.labels] for axis in spec.outputs],
         }
         self.picture = cell_key(self.picture_fields)
@@ -159,7 +159,7 @@ def _store_batch(
 def _picture_files(
     spec: ModelSpec, item: Item, batch: Batch, index: int, output: Tensor
 ) -> dict[str, bytes]:
-    view = read_image(item.image)
+    view = frame(read_image(item.image), spec.preprocessing)
     view.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     files = {
         "view.webp": _encoded(view, "WEBP", quality=90),
@@ -170,7 +170,8 @@ def _picture_files(
     regions = []
     for number, (name, path) in enumerate(item.regions.items()):
         file = f"region-{number}.png"  # a region's name may be no file name
-        mask = read_mask(path).resize(view.size, Image.Resampling.NEAREST)
+        mask = frame(read_mask(path), spec.preprocessing)
+        mask = mask.resize(view.size, Image.Resampling.NEAREST)
         files[file] = _encoded(mask, "PNG")
         regions.append({"name": name, "file": file})
     about = {"regions": regions, "prediction": _prediction(spec, output, batch.truths.get(item.id))}
@@ -184,13 +185,14 @@ def _prediction(spec: ModelSpec, output: Tensor, truth: Any) -> dict[str, Any]:
     return {
         "task": spec.task,
         "axes": [{"name": axis.name, "labels": list(axis.labels)} for axis in spec.outputs],
-        "values": _rounded(output.reshape(shape)),
-        "truth": _rounded(truth.reshape(shape)) if isinstance(truth, Tensor) else truth,
+        "labels": list(spec.labels),
+        "values": _rounded(behaviour.answer(spec.task, output.double().cpu().numpy()), shape),
+        "truth": _rounded(truth.numpy(), shape) if isinstance(truth, Tensor) else truth,
     }
 
 
-def _rounded(values: Tensor) -> Any:
-    return np.round(values.double().cpu().numpy(), 4).tolist()
+def _rounded(values: NDArray[np.float64], shape: Sequence[int]) -> Any:
+    return np.round(values.reshape(shape), 4).tolist()
 
 
 def _heatmap_files(result: Heatmaps | NoHeatmaps, index: int) -> tuple[dict[str, bytes], bool]:

@@ -6,11 +6,12 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cnnaudit.metrics import OVERLAP, behaviour_of
-from cnnaudit.models import BUILDERS, ModelFacts, resolve_layer
+from cnnaudit.models import BUILDERS, ModelFacts, library_version, resolve_layer
 from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest_file
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
@@ -146,14 +147,18 @@ def signal_fields(audit: AuditSpec, model: ModelSpec, request: HeatmapRequest) -
 
 def run_fields(audit: AuditSpec, model: ModelSpec) -> dict[str, Any]:
     """Return what determines every signal of a model: the network, its input, the numerics."""
-    source = importlib.util.find_spec(BUILDERS[model.builder].partition(":")[0])
+    source = importlib.util.find_spec(BUILDERS[model.builder].module)
     assert source is not None
     assert source.origin is not None
     return {
         "model": {
             "builder": model.builder,
+            "arch": model.arch,
             "source": digest_file(Path(source.origin)),
-            "weights": None if model.weights is None else digest_file(model.weights),
+            "library": library_version(model),
+            "weights": None if model.weights is None else _digest_once(model.weights),
+            "pretrained": model.pretrained,
+            "outputs": len(model.labels),  # an untrained network has as many as labels
             "score_from": model.score_from,
             "preprocessing": asdict(model.preprocessing),
         },
@@ -162,6 +167,23 @@ def run_fields(audit: AuditSpec, model: ModelSpec) -> dict[str, Any]:
         "seed": audit.seed,
         "torch": importlib.metadata.version("torch"),
     }
+
+
+def answer_fields(model: ModelSpec) -> dict[str, Any]:
+    """Return what determines how a model's answer is read."""
+    labels = digest_bytes(canonical_json(model.labels).encode())  # there may be a thousand
+    return {"task": model.task, "labels": labels}
+
+
+def _digest_once(path: Path) -> str:
+    """Return a file's digest, computed again where the file has changed: weights are large."""
+    about = path.stat()
+    return _digest(path, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+
+
+@cache
+def _digest(path: Path, _version: tuple[int, ...]) -> str:
+    return digest_file(path)
 
 
 def item_fields(image_set: ImageSet, item: Item) -> dict[str, Any]:
@@ -205,7 +227,7 @@ def _cells(
     behaviour = {
         **common,
         "kind": "behaviour",
-        "task": model.task,
+        **answer_fields(model),
         "metrics": {name: metric.version for name, metric in behaviour_of(model.task).items()},
     }
     yield Cell(cell_key(behaviour), behaviour, model, image_set, chunk, None)

@@ -29,11 +29,20 @@ class AuditError(Exception):
 class Preprocessing:
     """How a picture becomes the model's input; geometry applies to its masks as well."""
 
-    resize: tuple[int, int]  # (height, width) of the input
+    resize: tuple[int, int] | int  # (height, width), or the shorter side: then `crop` is given
     resample: str  # a Pillow filter: box, bilinear, bicubic, lanczos, nearest
     channels: str  # "rgb" or "bgr", the order that the model was trained on
     mean: tuple[float, ...]  # per channel, of values scaled to 0–1
     std: tuple[float, ...]
+    crop: tuple[int, int] | None = None  # (height, width) around the centre, after resizing
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the input."""
+        if self.crop is not None:
+            return self.crop
+        assert not isinstance(self.resize, int)
+        return self.resize
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,9 @@ class ModelSpec:
     task: str  # which behaviour is measured: a task of `metrics.behaviour`
     outputs: tuple[OutputAxis, ...]  # the axes that the flat output unfolds into
     target: str  # default target, a name in the registry of `targets`
+    arch: str = ""  # which network of a builder that has several
+    pretrained: str = ""  # published weights by name; once resolved, `weights` is their file
+    labels: tuple[str, ...] = ()  # of a classification's classes; empty: indices only
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a network answers, beside where it looks: one prediction against its truth.
 
 Structured regression: N cells, each with a probability and a truth of 0 or 1.
+Classification: N logits, and a truth that is 1 at its class and 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,42 @@ if TYPE_CHECKING:
     Cells = NDArray[np.float64]
 
 STRUCTURED_REGRESSION = "structured_regression"
+CLASSIFICATION = "classification"
+
+
+def answer(task: str, prediction: Cells) -> Cells:
+    """Return a prediction (N,) as people read it: of logits the softmax."""
+    import numpy as np
+
+    if task != CLASSIFICATION:
+        return prediction
+    with np.errstate(invalid="ignore"):  # what is not finite stays so
+        powers = np.exp(prediction - prediction.max())
+        probabilities: Cells = powers / powers.sum()
+    return probabilities
+
+
+@behaviour_metric(
+    task=CLASSIFICATION,
+    title="correct",
+    meaning="1 where the true class gets a higher score than every other, else 0",
+    higher_is_better=True,
+)
+def correct(prediction: Cells, truth: Cells) -> float:
+    """Return 1 if the truth has the highest score alone, else 0."""
+    others = prediction[truth < 0.5]
+    return float((others < prediction[truth.argmax()]).all())
+
+
+@behaviour_metric(
+    task=CLASSIFICATION,
+    title="probability of the truth",
+    meaning="softmax probability of the true class",
+    higher_is_better=True,
+)
+def truth_probability(prediction: Cells, truth: Cells) -> float:
+    """Return the softmax probability of the true class, 0–1."""
+    return float(answer(CLASSIFICATION, prediction)[truth.argmax()])
 
 
 @behaviour_metric(

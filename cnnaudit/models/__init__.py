@@ -1,11 +1,12 @@
 """Models: built from a spec, with weights that fit, and inspected before any work depends on them.
 
-A builder is named in `BUILDERS` and makes an untrained network without arguments; torch is imported
-only when one is built.
+A builder is named in `BUILDERS` and makes an untrained network; torch is imported only when one is
+built.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,10 +17,21 @@ from cnnaudit.types import AuditError, ModelSpec
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
-BUILDERS: Mapping[str, str] = {
-    "perception": "cnnaudit.models.perception:SimpleCNN",
+
+@dataclass(frozen=True)
+class Builder:
+    """Where networks are made: by a class or function of a module."""
+
+    module: str
+    make: str
+    library: str = ""  # whose architectures they are: `arch` names one, `weights` published ones
+
+
+BUILDERS: Mapping[str, Builder] = {
+    "perception": Builder("cnnaudit.models.perception", "SimpleCNN"),
+    "torchvision": Builder("cnnaudit.models.classifiers", "build", library="torchvision"),
 }
 
 
@@ -37,6 +49,7 @@ class ModelFacts:
     """What planning needs to know of a model, so that only executing has to build it again."""
 
     layers: tuple[Layer, ...]  # in execution order
+    roles: Mapping[str, str]  # layer role → module path, declared or found by tracing
     parameters: int
     input: tuple[int, int, int]  # (C, H, W)
     outputs: int
@@ -49,14 +62,32 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     """
     import torch
 
-    module, _, name = BUILDERS[spec.builder].partition(":")
-    make: Callable[[], nn.Module] = getattr(import_module(module), name)
+    from cnnaudit.models.weights import load_weights
+
+    spec = resolve_model(spec)
+    builder = BUILDERS[spec.builder]
+    module = import_module(builder.module)
+    make: Callable[..., nn.Module] = getattr(module, builder.make)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = make()
+        model = make(spec) if builder.library else make()
     if spec.weights is not None:
-        _load_weights(model, spec)
+        load_weights(model, spec, module.adapt if builder.library else None)
     return model.eval()
+
+
+def resolve_model(spec: ModelSpec) -> ModelSpec:
+    """Return a spec whose published weights, where it names some, are a verified file."""
+    if not spec.pretrained or spec.weights is not None:
+        return spec
+    resolved: ModelSpec = import_module(BUILDERS[spec.builder].module).resolve(spec)
+    return resolved
+
+
+def library_version(spec: ModelSpec) -> str:
+    """Return the version of the library that a model's architecture is from, if it is from one."""
+    library = BUILDERS[spec.builder].library
+    return importlib.metadata.version(library) if library else ""
 
 
 def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
@@ -64,10 +95,11 @@ def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
     import torch
 
     from cnnaudit import hooks
+    from cnnaudit.models.tracing import trace_roles
     from cnnaudit.passes import forward
 
     model = build_model(spec, seed)
-    input_shape = (3, *spec.preprocessing.resize)
+    input_shape = (3, *spec.preprocessing.size)
     _check_score_from(model, spec)
     with hooks.execution_order(model) as calls:
         try:
@@ -84,6 +116,7 @@ def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
         layers=tuple(
             Layer(path, type(module).__name__, _shape(out)) for path, module, out in calls
         ),
+        roles={**trace_roles(calls), **spec.roles},
         parameters=sum(p.numel() for p in model.parameters()),
         input=input_shape,
         outputs=scores.shape[1],
@@ -95,18 +128,29 @@ def resolve_layer(spec: ModelSpec, facts: ModelFacts, layer: str, where: str) ->
 
     The layer must have a spatial output (K, h, w).
     """
-    path = spec.roles.get(layer, layer)
+    path = facts.roles.get(layer, layer)
     spatial = {known.path for known in facts.layers if known.shape and len(known.shape) == 3}
     if path in spatial:
         return path
     known = {known.path for known in facts.layers}
     problem = "has no spatial output" if path in known else "does not exist"
-    roles = ", ".join(f"{role} ({path})" for role, path in spec.roles.items()) or "none"
+    roles = ", ".join(f"{role} ({path})" for role, path in facts.roles.items()) or "none"
     ordered = ", ".join(dict.fromkeys(x.path for x in facts.layers if x.path in spatial))
     raise AuditError(
         f"{where}.layer: {layer!r} {problem} in model {spec.name!r}; "
         f"allowed are the roles {roles}, and the modules {ordered}"
     )
+
+
+def read_labels(path: Path, where: str) -> tuple[str, ...]:
+    """Return the labels of a text file, one in each line, in the order of the outputs."""
+    try:
+        labels = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AuditError(f"{where}: {path} cannot be read as a text file ({error})") from error
+    if not labels:
+        raise AuditError(f"{where}: {path} holds no label")
+    return tuple(label.strip() for label in labels)
 
 
 def _check_score_from(model: nn.Module, spec: ModelSpec) -> None:
@@ -127,55 +171,14 @@ def _check_outputs(spec: ModelSpec, n: int) -> None:
         raise AuditError(
             f"model.{spec.name}.outputs: {axes} makes {declared} outputs, the model has {n}"
         )
+    if spec.labels and len(spec.labels) != n:
+        raise AuditError(
+            f"model.{spec.name}.labels: {len(spec.labels)} labels, the model has {n} outputs"
+        )
 
 
 def _shape(output: Any) -> tuple[int, ...] | None:
     return tuple(output.shape[1:]) if hasattr(output, "shape") else None
-
-
-def _load_weights(model: nn.Module, spec: ModelSpec) -> None:
-    assert spec.weights is not None
-    state = _read_state(spec.weights, f"model.{spec.name}.weights")
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    problems = [
-        *(f"{name} is missing" for name in expected if name not in found),
-        *(f"{name} is not part of the model" for name in found if name not in expected),
-        *(
-            f"{name} has the shape {found[name]}, {shape} is expected"
-            for name, shape in expected.items()
-            if name in found and found[name] != shape
-        ),
-    ]
-    if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" * (len(problems) > 5))
-        raise AuditError(
-            f"model.{spec.name}.weights: {spec.weights} does not fit {spec.builder!r}: {shown}"
-        )
-    model.load_state_dict(state)
-
-
-def _read_state(path: Path, where: str) -> dict[str, Tensor]:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise AuditError(f"{where}: there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise AuditError(f"{where}: {path} cannot be read as weights ({error})") from error
-    except Exception as error:  # pickle's own errors have no common base
-        raise AuditError(
-            f"{where}: {path} is not a plain file of tensors, and anything else could run code "
-            f"({type(error).__name__}); save the state dict as safetensors"
-        ) from error
-    if not (isinstance(state, Mapping) and all(hasattr(v, "shape") for v in state.values())):
-        raise AuditError(f"{where}: {path} holds no state dict (name → tensor)")
-    return dict(state)
 
 
 def choose_device(device: str) -> torch.device:

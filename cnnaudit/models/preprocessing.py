@@ -40,6 +40,20 @@ def prepare_mask(mask: Image.Image, preprocessing: Preprocessing) -> Tensor:
     return torch.from_numpy(np.asarray(resized) > 0)
 
 
+def frame(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Return the part of a picture or mask that the network sees, at its own resolution."""
+    if preprocessing.crop is None:
+        return image
+    width, height = _resized_size(image, preprocessing)
+    across, down = image.width / width, image.height / height
+    left, top, right, bottom = _centre(width, height, preprocessing.crop)
+    box = (left * across, top * down, right * across, bottom * down)
+    size = (max(1, round(box[2] - box[0])), max(1, round(box[3] - box[1])))
+    # Not .crop(): the box lies between pixels, and what is laid over it has to fit.
+    smooth = Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.BILINEAR
+    return image.resize(size, smooth, box=box)
+
+
 def received(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Return a network's input (3, H, W) as a picture (H, W, 3) 8-bit, channels as they come in.
 
@@ -57,5 +71,24 @@ def _statistics(preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NDAr
 def _resized(
     image: Image.Image, preprocessing: Preprocessing, resample: Image.Resampling
 ) -> Image.Image:
-    height, width = preprocessing.resize
-    return image.resize((width, height), resample)
+    size = _resized_size(image, preprocessing)
+    resized = image.resize(size, resample)
+    if preprocessing.crop is None:
+        return resized
+    return resized.crop(_centre(*size, preprocessing.crop))
+
+
+def _resized_size(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return (width, height) after resizing, before cropping."""
+    resize = preprocessing.resize
+    if not isinstance(resize, int):
+        return resize[1], resize[0]
+    shorter, longer = sorted(image.size)
+    other = int(resize * longer / shorter)  # as torchvision rounds
+    return (resize, other) if image.width <= image.height else (other, resize)
+
+
+def _centre(width: int, height: int, crop: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the box of a centre crop, as torchvision rounds: left, top, right, bottom."""
+    top, left = round((height - crop[0]) / 2), round((width - crop[1]) / 2)
+    return left, top, left + crop[1], top + crop[0]

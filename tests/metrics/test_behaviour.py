@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
 from cnnaudit.metrics.behaviour import (
+    CLASSIFICATION,
     absolute_error,
+    answer,
     auc,
+    correct,
     false_cell_activity,
     strongest_false_alarm,
     true_cell_probability,
+    truth_probability,
 )
 from cnnaudit.metrics.registry import Ineligible
 
@@ -69,3 +73,29 @@ def test_the_order_of_the_cells_does_not_matter(pairs, rng) -> None:
 def test_a_truth_that_allows_no_value(metric, truth: float, reason: str) -> None:
     with pytest.raises(Ineligible, match=reason):
         metric(PREDICTION, np.full(5, truth))
+
+
+# --- classification -------------------------------------------------------------------------------
+
+LOGITS = np.log(np.array([1.0, 5.0, 2.0]))  # softmax 1/8, 5/8, 2/8
+
+
+@pytest.mark.parametrize(
+    ("label", "is_highest", "probability"), [(0, 0, 0.125), (1, 1, 0.625), (2, 0, 0.25)]
+)
+def test_classification_by_hand(label: int, is_highest: int, probability: float) -> None:
+    truth = np.eye(3)[label]
+    for offset in (0, 1e4):  # softmax does not depend on it, and does not overflow
+        assert correct(LOGITS + offset, truth) == is_highest
+        assert truth_probability(LOGITS + offset, truth) == pytest.approx(probability)
+
+
+def test_a_tie_is_not_correct() -> None:
+    assert correct(np.zeros(4), np.eye(4)[0]) == 0
+    assert truth_probability(np.zeros(4), np.eye(4)[0]) == 0.25
+
+
+def test_an_answer_is_a_probability() -> None:
+    np.testing.assert_allclose(answer(CLASSIFICATION, LOGITS), [0.125, 0.625, 0.25])
+    assert np.isnan(answer(CLASSIFICATION, np.array([np.nan, 1.0]))).all()
+    assert answer("structured_regression", LOGITS) is LOGITS

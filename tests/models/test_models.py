@@ -99,7 +99,7 @@ def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path) -> None:
 
 
 def test_many_misfits_are_counted(tmp_path: Path) -> None:
-    weights = {f"module.{name}": value for name, value in state().items()}
+    weights = {f"net.{name}": value for name, value in state().items()}
     message = build_with(tmp_path, weights)
     assert "encoder.0.weight is missing" in message
     assert "and 15 more" in message  # 10 missing, 10 not part of the model, 5 shown
@@ -125,7 +125,7 @@ def test_truncated_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [[torch.zeros(2)], {"state_dict": {"a": torch.zeros(2)}}, {"epoch": 3}]
+    "content", [[torch.zeros(2)], {"state_dict": [torch.zeros(2)]}, {"epoch": 3}]
 )
 def test_a_file_of_something_else_than_a_state_dict(tmp_path: Path, content: object) -> None:
     assert "holds no state dict" in build_with(tmp_path, content)

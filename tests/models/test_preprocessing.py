@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cnnaudit.config import RESAMPLING as ALLOWED
-from cnnaudit.models.preprocessing import RESAMPLING, prepare_image, prepare_mask, received
+from cnnaudit.models.preprocessing import RESAMPLING, frame, prepare_image, prepare_mask, received
 from cnnaudit.types import Preprocessing
 
 PLAIN = Preprocessing((64, 80), "box", "rgb", (0, 0, 0), (1, 1, 1))
@@ -92,3 +92,52 @@ def test_every_resampling_that_a_config_may_name_is_there() -> None:
     for name in ALLOWED:
         image = prepare_image(Image.fromarray(picture()), replace(ROBOT, resample=name))
         assert image.shape == (3, 64, 80)
+
+
+# --- crop -----------------------------------------------------------------------------------------
+
+CROPPED = replace(PLAIN, resize=64, crop=(48, 40), resample="nearest")
+SIZES = [(64, 64), (64, 96), (130, 99), (333, 500), (37, 41)]  # height, width
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_cropped_mask_lies_where_its_picture_lies(size: tuple[int, int]) -> None:
+    mask = np.random.default_rng(1).random(size) > 0.5
+    pixels = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
+    image = prepare_image(Image.fromarray(pixels), CROPPED)
+    small = prepare_mask(Image.fromarray(pixels[..., 0]), CROPPED)
+    assert small.shape == CROPPED.size == (48, 40)
+    assert torch.equal(image[0] > 0.5, small)
+
+
+def test_a_crop_is_around_the_centre() -> None:
+    mask = np.zeros((64, 96), np.uint8)
+    mask[8:56, 28:68] = 255  # what is left of 64 × 96 by 48 × 40
+    assert prepare_mask(Image.fromarray(mask), CROPPED).all()
+    mask[8, 28] = 0
+    assert not prepare_mask(Image.fromarray(mask), CROPPED)[0, 0]
+    assert frame(Image.fromarray(mask), CROPPED).size == (40, 48)
+    np.testing.assert_array_equal(frame(Image.fromarray(mask), CROPPED), mask[8:56, 28:68])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_frame_is_what_the_network_sees(size: tuple[int, int]) -> None:
+    """Scaled to the input, the frame of a smooth picture is the input."""
+    down, across = np.meshgrid(*(np.linspace(20, 230, n) for n in size), indexing="ij")
+    picture = Image.fromarray(np.stack([down, across, down], axis=2).round().astype(np.uint8))
+    preprocessing = replace(CROPPED, resample="bilinear")
+    seen = prepare_image(picture, preprocessing).numpy().transpose(1, 2, 0) * 255
+    shown = frame(picture, preprocessing).resize((40, 48), Image.Resampling.BILINEAR)
+    step = 210 / (min(size) - 1)  # between two pixels of the picture
+    # Where the frame ends, its neighbours are missing.
+    difference = (np.asarray(shown, float) - seen)[3:-3, 3:-3]
+    assert np.abs(difference).max() < 1 + step / 2
+    assert abs(difference.mean()) < 0.5
+    mask = Image.fromarray((down > 120).astype(np.uint8) * 255)
+    assert frame(mask, preprocessing).size == frame(picture, preprocessing).size
+    assert set(np.unique(frame(mask, preprocessing))) == {0, 255}
+
+
+def test_without_a_crop_the_frame_is_the_picture() -> None:
+    image = Image.fromarray(picture())
+    assert frame(image, PLAIN) is image

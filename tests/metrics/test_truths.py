@@ -1,0 +1,66 @@
+"""Truths of a classification: a label's text or an index, known before any work begins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cnnaudit.metrics.truths import check_truth, truth_array
+from cnnaudit.types import AuditError, ModelSpec, Preprocessing
+
+SPEC = ModelSpec(
+    name="net",
+    builder="torchvision",
+    weights=None,
+    preprocessing=Preprocessing((8, 8), "box", "rgb", (0, 0, 0), (1, 1, 1)),
+    score_from=None,
+    roles={},
+    task="classification",
+    outputs=(),
+    target="predicted",
+    labels=("tabby", "crane", "1", "crane"),
+)
+
+
+@pytest.mark.parametrize(("truth", "index"), [("tabby", 0), ("3", 3), ("0", 0), ("1", 2)])
+def test_a_truth_is_a_label_or_an_index(truth: str, index: int) -> None:
+    check_truth(SPEC, 4, truth, "here")
+    found = truth_array(SPEC, truth, 4)
+    np.testing.assert_array_equal(found, np.eye(4)[index])
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        ("taby", "here: the truth 'taby' is no class of the model 'net'. Did you mean 'tabby'?"),
+        ("4", "an index from 0 to 3 or one of tabby, crane, 1, crane"),
+        ("-1", "'-1' is no class"),
+        ("crane", "stands for several classes of 'net'; give the index: 1, 3"),
+    ],
+)
+def test_a_truth_that_is_no_class(truth: str, message: str) -> None:
+    with pytest.raises(AuditError) as error:
+        check_truth(SPEC, 4, truth, "here")
+    assert message in str(error.value)
+
+
+def test_many_labels_are_counted_not_listed() -> None:
+    many = replace(SPEC, labels=tuple(f"class {n}" for n in range(1000)))
+    with pytest.raises(AuditError, match=r"or one of its 1000 labels$"):
+        check_truth(many, 1000, "zebra", "here")
+    with pytest.raises(AuditError, match=r"an index from 0 to 999$"):
+        check_truth(replace(SPEC, labels=()), 1000, "zebra", "here")
+
+
+def test_a_truth_of_another_task_is_none(tmp_path: Path) -> None:
+    check_truth(SPEC, 4, tmp_path / "cells.csv", "here")  # not read
+    assert truth_array(SPEC, torch.zeros(4), 4) is None
+    assert truth_array(SPEC, None, 4) is None
+    regression = replace(SPEC, task="structured_regression", labels=())
+    check_truth(regression, 4, "tabby", "here")
+    assert truth_array(regression, "tabby", 4) is None
+    np.testing.assert_array_equal(truth_array(regression, torch.ones(4), 4), np.ones(4))

@@ -1,0 +1,168 @@
+"""A classifier of torchvision over pictures with labels, from the config to the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torchvision.models import ResNet18_Weights, resnet18
+
+from cnnaudit.audit import Invocation, _manifest, prepare, run_audit
+from cnnaudit.config import load_specs
+from cnnaudit.types import AuditError, AuditSpec
+
+LABELS = ("tabby", "crane", "kite", "bookcase", "tank", "wood")
+TRUTHS = ("tabby", "2", "tank", "")
+CALLED = Invocation("test", [], "")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(4)
+    root = tmp_path / "set"
+    root.mkdir()
+    mask = np.zeros((90, 120), np.uint8)
+    mask[30:60, 40:80] = 255
+    Image.fromarray(mask).save(root / "mask.png")
+    lines = ["id,image,mask,truth"]
+    for number, truth in enumerate(TRUTHS):
+        pixels = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        lines.append(f"item {number},{number}.png,mask.png,{truth}")
+    (root / "manifest.csv").write_text("\n".join(lines))
+    return root
+
+
+def audit_of(pictures: Path, tmp_path: Path, *overrides: str) -> AuditSpec:
+    conf = tmp_path / "conf/image_set"
+    conf.mkdir(parents=True, exist_ok=True)
+    (conf / "labelled.yaml").write_text(
+        f"labelled: {{uses: manifest, root: '{pictures}', exemplars: 4}}\n"
+    )
+    return load_specs(
+        [
+            "experiment=none",
+            "model=[resnet18]",
+            "model.resnet18.weights=none",
+            f"model.resnet18.labels=[{','.join(LABELS)}]",
+            "model.resnet18.preprocessing.resize=72",
+            "model.resnet18.preprocessing.crop=[64,48]",
+            "image_set=[labelled]",
+            "technique=[saliency,grad_cam]",
+            "metric=[mass_in_mask]",
+            "device=cpu",
+            f"output_dir={tmp_path / 'out'}",
+            *overrides,
+        ],
+        tmp_path / "conf",
+    )
+
+
+def test_an_audit_of_a_classifier(pictures: Path, tmp_path: Path) -> None:
+    outcome = run_audit(audit_of(pictures, tmp_path), CALLED)
+    assert outcome.complete
+    rows = pd.read_parquet(outcome.run_dir / "results/rows.parquet").set_index(["item", "metric"])
+    shown = json.loads((outcome.run_dir / "results/illustrations.json").read_text())["pictures"]
+    assert len(shown) == len(TRUTHS)
+    for picture in shown:
+        folder = tmp_path / "out/store" / picture["key"][:2] / picture["key"]
+        answer = json.loads((folder / "picture.json").read_text())["prediction"]
+        assert answer["labels"] == list(LABELS)
+        assert sum(answer["values"]) == pytest.approx(1, abs=1e-3)
+        for name in ("view.webp", "region-0.png"):
+            with Image.open(folder / name) as image:
+                assert image.size == (60, 80)  # 48 × 64 of 96 × 72
+        item = picture["item"]
+        correct, probability = rows.loc[(item, "correct")], rows.loc[(item, "truth_probability")]
+        truth = TRUTHS[int(item[-1])]
+        if not truth:
+            assert (correct.status, correct.reason) == ("ineligible", "no_truth")
+            continue
+        index = int(truth) if truth.isdecimal() else LABELS.index(truth)
+        assert probability.value == pytest.approx(answer["values"][index], abs=1e-4)
+        assert correct.value == (np.argmax(answer["values"]) == index)
+    manifest = json.loads((outcome.run_dir / "manifest.json").read_text())
+    assert manifest["digests"]["weights"] == {"resnet18": None}
+    page = outcome.report.read_text(encoding="utf-8")
+    bars = re.findall(r'<table class="bars">(.*?)</table>', page, flags=re.DOTALL)
+    rows_of = [re.findall(r'<th scope="row">(\w+)', table) for table in bars]
+    best = [LABELS[index] for index in np.argsort(-np.array(answer["values"]), kind="stable")]
+    assert len(bars) == len(TRUTHS)
+    assert best[:5] in rows_of
+    assert all(len(rows) == 5 and {*rows} <= {*LABELS} for rows in rows_of)
+
+
+def test_a_label_that_the_model_lacks_is_refused_before_work(
+    pictures: Path, tmp_path: Path
+) -> None:
+    manifest = pictures / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("tank", "tanc"))
+    with pytest.raises(AuditError, match=r"item 'item 2': the truth 'tanc'.*Did you mean 'tank'"):
+        prepare(audit_of(pictures, tmp_path))
+
+
+def test_published_weights_count_by_their_content(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("torch.hub._hub_dir", None)
+    keys, digests = [], []
+    (pictures / "manifest.csv").write_text("id,image,truth\na,0.png,bookcase\n")
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        made = tmp_path / "made.pth"
+        torch.save(resnet18(weights=None).state_dict(), made)
+        digest = hashlib.sha256(made.read_bytes()).hexdigest()
+        source = made.rename(tmp_path / f"resnet18-{digest[:8]}.pth")
+        monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", source.as_uri())
+        own = ["model.resnet18.weights=DEFAULT", "model.resnet18.labels=null"]
+        ready = prepare(audit_of(pictures, tmp_path, *own))
+        keys.append({cell.key for cell in ready.plan.cells})
+        (model,) = ready.audit.models
+        assert model.labels[453] == "bookcase"
+        manifest = _manifest(ready, tmp_path, CALLED, {}, {})
+        digests.append(manifest["digests"]["weights"] == {"resnet18": digest})
+    assert not keys[0] & keys[1]
+    assert all(digests)
+
+
+def test_a_config_needs_no_torch() -> None:
+    code = (
+        "import sys; from cnnaudit.config import load_specs; "
+        "load_specs(['experiment=none', 'model=[resnet18]']); "
+        "sys.exit(bool({'torch', 'torchvision'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("preprocessing.crop=null", r"crop is missing: with the shorter side alone, resize: 256"),
+        ("preprocessing.crop=[224,300]", r"crop: \[224, 300\] is not a part of what the picture"),
+        ("preprocessing.crop=[0,2]", r"crop: \[0, 2\] is not a height and a width, at least 1"),
+        ("preprocessing.resize=0", r"resize: 0 is not a whole number, at least 1"),
+        ("labels=3", r"labels: 3 is not a list of labels"),
+        ("labels=nowhere.txt", r"labels: .*nowhere.txt cannot be read as a text file"),
+        ("arch=null", r"arch: None is not a text"),
+    ],
+)
+def test_a_mistake_is_said_with_its_key(override: str, message: str) -> None:
+    with pytest.raises(AuditError, match=rf"model.resnet18.*{message}"):
+        load_specs(["experiment=none", "model=[resnet18]", f"model.resnet18.{override}"])
+
+
+def test_labels_have_to_be_as_many_as_outputs(pictures: Path, tmp_path: Path) -> None:
+    torch.save(resnet18(weights=None, num_classes=3).state_dict(), tmp_path / "w.pt")
+    own = f"model.resnet18.weights={tmp_path / 'w.pt'}"
+    with pytest.raises(AuditError, match=r"fc.weight has the shape \(3, 512\), \(6, 512\)"):
+        prepare(audit_of(pictures, tmp_path, own))
