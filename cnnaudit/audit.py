@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from cnnaudit.checks import Judgement
     from cnnaudit.illustrate import Illustrated
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,21 @@ class Prepared:
     facts: Mapping[str, ModelFacts]
     store: Store
     plan: Plan
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the finished cells say."""
+
+    rows: pd.DataFrame
+    summary: pd.DataFrame
+    contrasts: pd.DataFrame
+    judgements: Sequence[Judgement]
+    findings: Sequence[Mapping[str, str]]
+    gaps: Sequence[Mapping[str, Any]]  # why items have no value
+    pictures: Sequence[Mapping[str, Any]]
+    complete: bool
+    verdict: str  # "" where nothing is declared to be checked
 
 
 @dataclass
@@ -105,6 +121,8 @@ def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
 
     Returns where the results lie and whether every cell could be computed.
     """
+    from cnnaudit.report import write_report
+
     watch = Stopwatch()
     with watch.stage("plan"):
         ready = prepare(audit)
@@ -121,7 +139,16 @@ def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
         )
         with watch.stage("execute"):
             _execute(ready)
-        return _write_results(ready, run_dir, invocation, watch)
+        catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
+        found = _read_results(ready, catalogue, watch)
+        _write_results(found, ready.audit, run_dir)
+        manifest = _manifest(ready, run_dir, invocation, catalogue, watch.seconds)
+        write(run_dir / "config.yaml", invocation.config.encode())
+        _write_json(run_dir / "manifest.json", manifest)
+        page = write_report(run_dir)
+        log.info("wrote %s", page)
+    sentences = [finding["text"] for finding in found.findings]
+    return Outcome(run_dir, page, found.complete, found.verdict, sentences)
 
 
 def _execute(ready: Prepared) -> None:
@@ -139,14 +166,11 @@ def _execute(ready: Prepared) -> None:
         )
 
 
-def _write_results(
-    ready: Prepared, run_dir: Path, invocation: Invocation, watch: Stopwatch
-) -> Outcome:
-    from cnnaudit import checks, report, summary
-    from cnnaudit.junit import junit_xml
+def _read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch) -> Results:
+    """Summarise, judge and illustrate what the store has now."""
+    from cnnaudit import checks, summary
 
     audit = ready.audit
-    catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
     with watch.stage("summarise"):
         rows = summary.collect_rows(ready.plan.cells, ready.store)
         table = summary.summarise(rows)
@@ -155,42 +179,42 @@ def _write_results(
     with watch.stage("judge"):
         contrasts = contrast_table(rows, audit.contrasts, audit.seed)
         judgements = checks.judge(rows, audit.checks, audit.contrasts, audit.seed)
+        complete = not any(gap["status"] == "failed" for gap in gaps)
+        verdict = checks.overall(audit.checks, judgements, complete=complete)
     with watch.stage("illustrate"):
         pictures = _illustrate(ready, rows)
-    counts = {str(status): int(n) for status, n in rows.status.value_counts().items()}
-    failures = [gap for gap in gaps if gap["status"] == "failed"]
-    complete = not failures
-    verdict = checks.overall(audit.checks, judgements, complete=complete)
-    results = run_dir / "results"
-    results.mkdir()
-    write(results / "rows.parquet", rows.to_parquet(index=False))
-    write(results / "summary.csv", summary.to_csv(table))
-    write(results / "contrasts.csv", summary.to_csv(contrasts))
-    write(results / "checks.csv", summary.to_csv(checks.table_of(judgements)))
-    write(run_dir / "junit.xml", junit_xml(audit.name, judgements, failures))
-    _write_json(results / "illustrations.json", {"schema": SCHEMA, "pictures": pictures})
+    return Results(rows, table, contrasts, judgements, findings, gaps, pictures, complete, verdict)
+
+
+def _write_results(found: Results, audit: AuditSpec, run_dir: Path) -> None:
+    from cnnaudit import checks, summary
+    from cnnaudit.junit import junit_xml
+
+    failures = [gap for gap in found.gaps if gap["status"] == "failed"]
+    folder = run_dir / "results"
+    folder.mkdir()
+    write(folder / "rows.parquet", found.rows.to_parquet(index=False))
+    write(folder / "summary.csv", summary.to_csv(found.summary))
+    write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
+    write(folder / "checks.csv", summary.to_csv(checks.table_of(found.judgements)))
+    write(run_dir / "junit.xml", junit_xml(audit.name, found.judgements, failures))
+    _write_json(folder / "illustrations.json", {"schema": SCHEMA, "pictures": found.pictures})
     _write_json(
         run_dir / "summary.json",
         {
             "schema": SCHEMA,
             "name": audit.name,
-            "status": "COMPLETE" if complete else "INCOMPLETE",
-            "verdict": verdict,
-            "checks": checks.verdicts(judgements),
-            "contradictions": checks.contradictions(judgements),
+            "status": "COMPLETE" if found.complete else "INCOMPLETE",
+            "verdict": found.verdict,
+            "checks": checks.verdicts(found.judgements),
+            "contradictions": checks.contradictions(found.judgements),
             "left_out": audit.left_out,
-            "findings": findings,
-            "counts": counts,
+            "findings": found.findings,
+            "counts": {str(s): int(n) for s, n in found.rows.status.value_counts().items()},
             "failures": failures,
-            "gaps": [gap for gap in gaps if gap["status"] != "failed"],
+            "gaps": [gap for gap in found.gaps if gap["status"] != "failed"],
         },
     )
-    manifest = _manifest(ready, run_dir, invocation, catalogue, watch.seconds)
-    write(run_dir / "config.yaml", invocation.config.encode())
-    _write_json(run_dir / "manifest.json", manifest)
-    page = report.write_report(run_dir)
-    log.info("wrote %s", page)
-    return Outcome(run_dir, page, complete, verdict, [finding["text"] for finding in findings])
 
 
 def _illustrate(ready: Prepared, rows: pd.DataFrame) -> list[dict[str, Any]]:

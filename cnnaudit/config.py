@@ -21,6 +21,7 @@ from cnnaudit.targets import TARGETS
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
     IMAGE_SWAP,
+    RESAMPLING,
     AuditError,
     AuditSpec,
     CheckSpec,
@@ -36,7 +37,6 @@ from cnnaudit.types import (
     TechniqueSpec,
 )
 
-RESAMPLING = ("box", "bilinear", "bicubic", "lanczos", "nearest")
 TASKS = tuple(dict.fromkeys(metric.task for metric in BEHAVIOUR.values()))
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from cnnaudit.statistics import Array, estimate, fewest_units, holm, sign_flip_p
+from cnnaudit.summary import POOLED
 from cnnaudit.types import AuditError, ContrastSpec, ImageSet
 
-POOLED = "*"  # where a contrast has no factor to be judged within
 SUBJECT = ["model", "target", "technique", "layer", "region", "metric"]
 
 

@@ -24,6 +24,7 @@ from cnnaudit.passes import forward, run_passes
 from cnnaudit.targets import TARGETS
 from cnnaudit.techniques import TECHNIQUES, NotApplicable
 from cnnaudit.types import (
+    ROWS_FILE,
     AuditError,
     Batch,
     Cell,
@@ -45,7 +46,6 @@ Swaps = dict[tuple[str, str], Tensor]  # (item id, region) → its partner's mas
 
 log = logging.getLogger(__name__)
 
-ROWS = "rows.parquet"
 _NUMBERS = ("value", "chance", "lift", "swap")
 _SCHEMA = pa.schema(
     [
@@ -82,7 +82,7 @@ def execute(
             _execute_batch(unit, model, batch, metrics, swaps, rows)
     for cell in unit.cells:
         failed = any(row.status == "failed" for row in rows[cell.key])
-        store.write(cell.key, {ROWS: _parquet(rows[cell.key])}, cell.fields, again=failed)
+        store.write(cell.key, {ROWS_FILE: _parquet(rows[cell.key])}, cell.fields, again=failed)
 
 
 def compute_heatmaps(

@@ -14,10 +14,16 @@ from typing import Any
 import pandas as pd
 
 from cnnaudit.store import Store
-from cnnaudit.types import CELL_COLUMNS, RESERVED_COLUMNS, SUMMARY_COLUMNS, Cell, ImageSet
+from cnnaudit.types import (
+    CELL_COLUMNS,
+    RESERVED_COLUMNS,
+    ROWS_FILE,
+    SUMMARY_COLUMNS,
+    Cell,
+    ImageSet,
+)
 
 POOLED = "*"  # in a factor's column: over all of its levels
-ROWS = "rows.parquet"
 STATUSES = ("ineligible", "undefined", "not_applicable", "failed")
 _FORMULA = tuple("=+-@\t\r")  # how a cell begins that a spreadsheet would run
 _GROUP = (*CELL_COLUMNS, "region", "metric")
@@ -27,7 +33,7 @@ def collect_rows(cells: Iterable[Cell], store: Store) -> pd.DataFrame:
     """Return the rows of all cells with their model, technique, unit and factors, sorted."""
     frames = []
     for cell in cells:
-        frame = pd.read_parquet(io.BytesIO(store.read(cell.key, ROWS)))
+        frame = pd.read_parquet(io.BytesIO(store.read(cell.key, ROWS_FILE)))
         for column, value in zip(CELL_COLUMNS, _names(cell), strict=True):
             frame[column] = value
         frames.append(frame.merge(_items(cell.image_set), on="item", validate="many_to_one"))

@@ -30,7 +30,7 @@ class Preprocessing:
     """How a picture becomes the model's input; geometry applies to its masks as well."""
 
     resize: tuple[int, int] | int  # (height, width), or the shorter side: then `crop` is given
-    resample: str  # a Pillow filter: box, bilinear, bicubic, lanczos, nearest
+    resample: str  # one of RESAMPLING
     channels: str  # "rgb" or "bgr", the order that the model was trained on
     mean: tuple[float, ...]  # per channel, of values scaled to 0–1
     std: tuple[float, ...]
@@ -334,6 +334,11 @@ class MetricRow:
 
 
 IMAGE_SWAP = "image_swap"  # the reference that stands in a row's column `swap`
+
+# A Pillow filter each; here, because reading a config must not wait for torch.
+RESAMPLING = ("box", "bilinear", "bicubic", "lanczos", "nearest")
+
+ROWS_FILE = "rows.parquet"  # of a cell of scores: what executing writes and the summary reads
 
 # What a cell adds to each of its rows when they become one table; "" where it does not apply.
 CELL_COLUMNS = ("model", "target", "technique", "layer", "image_set")

@@ -282,7 +282,8 @@ def test_an_interrupted_run_says_so_and_exits_with_130(weights: Path, tmp_path: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    while not list(tmp_path.glob("outputs/robot/*/run.log")):
+    # Its first line, not its being there: in between, logging itself is half set up.
+    while not any(log.stat().st_size for log in tmp_path.glob("outputs/robot/*/run.log")):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)

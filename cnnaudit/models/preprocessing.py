@@ -12,20 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cnnaudit.types import Preprocessing
+from cnnaudit.types import RESAMPLING, Preprocessing
 
-RESAMPLING = {
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
+_FILTERS = {name: Image.Resampling[name.upper()] for name in RESAMPLING}
 
 
 def prepare_image(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     """Return an RGB picture as the network's input, (3, H, W) float32, normalised."""
-    resample = RESAMPLING[preprocessing.resample]
+    resample = _FILTERS[preprocessing.resample]
     pixels = np.asarray(_resized(image, preprocessing, resample), dtype=np.float32) / 255
     if preprocessing.channels == "bgr":
         pixels = pixels[..., ::-1]
