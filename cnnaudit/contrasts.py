@@ -77,7 +77,7 @@ def pairs_of(rows: pd.DataFrame, contrast: ContrastSpec, value: str = "value") -
     eligible = own[own.status != "ineligible"]
     scored = eligible[eligible.status == "ok"].dropna(subset=[value])
     keys = ["unit", *(name for name in contrast.blocks if name in rows)]  # the unit has its column
-    table = scored.pivot_table(index=keys, columns=contrast.factor, values=value, aggfunc="mean")
+    table = scored.groupby([*keys, contrast.factor])[value].mean().unstack(contrast.factor)
     table = table.reindex(columns=list(contrast.levels)).dropna()
     by_unit = table.groupby(level="unit").mean()
     first, second = (by_unit[level].to_numpy(np.float64) for level in contrast.levels)
