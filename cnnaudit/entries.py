@@ -1,0 +1,230 @@
+"""One entry of each config group → its frozen spec; every mistake is said with its key."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from cnnaudit import shipped
+from cnnaudit.image_sets import READERS
+from cnnaudit.metrics import BEHAVIOUR, OVERLAP
+from cnnaudit.models import BUILDERS, read_labels
+from cnnaudit.sections import Section, bind
+from cnnaudit.targets import TARGETS
+from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.types import (
+    RESAMPLING,
+    AuditError,
+    CheckSpec,
+    ContrastSpec,
+    GridSpec,
+    ImageSetSpec,
+    MetricSpec,
+    ModelSpec,
+    OutputAxis,
+    Preprocessing,
+    Requirement,
+    TargetSpec,
+    TechniqueSpec,
+)
+
+TASKS = tuple(dict.fromkeys(metric.task for metric in BEHAVIOUR.values()))
+
+
+def read_model(name: str, entry: Section) -> ModelSpec:
+    axes = entry.section("outputs", {})
+    builder = entry.choice("builder", BUILDERS)
+    weights, pretrained = _weights(entry, by_name=bool(BUILDERS[builder].library))
+    return ModelSpec(
+        name=name,
+        builder=builder,
+        weights=weights,
+        preprocessing=_preprocessing(entry.section("preprocessing")),
+        score_from=None if entry.take("score_from", None) is None else entry.text("score_from"),
+        roles=entry.mapping("roles"),
+        task=entry.choice("task", TASKS),
+        outputs=tuple(_axis(axes, axis) for axis in axes.values),
+        target=entry.choice("target", _targets_without_parameters()),
+        arch=entry.text("arch") if BUILDERS[builder].library else "",
+        pretrained=pretrained,
+        labels=_labels(entry),
+    )
+
+
+def _weights(entry: Section, *, by_name: bool) -> tuple[Path | None, str]:
+    """Return the file of the weights, or the name of published ones; neither: untrained."""
+    if entry.take("weights") in (None, "none"):
+        return None, ""
+    text = entry.text("weights")
+    if by_name and text.isidentifier():  # a path has a suffix or a slash
+        return None, text
+    return shipped.resolve(text), ""
+
+
+def _labels(entry: Section) -> tuple[str, ...]:
+    labels = entry.take("labels", None)
+    if labels is None:
+        return ()
+    if isinstance(labels, str):
+        return read_labels(shipped.resolve(labels), entry.key("labels"))
+    if isinstance(labels, list) and labels:
+        return tuple(map(str, labels))
+    raise entry.wrong("labels", labels, "a list of labels, or a text file with one in each line")
+
+
+def _targets_without_parameters() -> tuple[str, ...]:
+    return tuple(
+        name
+        for name, function in TARGETS.items()
+        if all(
+            p.kind is not p.KEYWORD_ONLY for p in inspect.signature(function).parameters.values()
+        )
+    )
+
+
+def _preprocessing(entry: Section) -> Preprocessing:
+    resize, crop = _geometry(entry)
+    std = entry.numbers("std", 3)
+    if 0 in std:
+        raise entry.wrong("std", list(std), "a list of numbers above 0")
+    preprocessing = Preprocessing(
+        resize=resize,
+        resample=entry.choice("resample", RESAMPLING),
+        channels=entry.choice("channels", ("rgb", "bgr")),
+        mean=entry.numbers("mean", 3),
+        std=std,
+        crop=crop,
+    )
+    entry.close()
+    return preprocessing
+
+
+def _geometry(entry: Section) -> tuple[tuple[int, int] | int, tuple[int, int] | None]:
+    """Return what a picture is resized to, both sides or the shorter one, and its centre crop."""
+    shorter = isinstance(entry.take("resize"), int)
+    resize = (entry.integer("resize", minimum=1),) * 2 if shorter else _sides(entry, "resize")
+    crop = None if entry.take("crop", None) is None else _sides(entry, "crop")
+    if crop is None:
+        if shorter:
+            raise AuditError(
+                f"{entry.key('crop')} is missing: with the shorter side alone, "
+                f"resize: {resize[0]}, pictures would differ in size"
+            )
+        return resize, None
+    if crop[0] > resize[0] or crop[1] > resize[1]:
+        raise entry.wrong("crop", list(crop), "a part of what the picture is resized to")
+    return (resize[0] if shorter else resize), crop
+
+
+def _sides(entry: Section, name: str) -> tuple[int, int]:
+    height, width = entry.numbers(name, 2, int)
+    if 0 in (height, width):
+        raise entry.wrong(name, [height, width], "a height and a width, at least 1")
+    return height, width
+
+
+def _axis(axes: Section, name: str) -> OutputAxis:
+    labels = axes.take(name)
+    if isinstance(labels, int) and not isinstance(labels, bool) and labels > 0:
+        return OutputAxis(name, tuple(map(str, range(labels))))
+    if isinstance(labels, list) and labels:
+        return OutputAxis(name, tuple(map(str, labels)))
+    raise axes.wrong(name, labels, "a number of outputs or a list of their labels")
+
+
+def read_image_set(name: str, entry: Section) -> ImageSetSpec:
+    uses = entry.choice("uses", READERS)
+    words = entry.section("words", {})
+    grids = entry.take("grids", [])
+    unit = entry.take("unit", None)
+    if not isinstance(grids, list):
+        raise entry.wrong("grids", grids, "a list of grids")
+    return ImageSetSpec(
+        name=name,
+        uses=uses,
+        root=shipped.resolve(entry.text("root")),
+        unit=None if unit is None else entry.text("unit"),
+        exemplars=entry.integer("exemplars", minimum=0),
+        grids=tuple(_grid(Section(f"{entry.path}.grids.{n}", g)) for n, g in enumerate(grids)),
+        words={factor: words.mapping(factor) for factor in words.values},
+        parameters=bind(READERS[uses], entry.rest(), entry.path),
+    )
+
+
+def _grid(entry: Section) -> GridSpec:
+    levels = entry.take("levels", [])
+    if not isinstance(levels, list):
+        raise entry.wrong("levels", levels, "a list of levels")
+    grid = GridSpec(entry.text("rows"), entry.text("cols"), tuple(map(str, levels)))
+    entry.close()
+    return grid
+
+
+def read_target(name: str, entry: Section) -> TargetSpec:
+    uses = entry.choice("uses", TARGETS)
+    return TargetSpec(name, uses, bind(TARGETS[uses], entry.rest(), entry.path))
+
+
+def read_technique(name: str, entry: Section) -> TechniqueSpec:
+    uses = entry.choice("uses", TECHNIQUES)
+    return TechniqueSpec(name, uses, bind(TECHNIQUES[uses].compute, entry.rest(), entry.path))
+
+
+def read_metric(name: str, entry: Section) -> MetricSpec:
+    uses = entry.choice("uses", OVERLAP)
+    region = entry.text("region", "mask")
+    return MetricSpec(name, uses, region, bind(OVERLAP[uses].compute, entry.rest(), entry.path))
+
+
+def read_contrast(name: str, entry: Section) -> ContrastSpec:
+    levels = entry.texts("levels")
+    if len(levels) != 2 or levels[0] == levels[1]:
+        raise entry.wrong("levels", list(levels), "a list of two different levels")
+    return ContrastSpec(
+        name=name,
+        image_set=entry.text("image_set"),
+        factor=entry.text("factor"),
+        levels=(levels[0], levels[1]),
+        blocks=entry.texts("blocks"),
+        within=entry.texts("within", []),
+    )
+
+
+def read_check(name: str, entry: Section) -> CheckSpec:
+    coverage = entry.number("coverage", 0.9)
+    if coverage is None or not 0 <= coverage <= 1:
+        raise entry.wrong("coverage", coverage, "a share, 0 to 1")
+    check = CheckSpec(
+        name=name,
+        contrast=entry.text("contrast"),
+        metric=entry.text("metric"),
+        techniques=entry.texts("technique", []),
+        requirements=_requirements(entry.section("require")),
+        coverage=coverage,
+    )
+    if not check.requirements:
+        raise AuditError(f"{entry.path}.require: nothing is required; {_REQUIRE}")
+    return check
+
+
+_REQUIRE = "allowed are level, lift and difference, each with min or max, and beats"
+
+
+def _requirements(entry: Section) -> tuple[Requirement, ...]:
+    required = []
+    for statistic in ("level", "lift", "difference"):
+        if statistic in entry.values:
+            required.append(_bounds(statistic, entry.section(statistic)))
+    if "beats" in entry.values:
+        required.append(Requirement("beats", references=entry.texts("beats")))
+    entry.close()
+    return tuple(required)
+
+
+def _bounds(statistic: Any, entry: Section) -> Requirement:
+    requirement = Requirement(statistic, entry.number("min", None), entry.number("max", None))
+    if (requirement.minimum is None) == (requirement.maximum is None):
+        raise AuditError(f"{entry.path}: one bound is needed, min or max")
+    entry.close()
+    return requirement
