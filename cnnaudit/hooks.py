@@ -6,14 +6,17 @@ Everything here is a context manager that puts the network back as it was, whate
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from cnnaudit.types import LayerCall
 
@@ -48,13 +51,15 @@ def frozen(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        model.eval()
+        if any(modes.values()):  # to set a mode takes a small network as long as a layer of it
+            model.eval()
         for parameter in wanted:
             parameter.requires_grad_(False)
         yield
     finally:
         for module, training in modes.items():
-            module.training = training  # not .train(): that would recurse over the children
+            if module.training != training:
+                module.training = training  # not .train(): that would recurse over the children
         for parameter in wanted:
             parameter.requires_grad_(True)
 
@@ -95,6 +100,88 @@ def capture(
 
 
 @contextmanager
+def shielded(model: nn.Module, path: str) -> Iterator[nn.Module]:
+    """Let the module at `path` pass on a copy of its output, after all that other hooks do to it.
+
+    An in-place operation that follows would write into what a library's hook keeps or puts there.
+    """
+    module, last = model.get_submodule(path), ExitStack()
+
+    def copy(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
+        return output.clone() if isinstance(output, Tensor) else None
+
+    def come_last(module: nn.Module, _args: Any) -> None:
+        last.close()  # as the module is called, when the library has registered its hooks
+        last.callback(module.register_forward_hook(copy).remove)
+
+    handle = module.register_forward_pre_hook(come_last)
+    try:
+        yield module
+    finally:
+        handle.remove()
+        last.close()
+
+
+@contextmanager
+def apart(model: nn.Module) -> Iterator[None]:
+    """Give each module a copy of its input, so that a hook on it concerns no other module."""
+
+    def copy(_module: nn.Module, args: Any) -> Any:
+        return tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
+
+    with ExitStack() as handles:
+        for module in model.modules():
+            if module is not model:
+                handles.callback(module.register_forward_pre_hook(copy).remove)
+        yield
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Undo what a library leaves behind on the modules of a network: hooks, and attributes."""
+    before = []
+    for module in model.modules():
+        attributes = dict(vars(module))
+        tables = [(table, table.copy()) for name, table in attributes.items() if "_hooks" in name]
+        before.append((module, attributes, tables))
+    try:
+        yield
+    finally:
+        for module, attributes, tables in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for table, hooks in tables:
+                table.clear()
+                table.update(hooks)
+
+
+@contextmanager
+def picked(model: nn.Module, path: str, pick: Callable[[Any], Tensor]) -> Iterator[list[Tensor]]:
+    """Collect what `pick` finds in each output of the module at `path` during the passes inside."""
+    found: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
+        tensor = pick(output)
+        copy: Tensor = tensor.clone()  # as above: what follows may write into it
+        if tensor is output:
+            found.append(tensor)
+            return copy
+        found.append(copy)
+        return None
+
+    handle = model.get_submodule(path).register_forward_hook(keep)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def pick_output(model: nn.Module, pick: Callable[[Any], Tensor]) -> RemovableHandle:
+    """Let a model return what `pick` finds in its output, until the handle is removed."""
+    return model.register_forward_hook(lambda _module, _args, output: pick(output))
+
+
+@contextmanager
 def guided(score: Tensor) -> Iterator[str | None]:
     """Apply the guided rule at every ReLU node of the score's graph.
 
@@ -116,6 +203,54 @@ def guided(score: Tensor) -> Iterator[str | None]:
             for node in relus:
                 handles.callback(node.register_prehook(_keep_positive).remove)
             yield None
+
+
+@dataclass
+class HeadTrace:
+    """What a network's end may consist of, as it was met in the forward pass."""
+
+    pooled: list[Tensor] = field(default_factory=list)  # (B, K, h, w), averaged over all places
+    linear: list[tuple[nn.Linear, Tensor]] = field(default_factory=list)  # with its output
+
+
+@contextmanager
+def head(model: nn.Module) -> Iterator[HeadTrace]:
+    """Record what goes into a global average pool, functional or a module, and linear layers."""
+    trace = HeadTrace()
+
+    def note(module: nn.Module, _args: Any, output: Any) -> None:
+        assert isinstance(module, nn.Linear)
+        trace.linear.append((module, output))
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                stack.callback(module.register_forward_hook(note).remove)
+        stack.enter_context(_PoolRecorder(trace.pooled))
+        yield trace
+
+
+class _PoolRecorder(TorchFunctionMode):
+    """Notes the input of every call that leaves one number of each channel's places."""
+
+    _AVERAGES = (
+        nn.functional.adaptive_avg_pool2d,
+        nn.functional.avg_pool2d,
+        torch.mean,
+        Tensor.mean,
+    )
+
+    def __init__(self, pooled: list[Tensor]) -> None:
+        super().__init__()
+        self._pooled = pooled
+
+    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in self._AVERAGES and args and isinstance(args[0], Tensor) and args[0].ndim == 4:
+            b, k, _, _ = args[0].shape
+            if output.numel() == b * k:
+                self._pooled.append(args[0])
+        return output
 
 
 @contextmanager

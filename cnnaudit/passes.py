@@ -6,15 +6,22 @@ No gradient of a parameter is ever computed, and nothing of the network is left 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cnnaudit import hooks
-from cnnaudit.types import AuditError, LayerCall, PassSpec, Signals
+from cnnaudit.outputs import entry_of
+from cnnaudit.types import AuditError, Head, LayerCall, PassSpec, Signals, path_of
 
 Score = Callable[[Tensor], Tensor]  # scores (B, N) → weights (B, N)
+
+_SAME = 1e-3  # relative: what rounding may put between a network's scores and its linear end
+_SMALLEST = 1e-30
 
 
 def forward(model: nn.Module, images: Tensor, score_from: str | None) -> tuple[Tensor, Tensor]:
@@ -22,6 +29,11 @@ def forward(model: nn.Module, images: Tensor, score_from: str | None) -> tuple[T
     with hooks.frozen(model), torch.no_grad():
         outputs, scores, _ = _forward(model, images, score_from, frozenset(), graph=False)
     return outputs, scores
+
+
+def scores_of(model: nn.Module, images: Tensor, score_from: str | None) -> Tensor:
+    """Return a model's scores (B, N) within the graph that the caller keeps."""
+    return _forward(model, images, score_from, frozenset(), graph=False)[1]
 
 
 def run_passes(
@@ -39,13 +51,21 @@ def run_passes(
     layers = frozenset().union(*(spec.layers for spec in specs.values()))
     by_input = any(s.input_gradient or s.guided_input_gradient for s in specs.values())
     graph = by_input or any(spec.gradients for spec in specs.values())
-    with hooks.frozen(model), torch.set_grad_enabled(graph):
+    with hooks.frozen(model), torch.set_grad_enabled(graph), ExitStack() as stack:
         leaf = images.detach().requires_grad_(by_input)
+        trace = None
+        if any(spec.head for spec in specs.values()):
+            trace = stack.enter_context(hooks.head(model))
         outputs, scores, captured = _forward(model, leaf, score_from, layers, graph=graph)
-        signals = {
-            name: _backward(leaf, scores, weigh(scores.detach()), captured, specs[name])
-            for name, weigh in targets.items()
-        }
+        signals = {}
+        for name, weigh in targets.items():
+            last = len(signals) == len(targets) - 1
+            found = _backward(
+                leaf, scores, weigh(scores.detach()), captured, specs[name], retain=not last
+            )
+            if trace is not None and specs[name].head:
+                found = _with_head(found, trace, scores.detach())
+            signals[name] = found
     return outputs.detach(), signals
 
 
@@ -59,16 +79,17 @@ def _forward(
 ) -> tuple[Tensor, Tensor, dict[LayerCall, Tensor]]:
     # The clones: a model that begins with an in-place operation neither changes the caller's
     # images nor writes into a leaf of the graph.
-    with hooks.capture(model, layers, differentiable=graph) as captured:
+    with hooks.capture(model, set(map(path_of, layers)), differentiable=graph) as captured:
         if score_from is None:
             outputs = _as_scores(model(images.clone()), "the model", len(images))
             return outputs, outputs, captured
-        with hooks.capture(model, {score_from}, differentiable=False) as scored:
+        path, _, entry = score_from.partition(":")
+        pick = partial(entry_of, entry=entry, name=path, key="score_from")
+        with hooks.picked(model, path, pick) as scored:
             outputs = _as_scores(model(images.clone()), "the model", len(images))
         if not scored:
-            raise AuditError(f"score_from: {score_from!r} gave no tensor in the forward pass")
-        last = max(scored, key=lambda call: call[1])
-        return outputs, _as_scores(scored[last], score_from, len(images)), captured
+            raise AuditError(f"score_from: {path!r} gave no tensor in the forward pass")
+        return outputs, _as_scores(scored[-1], path, len(images)), captured
 
 
 def _backward(
@@ -77,47 +98,86 @@ def _backward(
     weights: Tensor,
     captured: Mapping[LayerCall, Tensor],
     spec: PassSpec,
+    *,
+    retain: bool,
 ) -> Signals:
-    activations = {call: out for call, out in captured.items() if call[0] in spec.layers}
+    paths = set(map(path_of, spec.layers))
+    activations = {call: out for call, out in captured.items() if call[0] in paths}
     gradients: dict[LayerCall, Tensor] = {}
     input_gradients: dict[str, Tensor] = {}
     inapplicable: dict[str, str] = {}
+    by_image = (scores * weights).sum(dim=1)
     if spec.gradients or spec.input_gradient or spec.guided_input_gradient:
-        score = (scores * weights).sum()  # images do not mix, so one sum serves the whole batch
+        score = by_image.sum()  # images do not mix, so one sum serves the whole batch
         asked = list(activations.values()) if spec.gradients else []
         if spec.input_gradient:
             asked.append(images)
-        found = _gradients(score, asked)
+        # Where no other pass follows, each part of the graph is freed as this one leaves it.
+        found = _gradients(score, asked, retain=retain or spec.guided_input_gradient)
         if spec.gradients:
-            for (path, call), gradient in zip(activations, found, strict=False):
-                if gradient is None:
-                    inapplicable[path] = f"the score does not depend on the output of {path}"
-                else:
-                    gradients[path, call] = gradient
-                    inapplicable.pop(path, None)  # the last call decides
+            of_call = dict(zip(activations, found, strict=False))
+            gradients = {call: g for call, g in of_call.items() if g is not None}
         if spec.input_gradient:
             _note("plain", found[-1], input_gradients, inapplicable)
         if spec.guided_input_gradient:
             with hooks.guided(score) as reason:
                 if reason is None:
-                    (gradient,) = _gradients(score, [images])
+                    (gradient,) = _gradients(score, [images], retain=retain)
                     _note("guided", gradient, input_gradients, inapplicable)
                 else:
                     inapplicable["guided"] = reason
-    return Signals(
+    signals = Signals(
         images=images.detach(),
+        score=by_image.detach(),
+        weights=weights,
         activations={call: out.detach() for call, out in activations.items()},
         gradients=gradients,
         input_gradients=input_gradients,
         inapplicable=inapplicable,
     )
+    if spec.gradients:
+        for layer in spec.layers:
+            call = signals.call_of(layer)
+            if call is not None and call not in gradients:
+                inapplicable[layer] = f"the score does not depend on the output of {layer}"
+    return signals
 
 
-def _gradients(score: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:
+def _with_head(signals: Signals, trace: hooks.HeadTrace, scores: Tensor) -> Signals:
+    """Add the network's linear end, once it is seen to give the scores."""
+    linear = [
+        module
+        for module, output in trace.linear
+        if output.numel() == scores.numel() and _same(output.reshape(scores.shape), scores)
+    ]
+    if not linear:
+        return _without_head(signals, "no linear layer gives the scores")
+    matrix, bias = linear[-1].weight, linear[-1].bias
+    fitting = [features for features in trace.pooled if features.shape[1] == matrix.shape[1]]
+    if not fitting:
+        return _without_head(signals, "no global average pool comes before the last linear layer")
+    features = fitting[-1].detach()
+    again = nn.functional.linear(features.mean(dim=(2, 3)), matrix, bias)
+    errors = (again - scores).abs().amax(dim=1) / scores.abs().amax(dim=1).clamp(min=_SMALLEST)
+    error = max(errors[errors.isfinite()].tolist(), default=0.0)  # a NaN is its own image's matter
+    if error > _SAME:
+        return _without_head(signals, "more than a linear layer comes after the average pool")
+    return replace(signals, head=Head(features, signals.weights @ matrix))
+
+
+def _without_head(signals: Signals, reason: str) -> Signals:
+    return replace(signals, inapplicable={**signals.inapplicable, "head": reason})
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
+
+
+def _gradients(score: Tensor, inputs: list[Tensor], *, retain: bool) -> list[Tensor | None]:
     """Return the gradient by each input; None: the graph does not lead there, which is no zero."""
     if not inputs or not score.requires_grad:
         return [None] * len(inputs)
-    return list(torch.autograd.grad(score, inputs, retain_graph=True, allow_unused=True))
+    return list(torch.autograd.grad(score, inputs, retain_graph=retain, allow_unused=True))
 
 
 def _note(
@@ -130,11 +190,10 @@ def _note(
 
 
 def _as_scores(output: Any, name: str, b: int) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise AuditError(f"{name} returns a {type(output).__name__}, a tensor (B, …) is expected")
-    if output.ndim == 0 or len(output) != b:
+    scores = entry_of(output, entry="", name=name, key="output_entry")
+    if scores.ndim == 0 or len(scores) != b:
         raise AuditError(
-            f"{name} returns a tensor of shape {tuple(output.shape)} for {b} images, "
+            f"{name} returns a tensor of shape {tuple(scores.shape)} for {b} images, "
             f"({b}, …) is expected"
         )
-    return output.reshape(b, -1)
+    return scores.reshape(b, -1)

@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cnnaudit.types import AuditError
 
 _MISSING: Any = object()
+
+
+@dataclass(frozen=True)
+class Within:
+    """The range of a number, both ends in it unless `above` says that the lower one is not."""
+
+    low: float
+    high: float
+    says: str
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        return (self.low < value if self.above else self.low <= value) and value <= self.high
+
+
+_ANY = float("inf")
+# What the parameters of techniques and metrics are, beside their types.
+Count = Annotated[int, Within(1, _ANY, "a whole number, at least 1")]
+Seed = Annotated[int, Within(0, 2**63, "a whole number, at least 0")]
+Share = Annotated[float, Within(0, 1, "a share, above 0 and at most 1", above=True)]
+Probability = Share
+NotNegative = Annotated[float, Within(0, _ANY, "a number, at least 0")]
+Positive = Annotated[float, Within(0, _ANY, "a number above 0", above=True)]
 
 
 class Section:
@@ -111,9 +136,14 @@ class Section:
 def unknown(got: str, allowed: Iterable[str], kind: str = "value") -> str:
     """Return what is wrong with a name: what it was, the near miss, what is allowed."""
     allowed = tuple(allowed)
-    near = difflib.get_close_matches(got, allowed, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{got!r} is no allowed {kind}.{guess} Allowed: {', '.join(allowed) or 'none'}"
+    listed = ", ".join(allowed) or "none"
+    return f"{got!r} is no allowed {kind}.{near_miss(got, allowed)} Allowed: {listed}"
+
+
+def near_miss(got: str, allowed: Iterable[str]) -> str:
+    """Return the question whether the name nearest to a wrong one was meant, if one is near."""
+    near = difflib.get_close_matches(got, tuple(allowed), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def bind(function: Callable[..., Any], parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -121,38 +151,72 @@ def bind(function: Callable[..., Any], parameters: Mapping[str, Any], where: str
 
     Raises AuditError for a name that the function lacks, a value of another type, or one missing.
     """
-    accepted = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    accepted = parameters_of(function)
     for name in parameters:
         if name not in accepted:
             raise AuditError(f"{where}.{name}: {unknown(name, accepted, 'parameter')}")
-    kinds = get_type_hints(function, localns={"Tensor": object})  # torch is not imported for this
+    kinds = _types(function)
     bound = {}
     for name, parameter in accepted.items():
         value = parameters.get(name, parameter.default)
         if value is inspect.Parameter.empty:
             raise AuditError(f"{where}.{name} is missing")
-        if not _fits(value, kinds[name]):
-            raise AuditError(f"{where}.{name}: {value!r} is not {_say(kinds[name])}")
+        check_value(value, kinds[name], f"{where}.{name}")
         bound[name] = value
     return bound
 
 
+def check_value(value: Any, kind: Any, where: str) -> None:
+    """Raise AuditError for a value that is not of an annotated type."""
+    if not _fits(value, kind):
+        raise AuditError(f"{where}: {value!r} is not {_say(kind)}")
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return a function's keyword-only parameters, those that a config may set."""
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _types(function: Callable[..., Any]) -> dict[str, Any]:
+    lacking = {"Tensor": object, "nn": _NoTorch}  # torch is not imported for this
+    return get_type_hints(function, localns=lacking, include_extras=True)
+
+
+class _NoTorch:
+    Module = object
+
+
 def _fits(value: Any, annotation: Any) -> bool:
-    if get_origin(annotation) is Literal:
-        return value in get_args(annotation)
-    kinds = get_args(annotation) or (annotation,)
+    """Say whether a value that YAML can hold is of an annotated type."""
+    kind, parts = get_origin(annotation) or annotation, get_args(annotation)
+    if kind is Any:
+        return True
+    if kind is Annotated:
+        return _fits(value, parts[0]) and all(part.holds(value) for part in parts[1:])
+    if kind is Literal:
+        return value in parts
+    if kind in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is list:
+        return isinstance(value, list) and all(_fits(one, *parts) for one in value)
     if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
+        return kind is bool
+    return isinstance(value, kind) or (kind is float and isinstance(value, int))
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_WORDS |= {dict: "a set of keys", type(None): "null"}
 
 
 def _say(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return f"one of {', '.join(map(str, get_args(annotation)))}"
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    kinds = get_args(annotation) or (annotation,)
-    return " or ".join(words.get(kind, "null") for kind in kinds)
+    kind, parts = get_origin(annotation) or annotation, get_args(annotation)
+    if kind is Annotated:
+        return str(parts[1].says)
+    if kind is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if kind in (Union, types.UnionType):
+        return " or ".join(map(_say, parts))
+    if kind is list:
+        return f"a list, each {_say(parts[0])}"
+    return _WORDS[kind]

@@ -59,7 +59,8 @@ class ModelSpec:
     builder: str  # a name in the registry of `models`
     weights: Path | None  # None: untrained, seeded
     preprocessing: Preprocessing
-    score_from: str | None  # module path whose output is the score; None: the model's own output
+    # module path whose output is the score, or path:entry of it; None: the model's own output
+    score_from: str | None
     roles: Mapping[str, str]  # layer role → module path
     task: str  # which behaviour is measured: a task of `metrics.behaviour`
     outputs: tuple[OutputAxis, ...]  # the axes that the flat output unfolds into
@@ -67,6 +68,11 @@ class ModelSpec:
     arch: str = ""  # which network of a builder that has several
     pretrained: str = ""  # published weights by name; once resolved, `weights` is their file
     labels: tuple[str, ...] = ()  # of a classification's classes; empty: indices only
+    labels_from: str = ""  # published weights by name, whose labels these are once resolved
+    factory: str = ""  # "module:function" of a user's own code
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # that it is called with
+    output_entry: str = ""  # which part of a tuple or dict is the output; "": it is a tensor
+    gives: str = ""  # what a classification's outputs are: "logits" or "probabilities"
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ class TargetSpec:
 
     name: str
     uses: str
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, Any]  # as declared; of a request as resolved for its model
+    sign: str = "positive"  # "negative": what speaks against it
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class TechniqueSpec:
     name: str
     uses: str
     parameters: Mapping[str, Any]
+    display: str = "maximum"  # one of DISPLAY: what a picture of it is scaled to
 
 
 @dataclass(frozen=True)
@@ -95,11 +103,16 @@ class MetricSpec:
 
 @dataclass(frozen=True)
 class GridSpec:
-    """A declared facet of the report: which factor spans the rows, which one the columns."""
+    """A declared grid of the report: which factor or facet spans the rows, which the columns."""
 
     rows: str
     cols: str
     levels: tuple[str, ...]  # of the factor `rows`, in this order; empty: all
+
+    @property
+    def crosses_factors(self) -> bool:
+        """Whether both sides are factors, so that means have levels of it."""
+        return not {self.rows, self.cols} & set(FACETS)
 
 
 @dataclass(frozen=True)
@@ -120,10 +133,11 @@ class ContrastSpec:
 
     name: str
     image_set: str
-    factor: str
+    factor: str  # of the image set, or one of COMPARED
     levels: tuple[str, str]  # the difference is the first minus the second, the reference
     blocks: tuple[str, ...]  # the factors that stay equal within a pair, the unit among them
     within: tuple[str, ...]  # judged at each level of these, never pooled over them
+    net_of: tuple[str, ...] = ()  # references whose own difference is also taken away
 
 
 @dataclass(frozen=True)
@@ -149,6 +163,16 @@ class CheckSpec:
 
 
 @dataclass(frozen=True)
+class AgreementSpec:
+    """Which heatmaps are correlated with which, whatever lies under them."""
+
+    name: str
+    between: str  # one of BETWEEN
+    contrast: str  # whose pairs are compared between levels; else ""
+    techniques: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class AuditSpec:
     """The whole audit as declared; everything after `config` reads this and no config."""
 
@@ -160,6 +184,7 @@ class AuditSpec:
     metrics: tuple[MetricSpec, ...]
     contrasts: tuple[ContrastSpec, ...]
     checks: tuple[CheckSpec, ...]
+    agreements: tuple[AgreementSpec, ...]
     left_out: tuple[str, ...]  # what is declared about an image set that is not chosen
     gate: bool  # whether the verdict counts in the exit code
     seed: int
@@ -167,6 +192,7 @@ class AuditSpec:
     batch_size: int
     workers: int  # processes that decode images ahead; 0: none
     determinism: str  # "strict", "warn" or "off"
+    regions: bool  # whether the interesting region of every kept heatmap is written as a picture
     output_dir: Path
     store_dir: Path
     executor: str  # where units run
@@ -177,12 +203,26 @@ class AuditSpec:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """A region as polygons, in pixels of its picture, whose top left corner is (0, 0).
+
+    A pixel belongs to it when its centre lies inside one of them.
+    """
+
+    size: tuple[int, int]  # (width, height) of the picture
+    polygons: tuple[tuple[tuple[float, float], ...], ...]  # corners (x, y) of each
+
+
+Region = Path | Outline  # a mask file, or where it lies
+
+
+@dataclass(frozen=True)
 class Item:
     """One picture of an image set with everything that is declared about it."""
 
     id: str
     image: Path
-    regions: Mapping[str, Path]  # region name → mask file; a region not declared is not a key
+    regions: Mapping[str, Region]  # by name; a region not declared is not a key
     truth: str | Path | None  # a label, or a file of a structured truth
     factors: Mapping[str, str]  # factor → level; a factor without a level here is not a key
 
@@ -213,6 +253,12 @@ class Batch:
     masks: Mapping[str, Mapping[str, Tensor]]  # region → item id → (H, W) bool
     truths: Mapping[str, Any]  # item id → label or (N,) float tensor; absent: no truth
     failures: Mapping[str, str]  # item id → reason
+    # (region, item id) of masks that have pixels in their file, but none in the input
+    vanished: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(item.id for item in self.items)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -221,6 +267,19 @@ class Batch:
 # --- passes ---------------------------------------------------------------------------------------
 
 LayerCall = tuple[str, int]  # (module path, how many times it had been called before)
+LayerChoice = (
+    str | int
+)  # as declared: a role or a module path, or an index into the execution order
+
+
+def layer_name(path: str, call: int, calls: int) -> str:
+    """Return how a use of a module is written: its path, and ``@call`` unless it is the last."""
+    return path if call == calls - 1 else f"{path}@{call}"
+
+
+def path_of(layer: str) -> str:
+    """Return the module path of a resolved layer."""
+    return layer.partition("@")[0]
 
 
 @dataclass(frozen=True)
@@ -231,35 +290,54 @@ class Needs:
     gradients: bool = False  # the gradient of the score at that layer
     input_gradient: bool = False
     guided_input_gradient: bool = False
+    head: bool = False  # the input of the global average pool and the linear layer after it
+    queries: bool = False  # passes of its own, on other inputs: it gets `query`
+    network: bool = False  # the network itself, for a library that runs its own passes
 
 
 @dataclass(frozen=True)
 class PassSpec:
     """The union of what a group of requests needs."""
 
-    layers: frozenset[str] = frozenset()
+    layers: frozenset[str] = frozenset()  # resolved: `layer_name`
     gradients: bool = False
     input_gradient: bool = False
     guided_input_gradient: bool = False
+    head: bool = False
+
+
+@dataclass(frozen=True)
+class Head:
+    """A network's linear end: scores = W · GAP(A) + b, verified."""
+
+    features: Tensor  # A (B, K, h, w)
+    weights: Tensor  # of the explained score, (B, K): Σ_n weight_n · W_n
 
 
 @dataclass(frozen=True)
 class Signals:
     """What one forward and at most two backward passes of one target left behind.
 
-    Only what the `PassSpec` asked for is a key; asking for another is a KeyError.
+    Only what the `PassSpec` asked for is there; where it cannot be, `inapplicable` says why.
     """
 
     images: Tensor  # (B, C, H, W)
-    activations: Mapping[LayerCall, Tensor]  # (B, K, h, w)
-    gradients: Mapping[LayerCall, Tensor]  # ∂y/∂activations, same shape
-    input_gradients: Mapping[str, Tensor]  # "plain" and "guided": (B, C, H, W)
-    # "plain", "guided" or a layer → why it has no gradient
+    score: Tensor  # the explained score y, (B,)
+    weights: Tensor  # of each output in it, (B, N)
+    activations: Mapping[LayerCall, Tensor] = field(default_factory=dict)  # (B, K, h, w)
+    gradients: Mapping[LayerCall, Tensor] = field(default_factory=dict)  # ∂y/∂activations
+    # "plain" and "guided": (B, C, H, W)
+    input_gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    head: Head | None = None
+    # "plain", "guided", "head" or a layer → why it is not there
     inapplicable: Mapping[str, str] = field(default_factory=dict)
 
-    def last_call(self, layer: str) -> LayerCall | None:
-        """Return the key of the layer's last use in the forward pass, None if it was not used."""
-        return max((call for call in self.activations if call[0] == layer), default=None)
+    def call_of(self, layer: str) -> LayerCall | None:
+        """Return the key of a resolved layer, of its last use if it names none; None: not used."""
+        path, _, call = layer.partition("@")
+        if call:
+            return (path, int(call)) if (path, int(call)) in self.activations else None
+        return max((key for key in self.activations if key[0] == path), default=None)
 
 
 # --- work and results -----------------------------------------------------------------------------
@@ -272,8 +350,8 @@ class HeatmapRequest:
     """One technique on one target of one model, its layer resolved."""
 
     technique: TechniqueSpec
-    target: TargetSpec
-    layer: str  # module path; "" where the technique has no layer
+    target: TargetSpec  # resolved for the model
+    layer: str  # `layer_name`; "" where the technique has no layer
 
 
 @dataclass(frozen=True)
@@ -286,6 +364,7 @@ class Cell:
     image_set: ImageSet
     chunk: tuple[Item, ...]
     request: HeatmapRequest | None  # None: the cell holds behaviour
+    keeps_maps: bool = False  # whether its heatmaps are compared with others
 
 
 @dataclass(frozen=True)
@@ -304,6 +383,16 @@ class Heatmaps:
     """One request's heatmaps of a batch, in input coordinates, raw values."""
 
     maps: Tensor  # (B, H, W)
+    ineligible: Mapping[int, str] = field(default_factory=dict)  # index in the batch → why
+    # what the technique says of its own accuracy: name → (B,)
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A layer's channel images of a batch, raw values."""
+
+    maps: Tensor  # (B, K, h, w)
 
 
 @dataclass(frozen=True)
@@ -338,6 +427,15 @@ IMAGE_SWAP = "image_swap"  # the reference that stands in a row's column `swap`
 # A Pillow filter each; here, because reading a config must not wait for torch.
 RESAMPLING = ("box", "bilinear", "bicubic", "lanczos", "nearest")
 
+DISPLAY = ("maximum", "p99")  # p99: the 99th percentile, what is above it shown as the maximum
+
+BETWEEN = ("target", "model", "technique", "levels")  # what an agreement compares
+
+COMPARED = ("model", "technique", "target")  # what a contrast can compare, beside factors
+
+MAPS_FILE = "maps.npy"  # of a cell whose heatmaps are compared: (n, H, W), each in units of its
+MAPS_OF_FILE = "maps.json"  # largest value; and the ids of their n items
+
 ROWS_FILE = "rows.parquet"  # of a cell of scores: what executing writes and the summary reads
 
 # What a cell adds to each of its rows when they become one table; "" where it does not apply.
@@ -345,7 +443,10 @@ CELL_COLUMNS = ("model", "target", "technique", "layer", "image_set")
 ROW_COLUMNS = tuple(column.name for column in fields(MetricRow))
 SUMMARY_COLUMNS = ("mean", "chance", "lift", "swap", "units", "scored", "total", "dead")
 
+# What a grid of the report can span beside factors; no factor is called so.
+FACETS = ("image", "model", "target", "technique")
+
 # What no factor of an image set can be called.
 RESERVED_COLUMNS = frozenset(
-    (*CELL_COLUMNS, *ROW_COLUMNS, *SUMMARY_COLUMNS, *get_args(Status), "unit")
+    (*FACETS, *CELL_COLUMNS, *ROW_COLUMNS, *SUMMARY_COLUMNS, *get_args(Status), "unit")
 )

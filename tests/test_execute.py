@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
-from cnnaudit.execute import compute_heatmaps, execute
+from cnnaudit.execute import execute
+from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.models import build_model
 from cnnaudit.plan import requests_of
 from cnnaudit.summary import collect_rows
-from cnnaudit.techniques import TECHNIQUES, Technique
+from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import Heatmaps, Signals
 
 Run = Callable[..., pd.DataFrame]
@@ -51,7 +53,7 @@ def technique(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tensor
 
     def put(compute: Callable[..., Tensor]) -> None:
         old = TECHNIQUES["saliency"]
-        new = Technique("saliency", compute, old.needs, old.title, old.citation, 1_000)
+        new = replace(old, compute=compute, version=1_000)
         monkeypatch.setitem(TECHNIQUES, "saliency", new)
 
     return put

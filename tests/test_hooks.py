@@ -87,17 +87,22 @@ def test_capture_of_an_unknown_path_leaves_no_hook_on_the_known_ones() -> None:
 
 @pytest.mark.parametrize("broken", [False, True])
 def test_hooks_are_gone_afterwards(broken: bool) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), Broken() if broken else nn.Identity())
+    last = Broken() if broken else nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), last)
     try:
         with (
             hooks.capture(model, {"0", "1"}, differentiable=True),
             hooks.execution_order(model),
+            hooks.picked(model, "1", lambda output: output),
+            hooks.head(model),
         ):
-            assert hooks_on(model) == 5
+            assert hooks_on(model) >= 6
+            assert torch._C._len_torch_function_stack() == 1
             model(torch.randn(1, 3, 2, 2))
     except ValueError:
         assert broken
     assert hooks_on(model) == 0
+    assert torch._C._len_torch_function_stack() == 0
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -237,3 +242,34 @@ def test_execution_order_is_that_of_the_calls() -> None:
     with hooks.execution_order(model) as calls:
         model(torch.randn(1, 3, 2, 2))
     assert [path for path, _, _ in calls] == ["first", "relu", "second", "relu", "relu"]
+
+
+# --- a network's end ------------------------------------------------------------------------------
+
+
+def test_the_head_is_what_was_pooled_and_every_linear_layer() -> None:
+    linear = nn.Linear(4, 2)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear, nn.ReLU(), nn.Linear(2, 3))
+    images = torch.randn(2, 4, 5, 6)
+    with hooks.head(model) as trace:
+        scores = model(images)
+    assert [x is images for x in trace.pooled] == [True]
+    assert [module for module, _ in trace.linear] == [linear, model[4]]
+    assert trace.linear[-1][1] is scores
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: functional.adaptive_avg_pool2d(x, (1, 2)),  # halves
+        lambda x: functional.avg_pool2d(x, 2),
+        lambda x: x.mean(dim=2),  # rows
+        lambda x: x.mean(),
+        lambda x: functional.adaptive_max_pool2d(x, 1),
+        lambda x: x.flatten(2).mean(dim=2),  # no places any more
+    ],
+)
+def test_what_does_not_average_all_places_is_no_global_pool(pool) -> None:
+    with hooks.head(nn.Identity()) as trace:
+        pool(torch.randn(2, 4, 5, 6))
+    assert trace.pooled == []

@@ -90,17 +90,27 @@ def state_of(model: nn.Module) -> dict[str, object]:
     }
 
 
+SPECS = {
+    "score": PassSpec(),
+    "layer": PassSpec(frozenset({"3"})),
+    "gradients": PassSpec(frozenset({"3"}), gradients=True),
+    "input": PassSpec(input_gradient=True),
+    # the guided rule refuses the network that fails, so that its plain gradient has to
+    "guided": PassSpec(input_gradient=True, guided_input_gradient=True),
+    "head": PassSpec(head=True),
+}
+
+
 @pytest.mark.parametrize("where", ["nowhere", "forward", "backward", "target"])
-@pytest.mark.parametrize(
-    "technique", sorted(name for name, one in TECHNIQUES.items() if not one.sees_no_network)
-)
-def test_the_network_is_left_as_it_was(technique: str, where: str) -> None:
+@pytest.mark.parametrize("asked", sorted(SPECS))
+def test_the_network_is_left_as_it_was(asked: str, where: str) -> None:
+    """As test_laws holds for each technique, here for each kind of pass."""
     last = {"forward": fail, "backward": NoWayBack.apply}.get(where, nn.Identity())
     model = network(OnCall(last), nn.BatchNorm1d(5 * 2 * 3), nn.Dropout())
     model.train()
     model[6].eval()
     model[0].weight.requires_grad_(False)
-    before = state_of(model)
+    before, spec = state_of(model), SPECS[asked]
 
     def target(scores: Tensor) -> Tensor:
         if where == "target":
@@ -108,11 +118,7 @@ def test_the_network_is_left_as_it_was(technique: str, where: str) -> None:
         return all_outputs(scores)
 
     images = torch.randn(2, 3, 6, 7)
-    spec = spec_for(technique, "3")
-    if technique == "guided_saliency" and where == "backward":
-        # the guided rule refuses this network, so that its plain gradient has to fail
-        spec = PassSpec(input_gradient=True, guided_input_gradient=True)
-    if where == "nowhere":
+    if where == "nowhere" or (where == "backward" and asked in ("score", "layer", "head")):
         run_passes(model, images, None, {"t": target}, {"t": spec})
     else:
         with pytest.raises(ValueError, match=f"{where} on purpose"):
@@ -306,10 +312,117 @@ def test_the_layer_may_be_the_one_that_gives_the_scores() -> None:
     assert (signals.gradients["0", 0] == 1).all()
 
 
-def test_the_last_call_is_the_one_that_counts_most() -> None:
+def test_a_layer_is_its_last_use_unless_it_names_one() -> None:
     relu = nn.ReLU()
-    signals = signals_of(nn.Sequential(*[relu] * 11), torch.randn(1, 2, 3, 4), PassSpec({"0"}))
-    assert signals.last_call("0") == ("0", 10)
+    spec = PassSpec(frozenset({"0"}))
+    signals = signals_of(nn.Sequential(*[relu] * 11), torch.randn(1, 2, 3, 4), spec)
+    assert signals.call_of("0") == ("0", 10)
+    assert signals.call_of("0@9") == ("0", 9)
+    assert signals.call_of("0@11") is None
+    assert signals.call_of("1") is None
+
+
+@pytest.mark.parametrize(("layer", "value"), [("relu@0", 1), ("relu@1", 2), ("relu", 6)])
+def test_activations_and_gradients_are_those_of_the_use(layer: str, value: float) -> None:
+    class Thrice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 5 * self.relu(3 * self.relu(2 * self.relu(x))).flatten(1)
+
+    spec = PassSpec(frozenset({layer}), gradients=True)
+    signals = signals_of(Thrice(), torch.ones(1, 2, 3, 4), spec)
+    call = signals.call_of(layer)
+    assert call is not None
+    assert (signals.activations[call] == value).all()
+    assert (signals.gradients[call] * value == 30).all()
+
+
+# --- the linear end -------------------------------------------------------------------------------
+
+
+class Ends(nn.Module):
+    """A convolution, and what is made of its features."""
+
+    def __init__(self, end, hidden: nn.Module | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.conv, self.end = nn.Conv2d(3, 4, 3, padding=1), end
+        self.hidden, self.fc = hidden or nn.Identity(), nn.Linear(4, 5)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self, functional.relu(self.conv(x)))
+
+
+LINEAR_ENDS = {
+    "module": lambda m, x: m.fc(m.pool(x).flatten(1)),
+    "functional": lambda m, x: m.fc(functional.adaptive_avg_pool2d(x, (1, 1)).flatten(1)),
+    "window": lambda m, x: m.fc(functional.avg_pool2d(x, x.shape[2:]).flatten(1)),
+    "mean": lambda m, x: m.fc(x.mean([2, 3])),
+    "torch.mean": lambda m, x: m.fc(torch.mean(x, dim=(-2, -1))),
+    "two axes": lambda m, x: m.fc(functional.dropout(m.pool(x)[..., 0, 0], training=m.training)),
+    "a squeeze before": lambda m, x: m.fc((x * m.pool(x).sigmoid()).mean([2, 3])),
+}
+OTHER_ENDS = {
+    "no linear layer gives the scores": lambda m, x: m.pool(x).flatten(1),
+    "no global average pool comes before the last linear layer": lambda m, x: m.fc(
+        functional.adaptive_max_pool2d(x, 1).flatten(1)
+    ),
+    "more than a linear layer comes after the average pool": lambda m, x: m.fc(
+        functional.relu(m.hidden(m.pool(x).flatten(1)))
+    ),
+}
+HEAD = PassSpec(head=True)
+
+
+@pytest.mark.parametrize("end", sorted(LINEAR_ENDS))
+def test_the_head_is_found_and_gives_the_scores(end: str) -> None:
+    model, images = Ends(LINEAR_ENDS[end]), torch.randn(2, 3, 6, 7)
+    outputs, signals = run_passes(model, images, None, {"t": predicted}, {"t": HEAD})
+    head = signals["t"].head
+    assert head is not None
+    assert head.features.shape == (2, 4, 6, 7)
+    classes = outputs.argmax(dim=1)
+    torch.testing.assert_close(head.weights, model.fc.weight.detach()[classes])
+    score = (head.features.mean(dim=(2, 3)) * head.weights).sum(dim=1) + model.fc.bias[classes]
+    torch.testing.assert_close(signals["t"].score, score.detach())
+
+
+@pytest.mark.parametrize("reason", sorted(OTHER_ENDS))
+def test_what_is_no_linear_end_has_no_head(reason: str) -> None:
+    model = Ends(OTHER_ENDS[reason], nn.Linear(4, 4))
+    signals = signals_of(model, torch.randn(2, 3, 6, 7), HEAD)
+    assert signals.head is None
+    assert signals.inapplicable == {"head": reason}
+
+
+def test_the_weights_of_the_head_are_those_of_the_explained_score() -> None:
+    model, images = Ends(LINEAR_ENDS["mean"]), torch.randn(2, 3, 6, 7)
+    weights = torch.tensor([[1.0, 0, 0, -2, 0], [0, 0.5, 0, 0, 0]])
+    _, signals = run_passes(model, images, None, {"t": lambda _: weights}, {"t": HEAD})
+    head, rows = signals["t"].head, model.fc.weight.detach()
+    assert head is not None
+    torch.testing.assert_close(head.weights, torch.stack([rows[0] - 2 * rows[3], rows[1] / 2]))
+
+
+def test_the_head_of_scores_behind_a_softmax() -> None:
+    model = Ends(lambda m, x: m.fc(m.pool(x).flatten(1)).softmax(dim=1))
+    images = torch.randn(2, 3, 6, 7)
+    assert signals_of(model, images, HEAD, score_from="fc").head is not None
+    assert signals_of(model, images, HEAD).inapplicable["head"].startswith("no linear layer")
+
+
+def test_an_image_that_is_not_finite_does_not_cost_the_others_their_head() -> None:
+    model, images = Ends(LINEAR_ENDS["module"]), torch.randn(3, 3, 6, 7)
+    before = signals_of(model, images, HEAD).head
+    images[1, 0, 2, 3] = torch.nan
+    after = signals_of(model, images, HEAD).head
+    assert before is not None
+    assert after is not None
+    assert torch.equal(after.features[[0, 2]], before.features[[0, 2]])
 
 
 # --- what has no gradient -------------------------------------------------------------------------
@@ -392,8 +505,20 @@ def test_a_model_whose_output_is_no_batch_of_scores(returns, message: str) -> No
 
 def test_score_from_whose_output_is_no_tensor() -> None:
     model = nn.Sequential(OnCall(lambda x: (x, x)), OnCall(lambda xs: xs[0]), nn.Flatten())
-    with pytest.raises(AuditError, match="'0' gave no tensor in the forward pass"):
-        forward(model, torch.randn(2, 3, 6, 7), "0")
+    images = torch.randn(2, 3, 6, 7)
+    with pytest.raises(AuditError, match=r"score_from: 0 returns a tuple with the entries 0 \(2, "):
+        forward(model, images, "0")
+    _, scores = forward(model, images, "0:1")
+    assert torch.equal(scores, images.flatten(1))
+
+
+def test_scores_of_an_entry_are_those_before_an_in_place_operation() -> None:
+    named, relu = OnCall(lambda x: {"a": x * 1}), OnCall(lambda xs: xs["a"].relu_())
+    model = nn.Sequential(nn.Flatten(), named, relu)
+    images = torch.randn(2, 3, 6, 7)
+    outputs, scores = forward(model, images, "1:a")
+    assert torch.equal(scores, images.flatten(1))
+    assert torch.equal(outputs, images.flatten(1).relu())
 
 
 def test_score_from_that_takes_no_part() -> None:

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cnnaudit.metrics import behaviour, overlap
+from cnnaudit.metrics import behaviour, channels, overlap
 from cnnaudit.metrics.registry import (
     BEHAVIOUR,
+    CHANNELS,
     OVERLAP,
     BehaviourMetric,
     Ineligible,
@@ -28,16 +29,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BEHAVIOUR",
+    "CHANNELS",
+    "EMPTY_MASK",
+    "NO_TRUTH",
     "OVERLAP",
     "Score",
     "behaviour",
     "behaviour_of",
+    "channels",
     "is_dead",
     "measure_behaviour",
+    "measure_channels",
     "measure_overlap",
+    "measured",
     "overlap",
 ]
 
+EMPTY_MASK = "empty_mask"  # why an overlap is undefined
+NO_TRUTH = "no_truth"  # why an image is ineligible for what needs its truth
 _PIXELS_AT_ONCE = 2**18
 
 
@@ -87,7 +96,7 @@ def measure_overlap(
             levels = [None] * len(part) if chances is None else chances.tolist()
             for i, value, chance in zip(part, values, levels, strict=True):
                 flag = "dead" if peaks[i] == 0 else ""
-                columns[spec.name][i] = _scored(value, chance, flag)
+                columns[spec.name][i] = measured(value, chance, flag)
     return {name: [s for s in column if s is not None] for name, column in columns.items()}
 
 
@@ -102,13 +111,21 @@ def measure_behaviour(
             scores[name] = Score(None, None, "", "failed", "the prediction is not finite")
             continue
         if truth is None:
-            scores[name] = Score(None, None, "", "ineligible", "no_truth")
+            scores[name] = Score(None, None, "", "ineligible", NO_TRUTH)
             continue
         try:
-            scores[name] = _scored(metric.compute(prediction, truth), None, "")
+            scores[name] = measured(metric.compute(prediction, truth))
         except Ineligible as reason:
             scores[name] = Score(None, None, "", "ineligible", str(reason))
     return scores
+
+
+def measure_channels(maps: Tensor, images: Tensor) -> dict[str, list[Score]]:
+    """Score a layer's channels (B, K, h, w) of images (B, C, H, W) by every channel metric."""
+    return {
+        name: [measured(value) for value in metric.compute(maps, images.to(maps.device)).tolist()]
+        for name, metric in CHANNELS.items()
+    }
 
 
 def behaviour_of(task: str) -> Mapping[str, BehaviourMetric]:
@@ -116,7 +133,8 @@ def behaviour_of(task: str) -> Mapping[str, BehaviourMetric]:
     return {name: metric for name, metric in BEHAVIOUR.items() if metric.task == task}
 
 
-def _scored(value: float, chance: float | None, flag: str) -> Score:
+def measured(value: float, chance: float | None = None, flag: str = "") -> Score:
+    """Return a number that was measured, or that it is undefined."""
     if not math.isfinite(value):
         return Score(None, None, flag, "undefined", "not_finite")
     return Score(value, chance, flag, "ok", "")
@@ -135,7 +153,7 @@ def _refusal(peak: float, mask: Tensor | None) -> Score | None:
         return Score(None, None, "", "ineligible", "no_such_region")
     area = int(mask.sum())
     if area == 0:
-        return Score(None, None, "", "undefined", "empty_mask")
+        return Score(None, None, "", "undefined", EMPTY_MASK)
     if area == mask.numel():
         return Score(None, None, "", "undefined", "degenerate_mask")
     return None

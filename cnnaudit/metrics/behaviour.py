@@ -1,7 +1,7 @@
 """What a network answers, beside where it looks: one prediction against its truth.
 
 Structured regression: N cells, each with a probability and a truth of 0 or 1.
-Classification: N logits, and a truth that is 1 at its class and 0 elsewhere.
+Classification: N probabilities, and a truth that is 1 at its class and 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ STRUCTURED_REGRESSION = "structured_regression"
 CLASSIFICATION = "classification"
 
 
-def answer(task: str, prediction: Cells) -> Cells:
-    """Return a prediction (N,) as people read it: of logits the softmax."""
+def answer(task: str, prediction: Cells, gives: str = "logits") -> Cells:
+    """Return a prediction (N,) as people read it: of a classification's logits the softmax."""
     import numpy as np
 
-    if task != CLASSIFICATION:
+    if task != CLASSIFICATION or gives == "probabilities":
         return prediction
     with np.errstate(invalid="ignore"):  # what is not finite stays so
         powers = np.exp(prediction - prediction.max())
@@ -39,7 +39,7 @@ def answer(task: str, prediction: Cells) -> Cells:
     higher_is_better=True,
 )
 def correct(prediction: Cells, truth: Cells) -> float:
-    """Return 1 if the truth has the highest score alone, else 0."""
+    """Return 1 if the truth has the highest probability alone, else 0."""
     others = prediction[truth < 0.5]
     return float((others < prediction[truth.argmax()]).all())
 
@@ -47,12 +47,12 @@ def correct(prediction: Cells, truth: Cells) -> float:
 @behaviour_metric(
     task=CLASSIFICATION,
     title="probability of the truth",
-    meaning="softmax probability of the true class",
+    meaning="probability of the true class, by softmax where the network gives logits",
     higher_is_better=True,
 )
 def truth_probability(prediction: Cells, truth: Cells) -> float:
-    """Return the softmax probability of the true class, 0–1."""
-    return float(answer(CLASSIFICATION, prediction)[truth.argmax()])
+    """Return the probability of the true class, 0–1."""
+    return float(prediction[truth.argmax()])
 
 
 @behaviour_metric(

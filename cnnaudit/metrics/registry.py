@@ -1,4 +1,4 @@
-"""The registries of metrics: overlap of a heatmap with a mask, behaviour of a prediction."""
+"""The registries of metrics: of a heatmap on a mask, of a prediction, of a layer's channels."""
 
 from __future__ import annotations
 
@@ -81,12 +81,26 @@ class BehaviourMetric:
     version: int
 
 
+@dataclass(frozen=True)
+class ChannelMetric:
+    """A registered number about a layer's channel images: `compute` gives (B,) float64."""
+
+    name: str
+    compute: Callable[[Tensor, Tensor], Tensor]
+    title: str
+    meaning: str
+    bounds: tuple[float, float]
+    higher_is_better: bool | None  # None: neither
+    version: int
+
+
 class Ineligible(Exception):
     """A truth that does not let the metric have a value; the message is a short reason."""
 
 
 OVERLAP: dict[str, OverlapMetric] = {}
 BEHAVIOUR: dict[str, BehaviourMetric] = {}
+CHANNELS: dict[str, ChannelMetric] = {}
 
 
 def overlap_metric(
@@ -133,6 +147,21 @@ def behaviour_metric(
         BEHAVIOUR[name] = BehaviourMetric(
             name, task, compute, title, meaning, bounds, higher_is_better, version
         )
+        return compute
+
+    return register
+
+
+def channel_metric(
+    *, title: str, meaning: str, bounds: tuple[float, float] = (0.0, 1.0), version: int = 1
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a function ``(channels (B, K, h, w), images (B, C, H, W)) -> (B,)``."""
+
+    def register(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        name = compute.__name__
+        if name in CHANNELS:
+            raise ValueError(f"a channel metric named {name!r} is registered already")
+        CHANNELS[name] = ChannelMetric(name, compute, title, meaning, bounds, None, version)
         return compute
 
     return register

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit.metrics.behaviour import CLASSIFICATION
+from cnnaudit.models.labels import class_index
 from cnnaudit.types import AuditError, ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_SHOWN = 20  # labels that a message lists
 
 
 def truth_array(spec: ModelSpec, truth: Any, outputs: int) -> NDArray[np.float64] | None:
@@ -49,25 +47,3 @@ def check_truth(spec: ModelSpec, outputs: int, truth: str | Path, where: str) ->
                 f"{where}: the truth {truth} has {cells} values, "
                 f"the model {spec.name!r} has {outputs} outputs; they must be equal"
             )
-
-
-def class_index(spec: ModelSpec, label: str, outputs: int, where: str) -> int:
-    """Return the class that a label's text or an index names; raise AuditError for none or two."""
-    found = [index for index, text in enumerate(spec.labels) if text == label]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise AuditError(
-            f"{where}: the label {label!r} stands for several classes of {spec.name!r}; "
-            f"give the index: {', '.join(map(str, found))}"
-        )
-    if label.isdecimal() and int(label) < outputs:
-        return int(label)
-    near = difflib.get_close_matches(label, spec.labels, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    listed = f" or one of {', '.join(spec.labels)}" if 0 < len(spec.labels) <= _SHOWN else ""
-    known = f" or one of its {len(spec.labels)} labels" if len(spec.labels) > _SHOWN else listed
-    raise AuditError(
-        f"{where}: the truth {label!r} is no class of the model {spec.name!r}.{guess} "
-        f"Allowed: an index from 0 to {outputs - 1}{known}"
-    )

@@ -20,7 +20,7 @@ Reduction = Literal["max", "sum"]
 )
 def saliency(signals: Signals, *, reduce: Reduction = "max") -> Tensor:
     """Return max_c |∂y/∂x_c| (or the sum over channels), (B, H, W), ≥ 0."""
-    return _over_channels(_input_gradient(signals, "plain"), reduce)
+    return over_channels(input_gradient(signals, "plain"), reduce)
 
 
 @technique(
@@ -33,15 +33,27 @@ def guided_saliency(signals: Signals, *, reduce: Reduction = "max") -> Tensor:
 
     Raises NotApplicable for a network without a ReLU, or with other gates as well.
     """
-    return _over_channels(_input_gradient(signals, "guided"), reduce)
+    return over_channels(input_gradient(signals, "guided"), reduce)
 
 
-def _input_gradient(signals: Signals, kind: str) -> Tensor:
+@technique(
+    needs=Needs(input_gradient=True),
+    title="Input × gradient",
+    citation="Shrikumar et al., arXiv 2016",
+)
+def input_x_gradient(signals: Signals) -> Tensor:
+    """Return Σ_c x_c · ∂y/∂x_c, (B, H, W), signed; x as the network receives it."""
+    return (signals.images * input_gradient(signals, "plain")).sum(dim=1)
+
+
+def input_gradient(signals: Signals, kind: str) -> Tensor:
+    """Return the "plain" or "guided" gradient (B, C, H, W); NotApplicable where there is none."""
     if kind in signals.inapplicable:
         raise NotApplicable(signals.inapplicable[kind])
     return signals.input_gradients[kind]
 
 
-def _over_channels(gradient: Tensor, reduce: Reduction) -> Tensor:
+def over_channels(gradient: Tensor, reduce: Reduction) -> Tensor:
+    """Return the magnitude of a gradient (B, C, H, W) over its channels, (B, H, W)."""
     magnitude = gradient.abs()
     return magnitude.amax(dim=1) if reduce == "max" else magnitude.sum(dim=1)

@@ -6,9 +6,10 @@ alone, and a random one on its own image alone, whatever batch that is in.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
+from cnnaudit.sections import Count, Positive, Seed
+from cnnaudit.techniques.procedures import own_generator
 from cnnaudit.techniques.registry import technique
 from cnnaudit.types import Needs, Signals
 
@@ -19,7 +20,7 @@ _NOTHING = Needs()
 
 
 @technique(needs=_NOTHING, title="Centre prior", citation="a Gaussian at the centre")
-def center_prior(signals: Signals, *, width: float = 0.25) -> Tensor:
+def center_prior(signals: Signals, *, width: Positive = 0.25) -> Tensor:
     """Return a Gaussian at the centre, (B, H, W) in 0–1; `width` is σ as a share of each side."""
     import torch
 
@@ -33,13 +34,13 @@ def center_prior(signals: Signals, *, width: float = 0.25) -> Tensor:
 
 
 @technique(needs=_NOTHING, title="Random", citation="independent uniform noise")
-def random(signals: Signals, *, seed: int = 0) -> Tensor:
+def random(signals: Signals, *, seed: Seed = 0) -> Tensor:
     """Return independent uniform noise, (B, H, W) in 0–1."""
     return _noise(signals.images, signals.images.shape[-2:], seed)
 
 
 @technique(needs=_NOTHING, title="Smooth random", citation="uniform noise, interpolated")
-def smooth_random(signals: Signals, *, grain: int = 8, seed: int = 0) -> Tensor:
+def smooth_random(signals: Signals, *, grain: Count = 8, seed: Seed = 0) -> Tensor:
     """Return uniform noise on a grid of `grain` × `grain`, (B, grain, grain) in 0–1."""
     return _noise(signals.images, (grain, grain), seed)
 
@@ -60,9 +61,5 @@ def edges(signals: Signals) -> Tensor:
 def _noise(images: Tensor, size: tuple[int, ...], seed: int) -> Tensor:
     import torch
 
-    maps = []
-    for image in images.cpu():
-        digest = hashlib.sha256(image.contiguous().numpy().tobytes() + seed.to_bytes(8, "big"))
-        generator = torch.Generator().manual_seed(int.from_bytes(digest.digest()[:7], "big"))
-        maps.append(torch.rand(tuple(size), generator=generator))
+    maps = [torch.rand(tuple(size), generator=own_generator(image, seed)) for image in images]
     return torch.stack(maps).to(images)

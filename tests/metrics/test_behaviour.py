@@ -86,16 +86,24 @@ LOGITS = np.log(np.array([1.0, 5.0, 2.0]))  # softmax 1/8, 5/8, 2/8
 def test_classification_by_hand(label: int, is_highest: int, probability: float) -> None:
     truth = np.eye(3)[label]
     for offset in (0, 1e4):  # softmax does not depend on it, and does not overflow
-        assert correct(LOGITS + offset, truth) == is_highest
-        assert truth_probability(LOGITS + offset, truth) == pytest.approx(probability)
+        prediction = answer(CLASSIFICATION, LOGITS + offset)
+        assert correct(prediction, truth) == is_highest
+        assert truth_probability(prediction, truth) == pytest.approx(probability)
 
 
 def test_a_tie_is_not_correct() -> None:
-    assert correct(np.zeros(4), np.eye(4)[0]) == 0
-    assert truth_probability(np.zeros(4), np.eye(4)[0]) == 0.25
+    prediction = answer(CLASSIFICATION, np.zeros(4))
+    assert correct(prediction, np.eye(4)[0]) == 0
+    assert truth_probability(prediction, np.eye(4)[0]) == 0.25
 
 
 def test_an_answer_is_a_probability() -> None:
     np.testing.assert_allclose(answer(CLASSIFICATION, LOGITS), [0.125, 0.625, 0.25])
     assert np.isnan(answer(CLASSIFICATION, np.array([np.nan, 1.0]))).all()
     assert answer("structured_regression", LOGITS) is LOGITS
+
+
+def test_probabilities_are_an_answer_already() -> None:
+    probabilities = np.array([0.7, 0.2, 0.1])
+    assert answer(CLASSIFICATION, probabilities, "probabilities") is probabilities
+    assert truth_probability(probabilities, np.eye(3)[0]) == 0.7

@@ -36,7 +36,7 @@ def test_a_truth_is_a_label_or_an_index(truth: str, index: int) -> None:
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
-        ("taby", "here: the truth 'taby' is no class of the model 'net'. Did you mean 'tabby'?"),
+        ("taby", "here: 'taby' is no class of the model 'net'. Did you mean 'tabby'?"),
         ("4", "an index from 0 to 3 or one of tabby, crane, 1, crane"),
         ("-1", "'-1' is no class"),
         ("crane", "stands for several classes of 'net'; give the index: 1, 3"),

@@ -5,14 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.passes import run_passes
 from cnnaudit.targets import all_outputs, predicted
-from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import PassSpec
+from cnnaudit.techniques import TECHNIQUES, NotApplicable
+from cnnaudit.types import (
+    HeatmapRequest,
+    Heatmaps,
+    PassSpec,
+    Signals,
+    TargetSpec,
+    TechniqueSpec,
+)
 
 
 def heatmaps(
@@ -53,7 +63,34 @@ def layer_cam(a: np.ndarray, g: np.ndarray) -> np.ndarray:
     return np.maximum(total, 0)
 
 
-REFERENCES = {"grad_cam": grad_cam, "hires_cam": hires_cam, "layer_cam": layer_cam}
+def grad_cam_plus_plus(a: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """α = g² / (2 g² + g³ · ΣA) where that is defined, w = Σ α · ReLU(g), ReLU(Σ_k w · A[k])."""
+    total = np.zeros(a.shape[1:])
+    for k in range(len(a)):
+        weight = 0.0
+        for place in np.argwhere(g[k] > 0):
+            slope = g[k][tuple(place)]
+            weight += slope * slope**2 / (2 * slope**2 + slope**3 * a[k].sum())
+        total += weight * a[k]
+    return np.maximum(total, 0)
+
+
+def xgrad_cam(a: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """w = Σ(g ⊙ A) / ΣA where ΣA ≠ 0, else 0; ReLU(Σ_k w · A[k])."""
+    total = np.zeros(a.shape[1:])
+    for k in range(len(a)):
+        if a[k].sum() != 0:
+            total += (g[k] * a[k]).sum() / a[k].sum() * a[k]
+    return np.maximum(total, 0)
+
+
+REFERENCES = {
+    "grad_cam": grad_cam,
+    "grad_cam_plus_plus": grad_cam_plus_plus,
+    "hires_cam": hires_cam,
+    "layer_cam": layer_cam,
+    "xgrad_cam": xgrad_cam,
+}
 
 
 def by_definition(technique: str, activations: Tensor, score: Tensor) -> np.ndarray:
@@ -69,10 +106,17 @@ def by_definition(technique: str, activations: Tensor, score: Tensor) -> np.ndar
         ("grad_cam", "1", [[8 - 4, 0, 0]]),
         ("hires_cam", "1", [[8 - 6, 0 + 3, 0]]),
         ("layer_cam", "1", [[8, 0 + 3, 0]]),
+        # ΣA = 5, 6: α = (1/12, 1/27, 0), (0, 1/8, 0); w = 19/54, 1/8
+        ("grad_cam_plus_plus", "1", [[19 / 54 * 4 + 2 / 8, 3 / 8, 19 / 54 + 1 / 8]]),
+        # Σ g ⊙ A = 7, −7; w = 7/5, −7/6
+        ("xgrad_cam", "1", [[28 / 5 - 14 / 6, 0, 7 / 5 - 7 / 6]]),
         # A = (4, −1, 1), (2, 3, 1) before it; g = (2, 0, −1), (−3, 1, −4), means ⅓ and −2
         ("grad_cam", "0", [[0, 0, 0]]),
         ("hires_cam", "0", [[8 - 6, 0 + 3, 0]]),
         ("layer_cam", "0", [[8, 0 + 3, 0]]),
+        # ΣA = 4, 6: α = (1/10, 0, 0), (0, 1/8, 0)
+        ("grad_cam_plus_plus", "0", [[8 / 10 + 2 / 8, -2 / 10 + 3 / 8, 2 / 10 + 1 / 8]]),
+        ("xgrad_cam", "0", [[7 - 14 / 6, 0, 7 / 4 - 7 / 6]]),
     ],
 )
 def test_by_hand(technique: str, layer: str, expected: list[list[float]]) -> None:
@@ -86,15 +130,16 @@ def test_by_hand(technique: str, layer: str, expected: list[list[float]]) -> Non
     model[0].weight.data = torch.tensor([[1.0, 1.0], [-1.0, 1.0]])[:, :, None, None]
     model[3].weight.data = torch.tensor([[2.0, 5.0, -1.0, -3.0, 1.0, -4.0]])
     images = torch.tensor([[[[1.0, -2.0, 0.0]], [[3.0, 1.0, 1.0]]]])
-    assert heatmaps(model, images, technique, layer).tolist() == [expected]
+    found = heatmaps(model, images, technique, layer)
+    torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.float32))
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 4, 7])
 @pytest.mark.parametrize("technique", sorted(REFERENCES))
 def test_simple_cnn(technique: str, layer: int) -> None:
     torch.manual_seed(2)
-    model = SimpleCNN().eval()
-    images = torch.randn(3, 3, 64, 80)
+    model = SimpleCNN().eval().double()  # α has poles, near which single precision is not enough
+    images = torch.randn(3, 3, 64, 80).double()
     activations = model.encoder[: layer + 1](images).detach().requires_grad_()
     scores = model.decoder[:4](model.encoder[layer + 1 :](activations).flatten(1))
     found = heatmaps(model, images, technique, f"encoder.{layer}", score_from="decoder.3")
@@ -118,3 +163,142 @@ def test_resnet_uses_the_last_call_of_a_shared_relu(technique: str) -> None:
     expected = by_definition(technique, activations, scores.amax(dim=1).sum())
     assert found.shape == (2, 3, 4)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())
+
+
+# --- where a quotient has no value ----------------------------------------------------------------
+
+
+def signals(activations: list, gradients: list) -> Signals:
+    """Return the signals of one image at a layer of so many channels, each with one row."""
+    a, g = (torch.tensor(values)[None, :, None] for values in (activations, gradients))
+    return Signals(
+        images=torch.zeros(1, 3, 4, 6),
+        score=torch.zeros(1),
+        weights=torch.ones(1, 1),
+        activations={("x", 0): a},
+        gradients={("x", 0): g},
+    )
+
+
+@pytest.mark.parametrize("technique", sorted({*REFERENCES, "eigen_cam"}))
+def test_a_dead_channel_counts_nothing(technique: str) -> None:
+    a, g = [[1.0, 2.0, 4.0], [3.0, 0.0, 1.0]], [[1.0, 1.0, -1.0], [2.0, -1.0, 1.0]]
+    compute = TECHNIQUES[technique].compute
+    without = compute(signals(a, g), layer="x")
+    with_it = compute(signals([*a, [0.0, 0.0, 0.0]], [*g, [5.0, -1.0, 3.0]]), layer="x")
+    assert torch.isfinite(without).all()
+    torch.testing.assert_close(with_it, without)
+
+
+@pytest.mark.parametrize("technique", sorted({*REFERENCES, "eigen_cam"}))
+def test_a_layer_that_is_dead_gives_a_dead_map(technique: str) -> None:
+    dead = signals([[0.0, 0.0]] * 3, [[1.0, -2.0]] * 3)
+    assert (TECHNIQUES[technique].compute(dead, layer="x") == 0).all()
+
+
+def test_channels_whose_activations_cancel_have_no_weight_in_xgrad_cam() -> None:
+    found = signals([[3.0, -3.0], [1.0, 2.0]], [[5.0, 1.0], [1.0, 1.0]])
+    assert TECHNIQUES["xgrad_cam"].compute(found, layer="x").tolist() == [[[1, 2]]]
+
+
+def test_alpha_is_zero_where_its_denominator_is() -> None:
+    # ΣA = −2: 2 + g · ΣA is 0 at g = 1, and 2 − 4 at g = 2.
+    found = signals([[2.0, -4.0]], [[1.0, 2.0]])
+    w = 2 / (2 - 4)
+    torch.testing.assert_close(
+        TECHNIQUES["grad_cam_plus_plus"].compute(found, layer="x"), torch.tensor([[[0, -4 * w]]])
+    )
+
+
+def test_alpha_of_small_gradients_is_that_of_the_formula() -> None:
+    """Where g · ΣA is small against 2, α is ½ at any scale."""
+    for scale in (1e-3, 1e-9, 1e-15):
+        found = signals([[1.0, 3.0]], [[scale, -scale]])
+        maps = TECHNIQUES["grad_cam_plus_plus"].compute(found, layer="x")
+        torch.testing.assert_close(maps / scale, torch.tensor([[[0.5, 1.5]]]), rtol=3e-3, atol=0)
+
+
+# --- CAM ------------------------------------------------------------------------------------------
+
+
+def test_cam_by_hand() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    model[3].weight.data = torch.tensor([[9.0, 9], [2, -3], [9, 9]])
+    model[3].bias.data.zero_()
+    images = torch.tensor([[[[1.0, -2, 4]], [[0, 5, 1]]]])
+    second = TargetSpec("t", "class", {"indices": [1]})
+    request = HeatmapRequest(TechniqueSpec("cam", "cam", {}), second, "")
+    _, (result,) = compute_heatmaps(model, None, images, [request])
+    assert isinstance(result, Heatmaps)
+    # A = (1, 0, 4), (0, 5, 1)
+    assert result.maps.tolist() == [[[2, -15, 8 - 3]]]
+
+
+# --- Eigen-CAM ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 3, 4), (3, 4, 5, 6), (2, 40, 3, 2), (2, 1, 4, 3)])
+def test_eigen_cam_is_the_first_principal_component(shape: tuple[int, ...]) -> None:
+    b, k, h, w = shape
+    rng = np.random.default_rng(k)
+    a = rng.normal(size=shape) * rng.uniform(0.1, 3, size=(b, k, 1, 1)) + 2
+    found = Signals(
+        torch.zeros(b, 3, 9, 9), torch.zeros(b), torch.zeros(b, 1), {("x", 0): torch.from_numpy(a)}
+    )
+    maps = TECHNIQUES["eigen_cam"].compute(found, layer="x").numpy()
+    for one, heatmap in zip(a, maps, strict=True):
+        component = PCA(1).fit_transform(one.reshape(k, h * w).T)[:, 0]
+        sign = np.sign(np.corrcoef(component, one.sum(axis=0).ravel())[0, 1])
+        np.testing.assert_allclose(heatmap.ravel(), sign * component, atol=1e-9)
+
+
+def test_eigen_cam_shows_what_is_active() -> None:
+    """The sign of a component is arbitrary; ours is high where the channels are."""
+    bright = [[0.0, 5.0, 0.0, 0.0]] * 2
+    heatmap = TECHNIQUES["eigen_cam"].compute(signals(bright, bright), layer="x")[0, 0]
+    assert int(heatmap.argmax()) == 1
+    assert heatmap.sum().item() == pytest.approx(0, abs=1e-5)
+
+
+# --- Score-CAM ------------------------------------------------------------------------------------
+
+
+def test_score_cam_against_loops() -> None:
+    torch.manual_seed(6)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 5, 3, stride=2), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(4 * 2 * 3, 6)),
+    ).double()
+    model[0].bias.data[2] = -1e3  # a dead channel masks everything
+    images = 3 * torch.randn(2, 3, 9, 11).double()
+    target = TargetSpec("t", "predicted", {})
+    request = HeatmapRequest(TechniqueSpec("s", "score_cam", {}), target, "1")
+    outputs, (result,) = compute_heatmaps(model, None, images, [request], upsample=False)
+    assert isinstance(result, Heatmaps)
+    for image, output, heatmap in zip(images, outputs, result.maps, strict=True):
+        a = model[:2](image[None])[0].detach()
+        scores = []
+        for channel in a:
+            mask = functional.interpolate(
+                channel[None, None], (9, 11), mode="bilinear", align_corners=False
+            )[0, 0]
+            mask = mask - mask.min()
+            mask = mask / mask.max() if mask.max() > 0 else mask
+            scores.append(model(image[None] * mask)[0, output.argmax()].item())
+        alpha = np.exp(scores) / np.exp(scores).sum()
+        expected = np.maximum(np.einsum("k,khw->hw", alpha, a.numpy()), 0)
+        np.testing.assert_allclose(heatmap.numpy(), expected, rtol=1e-9)
+
+
+# --- layers without a map -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("technique", sorted({*REFERENCES, "eigen_cam", "activations"}))
+def test_a_layer_without_places_or_part_in_the_forward_pass(technique: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.ReLU())
+    with pytest.raises(
+        NotApplicable, match=r"the output of 2 is not spatial, its shape is \(48,\)"
+    ):
+        heatmaps(model, torch.randn(2, 3, 5, 6), technique, "2")
+    with pytest.raises(NotApplicable, match="0@1 takes no part in the forward pass"):
+        heatmaps(model, torch.randn(2, 3, 5, 6), technique, "0@1")

@@ -20,7 +20,9 @@ def images() -> torch.Tensor:
 
 
 def _maps(name: str, images: torch.Tensor, **parameters: float) -> torch.Tensor:
-    return TECHNIQUES[name].compute(Signals(images, {}, {}, {}), **parameters)
+    return TECHNIQUES[name].compute(
+        Signals(images, torch.zeros(len(images)), torch.zeros(len(images), 1)), **parameters
+    )
 
 
 def test_these_are_the_references() -> None:

@@ -1,0 +1,141 @@
+"""One batch under every request: shared passes first, then each technique on their signals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnaudit.metrics import NO_TRUTH
+from cnnaudit.passes import forward, run_passes
+from cnnaudit.queries import make_query, scored_network
+from cnnaudit.targets import TARGETS, weigh
+from cnnaudit.techniques import TECHNIQUES, NotApplicable
+from cnnaudit.techniques.procedures import upsampled
+from cnnaudit.types import (
+    Channels,
+    HeatmapRequest,
+    Heatmaps,
+    NoHeatmaps,
+    PassSpec,
+    Signals,
+    TargetSpec,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Truths = Callable[[int], "Sequence[NDArray[np.float64] | None]"]  # N → of each image, (N,)
+Result = Heatmaps | Channels | NoHeatmaps
+
+log = logging.getLogger(__name__)
+
+
+def compute_heatmaps(
+    model: nn.Module,
+    score_from: str | None,
+    images: Tensor,
+    requests: Iterable[HeatmapRequest],
+    truths: Truths | None = None,
+    *,
+    upsample: bool = True,
+) -> tuple[Tensor, list[Result]]:
+    """Return the outputs (B, N) and each request's heatmaps in input coordinates, in their order.
+
+    One forward pass serves all requests, and one or two backward passes all of one target.
+    `truths` is asked for the images' truths by targets that need them. Without `upsample` heatmaps
+    stay as coarse as their layer.
+    """
+    requests = list(requests)
+    if not requests:
+        return forward(model, images, score_from)[0], []
+    targets = {request.target.name: request.target for request in requests}
+    outputs, signals = run_passes(
+        model,
+        images,
+        score_from,
+        {name: partial(_weights, target, truths) for name, target in targets.items()},
+        {name: _pass_spec(r for r in requests if r.target.name == name) for name in targets},
+    )
+    results = [
+        _compute(request, signals[request.target.name], model, score_from, upsample)
+        for request in requests
+    ]
+    without = _without_truth(truths, outputs)
+    return outputs, [
+        replace(result, ineligible=without)
+        if isinstance(result, Heatmaps) and TARGETS[request.target.uses].needs_truth
+        else result
+        for request, result in zip(requests, results, strict=True)
+    ]
+
+
+def _weights(target: TargetSpec, truths: Truths | None, scores: Tensor) -> Tensor:
+    b, n = scores.shape
+    matrix = torch.zeros_like(scores)
+    for index, truth in enumerate(truths(n) if truths else [None] * b):
+        if truth is not None:
+            matrix[index] = torch.as_tensor(truth)
+    return weigh(target, scores, matrix)
+
+
+def _without_truth(truths: Truths | None, outputs: Tensor) -> dict[int, str]:
+    b, n = outputs.shape
+    found = truths(n) if truths else [None] * b
+    return {index: NO_TRUTH for index, truth in enumerate(found) if truth is None}
+
+
+def _pass_spec(requests: Iterable[HeatmapRequest]) -> PassSpec:
+    """Return the union of what requests on one target need."""
+    requests = list(requests)
+    needs = [TECHNIQUES[request.technique.uses].needs for request in requests]
+    return PassSpec(
+        layers=frozenset(request.layer for request in requests if request.layer),
+        gradients=any(need.gradients for need in needs),
+        input_gradient=any(need.input_gradient for need in needs),
+        guided_input_gradient=any(need.guided_input_gradient for need in needs),
+        head=any(need.head for need in needs),
+    )
+
+
+def _compute(
+    request: HeatmapRequest,
+    signals: Signals,
+    model: nn.Module,
+    score_from: str | None,
+    upsample: bool,
+) -> Result:
+    technique = TECHNIQUES[request.technique.uses]
+    parameters: dict[str, Any] = dict(request.technique.parameters)
+    if request.layer:
+        parameters["layer"] = request.layer
+    more: list[Any] = []
+    try:
+        with ExitStack() as stack:
+            if technique.needs.queries:
+                more.append(make_query(model, score_from, signals.weights))
+            if technique.needs.network:
+                more.append(stack.enter_context(scored_network(model, score_from, signals.weights)))
+            computed = technique.compute(signals, *more, **parameters)
+    except NotApplicable as reason:
+        return NoHeatmaps("not_applicable", str(reason))
+    except torch.OutOfMemoryError:
+        raise  # with a smaller batch it may do
+    except Exception as error:  # whatever a technique raises concerns its own cell only
+        log.exception("%s failed", request.technique.name)
+        return NoHeatmaps("failed", f"{type(error).__name__}: {error}")
+    if technique.gives == "channels":
+        return Channels(computed)
+    maps, diagnostics = computed if isinstance(computed, tuple) else (computed, {})
+    if not technique.sees_no_network:
+        # A ReLU's gradient is 0 where it met a NaN: without a score a map may look sound.
+        maps = maps.where(signals.score.isfinite()[:, None, None], torch.nan)
+    size = tuple(signals.images.shape[-2:])
+    return Heatmaps(upsampled(maps, size) if upsample else maps, diagnostics=diagnostics)

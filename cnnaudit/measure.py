@@ -1,0 +1,177 @@
+"""What was computed of a batch → rows: a number about each image, or why there is none."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from cnnaudit.heatmaps import Result
+from cnnaudit.metrics import (
+    CHANNELS,
+    EMPTY_MASK,
+    Score,
+    behaviour,
+    behaviour_of,
+    measure_behaviour,
+    measure_channels,
+    measure_overlap,
+    measured,
+)
+from cnnaudit.metrics.truths import truth_array
+from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.types import (
+    Batch,
+    Cell,
+    Channels,
+    Heatmaps,
+    MetricRow,
+    MetricSpec,
+    ModelSpec,
+    NoHeatmaps,
+    Status,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Swaps = Mapping[tuple[str, str], Tensor]  # (item id, region) → its partner's mask (H, W)
+
+VANISHED_MASK = "vanished_mask"  # by resizing or cropping
+
+_NUMBERS = ("value", "chance", "lift", "swap")
+_SCHEMA = pa.schema(
+    [
+        (field.name, pa.float64() if field.name in _NUMBERS else pa.string())
+        for field in fields(MetricRow)
+    ]
+)
+
+
+def rows_of(
+    cell: Cell, result: Result, batch: Batch, metrics: Sequence[MetricSpec], swaps: Swaps
+) -> list[MetricRow]:
+    """Return the rows of one request's heatmaps, or channels, of a batch."""
+    if isinstance(result, NoHeatmaps):
+        return without_value(cell, batch.ids, metrics, result.status, result.reason)
+    if isinstance(result, Channels):
+        scores = measure_channels(result.maps, batch.images)
+        return [row for name, column in scores.items() for row in _column(batch, "", name, column)]
+    rows = _overlap_rows(result, batch, metrics, swaps)
+    for name, values in result.diagnostics.items():
+        rows += _column(batch, "", name, [measured(value) for value in values.tolist()])
+    left_out = {batch.ids[index]: reason for index, reason in result.ineligible.items()}
+    kept = [row for row in rows if row.item not in left_out]
+    for item, reason in left_out.items():
+        kept += without_value(cell, [item], metrics, "ineligible", reason)
+    return kept
+
+
+def behaviour_rows(spec: ModelSpec, outputs: Tensor, batch: Batch) -> list[MetricRow]:
+    """Return the rows of a model's outputs (B, N) of a batch."""
+    rows = []
+    answers = outputs.double().cpu().numpy()
+    truths = truths_of(spec, batch, outputs.shape[1])
+    for item, output, truth in zip(batch.items, answers, truths, strict=True):
+        answer = behaviour.answer(spec.task, output, spec.gives)
+        scores = measure_behaviour(spec.task, answer, truth)
+        rows += [_row(item.id, "", name, score) for name, score in scores.items()]
+    return rows
+
+
+def without_value(
+    cell: Cell, items: Iterable[str], metrics: Sequence[MetricSpec], status: Status, reason: str
+) -> list[MetricRow]:
+    """Return the rows of items of which a cell has no number."""
+    score = Score(None, None, "", status, reason)
+    return [
+        _row(item, region, name, score)
+        for item in items
+        for region, name in _measured_in(cell, metrics)
+    ]
+
+
+def truths_of(spec: ModelSpec, batch: Batch, outputs: int) -> list[NDArray[np.float64] | None]:
+    """Return the truth (N,) of each of a batch's images for a model with N outputs."""
+    return [truth_array(spec, batch.truths.get(item.id), outputs) for item in batch.items]
+
+
+def to_parquet(rows: Iterable[MetricRow]) -> bytes:
+    """Return rows as a file, in an order of their own."""
+    ordered = sorted(rows, key=lambda row: (row.item, row.region, row.metric))
+    content = io.BytesIO()
+    table = pa.Table.from_pylist([asdict(row) for row in ordered], schema=_SCHEMA)
+    pq.write_table(table, content, compression="zstd")
+    return content.getvalue()
+
+
+def _measured_in(cell: Cell, metrics: Sequence[MetricSpec]) -> list[tuple[str, str]]:
+    """Return the (region, metric) of which a cell has a row for each item."""
+    if cell.request is None:
+        return [("", name) for name in behaviour_of(cell.model.task)]
+    technique = TECHNIQUES[cell.request.technique.uses]
+    if technique.gives == "channels":
+        return [("", name) for name in CHANNELS]
+    panel = [(metric.region, metric.name) for metric in metrics]
+    return [*panel, *(("", name) for name in technique.diagnostics)]
+
+
+def _overlap_rows(
+    result: Heatmaps, batch: Batch, metrics: Sequence[MetricSpec], swaps: Swaps
+) -> list[MetricRow]:
+    rows = []
+    for region in dict.fromkeys(metric.region for metric in metrics):
+        masks = [batch.masks.get(region, {}).get(item.id) for item in batch.items]
+        others = [swaps.get((item.id, region)) for item in batch.items]
+        panel = [metric for metric in metrics if metric.region == region]
+        own, swapped = (measure_overlap(result.maps, some, panel) for some in (masks, others))
+        for name, scores in own.items():
+            reasoned = _with_reasons(scores, batch, region)
+            rows += _column(batch, region, name, reasoned, swapped[name])
+    return rows
+
+
+def _with_reasons(scores: Iterable[Score], batch: Batch, region: str) -> list[Score]:
+    """Tell a mask that was empty from one that lost its pixels on the way to the input."""
+    return [
+        replace(score, reason=VANISHED_MASK)
+        if score.reason == EMPTY_MASK and (region, item) in batch.vanished
+        else score
+        for score, item in zip(scores, batch.ids, strict=True)
+    ]
+
+
+def _column(
+    batch: Batch,
+    region: str,
+    metric: str,
+    scores: Sequence[Score],
+    swapped: Sequence[Score] | None = None,
+) -> list[MetricRow]:
+    others: Sequence[Score | None] = swapped or [None] * len(scores)
+    return [
+        _row(item, region, metric, score, swap)
+        for item, score, swap in zip(batch.ids, scores, others, strict=True)
+    ]
+
+
+def _row(item: str, region: str, metric: str, score: Score, swap: Score | None = None) -> MetricRow:
+    ok = score.status == "ok"
+    return MetricRow(
+        item,
+        region,
+        metric,
+        score.value,
+        score.chance,
+        score.lift,
+        swap.value if swap and ok else None,
+        score.flag,
+        score.status,
+        score.reason,
+    )

@@ -1,0 +1,160 @@
+"""From a batch and requests to results: the right target, what has no truth, what comes beside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cnnaudit.heatmaps import compute_heatmaps
+from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.types import (
+    Channels,
+    HeatmapRequest,
+    Heatmaps,
+    NoHeatmaps,
+    TargetSpec,
+    TechniqueSpec,
+)
+
+B, C, H, W, N = 3, 2, 6, 8, 4
+ALL = TargetSpec("all", "all_outputs", {})
+TRUTH = TargetSpec("truth", "truth", {})
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(C, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, N)),
+    )
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(B, C, H, W, generator=torch.Generator().manual_seed(1))
+
+
+def request(
+    name: str, target: TargetSpec = ALL, layer: str = "1", **parameters: object
+) -> HeatmapRequest:
+    layer = layer if TECHNIQUES[name].needs.layer else ""
+    return HeatmapRequest(TechniqueSpec(name, name, parameters), target, layer)
+
+
+def maps_of(model: nn.Module, images: Tensor, *requests: HeatmapRequest, **more) -> list[Tensor]:
+    _, results = compute_heatmaps(model, None, images, requests, **more)
+    assert all(isinstance(result, Heatmaps) for result in results)
+    return [result.maps for result in results]
+
+
+def a_class(index: int, sign: str = "positive") -> TargetSpec:
+    return TargetSpec(f"class {index} {sign}", "class", {"indices": [index]}, sign)
+
+
+def test_without_requests_there_are_outputs_and_no_graph(model: nn.Module, images: Tensor) -> None:
+    graphs = []
+    model[1].register_forward_hook(lambda _m, _a, output: graphs.append(output.requires_grad))
+    outputs, results = compute_heatmaps(model, None, images, [])
+    assert (outputs.shape, results, graphs) == ((B, N), [], [False])
+
+
+def test_results_come_in_the_order_of_their_requests(model: nn.Module, images: Tensor) -> None:
+    targets = [a_class(index) for index in range(N)]
+    together = maps_of(model, images, *(request("cam", target) for target in targets))
+    features = torch.relu(model[0](images)).detach()
+    for index, maps in enumerate(
+        maps_of(model, images, *(request("cam", t) for t in targets), upsample=False)
+    ):
+        weights = model[4].weight.detach()[index]
+        torch.testing.assert_close(maps, torch.einsum("k,bkhw->bhw", weights, features))
+    assert {maps.shape for maps in together} == {(B, H, W)}
+
+
+def test_what_speaks_against_a_class_is_what_speaks_for_its_negative(
+    model: nn.Module, images: Tensor
+) -> None:
+    (against,) = maps_of(model, images, request("grad_cam", a_class(2, "negative")))
+    model[4].weight.data[2] *= -1
+    (expected,) = maps_of(model, images, request("grad_cam", a_class(2)))
+    torch.testing.assert_close(against, expected)
+
+
+# --- truth ----------------------------------------------------------------------------------------
+
+
+def truths(n: int) -> list[np.ndarray | None]:
+    assert n == N
+    return [np.eye(n)[3], None, np.eye(n)[0]]
+
+
+@pytest.mark.parametrize("name", ["saliency", "occlusion"])
+def test_each_image_is_asked_about_its_own_truth(
+    model: nn.Module, images: Tensor, name: str
+) -> None:
+    _, (result, other) = compute_heatmaps(
+        model, None, images, [request(name, TRUTH), request(name)], truths
+    )
+    assert isinstance(result, Heatmaps)
+    assert result.ineligible == {1: "no_truth"}
+    for index, k in ((0, 3), (2, 0)):
+        (expected,) = maps_of(model, images[[index]], request(name, a_class(k)))
+        torch.testing.assert_close(result.maps[[index]], expected)
+    assert isinstance(other, Heatmaps)
+    assert other.ineligible == {}  # another target's request needs no truth
+
+
+def test_without_any_truth_no_image_is_eligible(model: nn.Module, images: Tensor) -> None:
+    _, (result,) = compute_heatmaps(model, None, images, [request("saliency", TRUTH)])
+    assert isinstance(result, Heatmaps)
+    assert set(result.ineligible) == set(range(B))
+
+
+# --- what comes beside heatmaps -------------------------------------------------------------------
+
+
+def test_every_declared_diagnostic_comes_with_its_heatmaps(
+    model: nn.Module, images: Tensor
+) -> None:
+    for name in ("integrated_gradients", "saliency"):
+        _, (result,) = compute_heatmaps(model, None, images, [request(name)])
+        assert isinstance(result, Heatmaps)
+        assert set(result.diagnostics) == set(TECHNIQUES[name].diagnostics)
+        for key, values in result.diagnostics.items():
+            low, high = TECHNIQUES[name].diagnostics[key].bounds
+            assert values.shape == (B,)
+            assert ((values >= low) & (values <= high)).all()
+
+
+def test_channels_are_not_enlarged(model: nn.Module, images: Tensor) -> None:
+    _, (result,) = compute_heatmaps(model, None, images, [request("activations", layer="0")])
+    assert isinstance(result, Channels)
+    torch.testing.assert_close(result.maps, model[0](images).detach())
+
+
+def test_an_image_without_a_score_has_no_map_but_its_references(
+    model: nn.Module, images: Tensor
+) -> None:
+    """A ReLU passes no gradient where it met a NaN: saliency would be finite, and mean nothing."""
+    images[1] = torch.nan
+    saliency, prior = maps_of(model, images, request("saliency"), request("center_prior"))
+    assert saliency.isnan().flatten(1).any(dim=1).tolist() == [False, True, False]
+    assert saliency[1].isnan().all()
+    assert prior.isfinite().all()
+
+
+def test_what_does_not_apply_has_its_reason(model: nn.Module, images: Tensor) -> None:
+    hidden = nn.Sequential(*model[:4], nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, N))
+    _, (cam, layer) = compute_heatmaps(
+        *(hidden, None, images),
+        [request("cam"), replace(request("grad_cam"), layer="3")],
+    )
+    assert cam == NoHeatmaps(
+        "not_applicable", "more than a linear layer comes after the average pool"
+    )
+    assert layer == NoHeatmaps(
+        "not_applicable", "the output of 3 is not spatial, its shape is (5,)"
+    )
