@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cnnaudit.models.layers import Layer
+from cnnaudit.own_code import sources
 from cnnaudit.types import AuditError, ModelSpec
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
+
+_ROUNDING = 1e-4  # what a sum of single-precision probabilities may lack to 1
 
 
 @dataclass(frozen=True)
@@ -27,21 +31,16 @@ class Builder:
     module: str
     make: str
     library: str = ""  # whose architectures they are: `arch` names one, `weights` published ones
+    loads_published: bool = False  # `make` gives a network that has its published weights already
+    own_code: bool = False  # `factory` names a user's own code, which makes it
 
 
 BUILDERS: Mapping[str, Builder] = {
     "perception": Builder("cnnaudit.models.perception", "SimpleCNN"),
     "torchvision": Builder("cnnaudit.models.classifiers", "build", library="torchvision"),
+    "timm": Builder("cnnaudit.models.timm_models", "build", library="timm", loads_published=True),
+    "factory": Builder("cnnaudit.models.factory", "build", own_code=True),
 }
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One call of one module in the forward pass."""
-
-    path: str
-    kind: str  # the module's class name
-    shape: tuple[int, ...] | None  # of its output for one image; None: not a tensor
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,9 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     """
     import torch
 
+    from cnnaudit import hooks
     from cnnaudit.models.weights import load_weights
+    from cnnaudit.outputs import of_model
 
     spec = resolve_model(spec)
     builder = BUILDERS[spec.builder]
@@ -70,18 +71,23 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     make: Callable[..., nn.Module] = getattr(module, builder.make)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = make(spec) if builder.library else make()
-    if spec.weights is not None:
-        load_weights(model, spec, module.adapt if builder.library else None)
+        model = make(spec) if builder.library or builder.own_code else make()
+    if spec.weights is not None and not (spec.pretrained and builder.loads_published):
+        load_weights(model, spec, getattr(module, "adapt", None))
+    if spec.output_entry:
+        # Here, so that nothing after it has to know.
+        hooks.pick_output(model, of_model(spec.output_entry))
     return model.eval()
 
 
 def resolve_model(spec: ModelSpec) -> ModelSpec:
-    """Return a spec whose published weights, where it names some, are a verified file."""
-    if not spec.pretrained or spec.weights is not None:
-        return spec
-    resolved: ModelSpec = import_module(BUILDERS[spec.builder].module).resolve(spec)
-    return resolved
+    """Return a spec with what its published names stand for: labels, and a file of weights."""
+    module = BUILDERS[spec.builder].module
+    if spec.labels_from and not spec.labels:
+        spec = replace(spec, labels=import_module(module).labels_of(spec, spec.labels_from))
+    if spec.pretrained and spec.weights is None:
+        spec = import_module(module).resolve(spec)
+    return spec
 
 
 def library_version(spec: ModelSpec) -> str:
@@ -90,55 +96,45 @@ def library_version(spec: ModelSpec) -> str:
     return importlib.metadata.version(library) if library else ""
 
 
+def sources_of(spec: ModelSpec) -> list[Path]:
+    """Return the files that a model's architecture is written in."""
+    module = import_module(BUILDERS[spec.builder].module)
+    if spec.factory:
+        named = spec.factory.partition(":")[0]
+        return sorted({*sources(named), *sources(module.find(spec).__module__)})
+    return [Path(str(module.__file__))]
+
+
 def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
     """Build a model, run it once on a grey picture, and note its layers in execution order."""
     import torch
 
-    from cnnaudit import hooks
-    from cnnaudit.models.tracing import trace_roles
-    from cnnaudit.passes import forward
+    from cnnaudit.models.layers import trace
+    from cnnaudit.outputs import WrongEntry
 
     model = build_model(spec, seed)
     input_shape = (3, *spec.preprocessing.size)
     _check_score_from(model, spec)
-    with hooks.execution_order(model) as calls:
-        try:
-            _, scores = forward(model, torch.zeros(1, *input_shape), spec.score_from)
-        except AuditError:
-            raise
-        except Exception as error:  # somebody's model may raise anything
-            raise AuditError(
-                f"model.{spec.name}.preprocessing: the model does not accept an input of shape "
-                f"{input_shape} ({type(error).__name__}: {error})"
-            ) from error
+    try:
+        traced = trace(model, torch.zeros(1, *input_shape), spec.score_from)
+    except WrongEntry as error:
+        raise AuditError(f"model.{spec.name}.{error}") from error
+    except AuditError:
+        raise
+    except Exception as error:  # somebody's model may raise anything
+        raise AuditError(
+            f"model.{spec.name}.preprocessing: the model does not accept an input of shape "
+            f"{input_shape} ({type(error).__name__}: {error})"
+        ) from error
+    outputs, scores = traced.outputs, traced.scores
     _check_outputs(spec, scores.shape[1])
+    _check_gives(spec, outputs)
     return ModelFacts(
-        layers=tuple(
-            Layer(path, type(module).__name__, _shape(out)) for path, module, out in calls
-        ),
-        roles={**trace_roles(calls), **spec.roles},
+        layers=traced.layers,
+        roles={**traced.roles, **spec.roles},
         parameters=sum(p.numel() for p in model.parameters()),
         input=input_shape,
         outputs=scores.shape[1],
-    )
-
-
-def resolve_layer(spec: ModelSpec, facts: ModelFacts, layer: str, where: str) -> str:
-    """Return the module path that a role or path names; raise AuditError listing what exists.
-
-    The layer must have a spatial output (K, h, w).
-    """
-    path = facts.roles.get(layer, layer)
-    spatial = {known.path for known in facts.layers if known.shape and len(known.shape) == 3}
-    if path in spatial:
-        return path
-    known = {known.path for known in facts.layers}
-    problem = "has no spatial output" if path in known else "does not exist"
-    roles = ", ".join(f"{role} ({path})" for role, path in facts.roles.items()) or "none"
-    ordered = ", ".join(dict.fromkeys(x.path for x in facts.layers if x.path in spatial))
-    raise AuditError(
-        f"{where}.layer: {layer!r} {problem} in model {spec.name!r}; "
-        f"allowed are the roles {roles}, and the modules {ordered}"
     )
 
 
@@ -155,9 +151,10 @@ def read_labels(path: Path, where: str) -> tuple[str, ...]:
 
 def _check_score_from(model: nn.Module, spec: ModelSpec) -> None:
     paths = [path for path, _ in model.named_modules() if path]
-    if spec.score_from is not None and spec.score_from not in paths:
+    path = spec.score_from and spec.score_from.partition(":")[0]
+    if path is not None and path not in paths:
         raise AuditError(
-            f"model.{spec.name}.score_from: {spec.score_from!r} is no module of the model; "
+            f"model.{spec.name}.score_from: {path!r} is no module of the model; "
             f"allowed are {', '.join(paths)}"
         )
 
@@ -177,8 +174,22 @@ def _check_outputs(spec: ModelSpec, n: int) -> None:
         )
 
 
-def _shape(output: Any) -> tuple[int, ...] | None:
-    return tuple(output.shape[1:]) if hasattr(output, "shape") else None
+def _check_gives(spec: ModelSpec, outputs: Tensor) -> None:
+    """Hold what a classification's outputs are said to be against those of one picture."""
+    within = bool(((outputs >= 0) & (outputs <= 1)).all())
+    adds_up = within and outputs.shape[1] > 1 and abs(float(outputs.sum()) - 1) < _ROUNDING
+    if spec.gives == "probabilities" and not within:
+        low, high = float(outputs.min()), float(outputs.max())
+        raise AuditError(
+            f"model.{spec.name}.gives: 'probabilities', but the outputs of a grey picture lie "
+            f"between {low:.3g} and {high:.3g}; they look like logits"
+        )
+    if spec.gives == "logits" and adds_up:
+        raise AuditError(
+            f"model.{spec.name}.gives: 'logits', but the outputs of a grey picture lie between 0 "
+            "and 1 and their sum is 1; say gives: probabilities, and name in score_from the module "
+            "whose output goes into the softmax"
+        )
 
 
 def choose_device(device: str) -> torch.device:

@@ -35,7 +35,7 @@ def build(spec: ModelSpec) -> nn.Module:
     _check_arch(spec)
     options: dict[str, Any] = {"num_classes": CLASSES}
     if spec.pretrained:
-        options["num_classes"] = len(_published(spec).meta["categories"])
+        options["num_classes"] = len(labels_of(spec, spec.pretrained))
     elif spec.labels:
         options["num_classes"] = len(spec.labels)
     if spec.arch in _WITH_AUXILIARY:
@@ -60,13 +60,18 @@ def resolve(spec: ModelSpec) -> ModelSpec:
 
     Raises AuditError if the file cannot be had, or is not what was published.
     """
-    published = _published(spec)
+    published = _published(spec, spec.pretrained, "weights")
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(published.url).path).name
     where = f"model.{spec.name}.weights"
     if not file.exists():
         _fetch(published, file, where)
     _verify(file, where)
-    return replace(spec, weights=file, labels=spec.labels or tuple(published.meta["categories"]))
+    return replace(spec, weights=file, labels=spec.labels or labels_of(spec, spec.pretrained))
+
+
+def labels_of(spec: ModelSpec, name: str) -> tuple[str, ...]:
+    """Return the class names of published weights, which need not be fetched for it."""
+    return tuple(_published(spec, name, "labels").meta["categories"])
 
 
 def _check_arch(spec: ModelSpec) -> None:
@@ -75,15 +80,15 @@ def _check_arch(spec: ModelSpec) -> None:
         raise AuditError(f"model.{spec.name}.arch: {unknown(spec.arch, known)}")
 
 
-def _published(spec: ModelSpec) -> WeightsEnum:
+def _published(spec: ModelSpec, name: str, key: str) -> WeightsEnum:
     _check_arch(spec)
     weights = models.get_model_weights(spec.arch)
-    if spec.pretrained not in weights.__members__:
+    if name not in weights.__members__:
         raise AuditError(
-            f"model.{spec.name}.weights: {unknown(spec.pretrained, weights.__members__)}, "
+            f"model.{spec.name}.{key}: {unknown(name, weights.__members__)}, "
             "none, or a path with a suffix"
         )
-    return weights[spec.pretrained]
+    return weights[name]
 
 
 def _fetch(published: WeightsEnum, file: Path, where: str) -> None:

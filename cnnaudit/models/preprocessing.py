@@ -38,14 +38,26 @@ def frame(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """Return the part of a picture or mask that the network sees, at its own resolution."""
     if preprocessing.crop is None:
         return image
-    width, height = _resized_size(image, preprocessing)
-    across, down = image.width / width, image.height / height
-    left, top, right, bottom = _centre(width, height, preprocessing.crop)
-    box = (left * across, top * down, right * across, bottom * down)
+    box = frame_box(image.size, preprocessing)
     size = (max(1, round(box[2] - box[0])), max(1, round(box[3] - box[1])))
     # Not .crop(): the box lies between pixels, and what is laid over it has to fit.
     smooth = Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.BILINEAR
     return image.resize(size, smooth, box=box)
+
+
+def frame_box(
+    size: tuple[int, int], preprocessing: Preprocessing
+) -> tuple[float, float, float, float]:
+    """Return what the network sees of a picture of a size (width, height), in its pixels.
+
+    Left, top, right, bottom; the edges lie between pixels.
+    """
+    if preprocessing.crop is None:
+        return 0, 0, *size
+    width, height = _resized_size(size, preprocessing)
+    across, down = size[0] / width, size[1] / height
+    left, top, right, bottom = _centre(width, height, preprocessing.crop)
+    return left * across, top * down, right * across, bottom * down
 
 
 def received(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -65,21 +77,21 @@ def _statistics(preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NDAr
 def _resized(
     image: Image.Image, preprocessing: Preprocessing, resample: Image.Resampling
 ) -> Image.Image:
-    size = _resized_size(image, preprocessing)
+    size = _resized_size(image.size, preprocessing)
     resized = image.resize(size, resample)
     if preprocessing.crop is None:
         return resized
     return resized.crop(_centre(*size, preprocessing.crop))
 
 
-def _resized_size(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:
+def _resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """Return (width, height) after resizing, before cropping."""
     resize = preprocessing.resize
     if not isinstance(resize, int):
         return resize[1], resize[0]
-    shorter, longer = sorted(image.size)
+    shorter, longer = sorted(size)
     other = int(resize * longer / shorter)  # as torchvision rounds
-    return (resize, other) if image.width <= image.height else (other, resize)
+    return (resize, other) if size[0] <= size[1] else (other, resize)
 
 
 def _centre(width: int, height: int, crop: tuple[int, int]) -> tuple[int, int, int, int]:

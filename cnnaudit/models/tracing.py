@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 Calls = Sequence[tuple[str, nn.Module, Any]]  # (path, module, output), containers after their parts
 
-_NO_FEATURES = ("Pool", "Dropout", "Flatten", "Identity")  # in the name of a module's class
+_POOL = "Pool"
+_NO_FEATURES = (_POOL, "Dropout", "Flatten", "Identity")  # in the name of a module's class
 
 
 def trace_roles(calls: Calls) -> dict[str, str]:
@@ -22,6 +23,9 @@ def trace_roles(calls: Calls) -> dict[str, str]:
         roles = {"first_conv": convolutions[0], "last_conv": convolutions[-1]}
     if features:
         roles["last_features"] = features[-1]
+    pools = [path for path, module, _ in spatial if _POOL in type(module).__name__]
+    if pools:
+        roles["first_pool"] = pools[0]
     return roles
 
 

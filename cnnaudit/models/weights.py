@@ -44,7 +44,7 @@ def load_weights(model: nn.Module, spec: ModelSpec, adapt: Adapt | None) -> None
     ]
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" * (len(problems) > 5))
-        what = spec.arch or spec.builder
+        what = spec.arch or spec.factory or spec.builder
         raise AuditError(f"{where}: {spec.weights} does not fit {what!r}: {shown}")
     own.update(state)  # keeps the versions that some modules ask for when they load
     model.load_state_dict(own)

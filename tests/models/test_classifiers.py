@@ -1,4 +1,4 @@
-"""torchvision's classifiers: every one that ships builds, is explained, and takes its weights."""
+"""torchvision's classifiers: each that ships sees pictures as published, and takes its weights."""
 
 from __future__ import annotations
 
@@ -15,24 +15,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cnnaudit.config import load_specs
-from cnnaudit.execute import compute_heatmaps
-from cnnaudit.metrics.truths import class_index
-from cnnaudit.models import ModelFacts, build_model, inspect_model, resolve_layer, resolve_model
+from cnnaudit.models import build_model, inspect_model, resolve_model
+from cnnaudit.models.labels import class_index
+from cnnaudit.models.layers import resolve_layer
 from cnnaudit.models.preprocessing import prepare_image
-from cnnaudit.sections import bind
-from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import (
-    AuditError,
-    HeatmapRequest,
-    Heatmaps,
-    ModelSpec,
-    NoHeatmaps,
-    TargetSpec,
-    TechniqueSpec,
-)
+from cnnaudit.types import AuditError, ModelSpec
 
 CONF = Path(__file__).parents[2] / "conf/model"
-ARCHS = sorted(path.stem for path in CONF.glob("*.yaml") if "torchvision" in path.read_text())
+ARCHS = sorted(path.stem for path in CONF.glob("*.yaml") if "weights: DEFAULT" in path.read_text())
 
 
 def spec_of(arch: str, *overrides: str) -> ModelSpec:
@@ -49,44 +39,6 @@ def small(spec: ModelSpec) -> ModelSpec:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_every_technique_runs_or_says_why_not(arch: str) -> None:
-    spec = small(spec_of(arch))
-    model = build_model(spec, seed=1)
-    facts = _facts(spec, model)
-    assert facts.outputs == 1000
-    torch.manual_seed(2)
-    images = torch.randn(1, 3, 64, 64)
-    _, results = compute_heatmaps(model, None, images, _requests(spec, facts))
-    for name, result in zip(TECHNIQUES, results, strict=True):
-        if isinstance(result, NoHeatmaps):
-            assert (name, result.status) == ("guided_saliency", "not_applicable")
-            assert arch in ("mobilenet_v3_large", "efficientnet_b0", "convnext_tiny")
-            assert result.reason.startswith("the network has ")
-        else:
-            assert isinstance(result, Heatmaps)
-            assert result.maps.shape == (1, 64, 64)
-            assert torch.isfinite(result.maps).all()
-
-
-def _facts(spec: ModelSpec, model: torch.nn.Module) -> ModelFacts:
-    """Inspect a model that is built already: building the large ones takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cnnaudit.models.build_model", lambda *_: model)
-        return inspect_model(spec, 1)
-
-
-def _requests(spec: ModelSpec, facts: ModelFacts) -> list[HeatmapRequest]:
-    requests = []
-    for name, technique in TECHNIQUES.items():
-        given = {"layer": "last_features"} if technique.needs.layer else {}
-        bound = bind(technique.compute, given, name)
-        layer = resolve_layer(spec, facts, bound["layer"], name) if given else ""
-        target = TargetSpec("predicted", "predicted", {})
-        requests.append(HeatmapRequest(TechniqueSpec(name, name, bound), target, layer))
-    return requests
-
-
-@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("size", [(300, 400), (400, 300), (257, 233), (100, 77)])
 def test_preprocessing_is_that_of_the_published_weights(arch: str, size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -97,25 +49,29 @@ def test_preprocessing_is_that_of_the_published_weights(arch: str, size: tuple[i
 
 
 @pytest.mark.parametrize(
-    ("arch", "roles"),
+    ("arch", "roles", "pool"),
     [
-        ("alexnet", ("features.0", "features.10", "features.11")),
-        ("vgg16", ("features.0", "features.28", "features.29")),
-        ("resnet18", ("conv1", "layer4.1.conv2", "layer4")),
+        ("alexnet", ("features.0", "features.10", "features.11"), "features.2"),
+        ("vgg16", ("features.0", "features.28", "features.29"), "features.4"),
+        ("resnet18", ("conv1", "layer4.1.conv2", "layer4"), "maxpool"),
         (
             "densenet121",
             ("features.conv0", "features.denseblock4.denselayer16.conv2", "features"),
+            "features.pool0",
         ),
-        ("mobilenet_v3_large", ("features.0.0", "features.16.0", "features")),
-        ("googlenet", ("conv1.conv", "inception5b.branch4.1.conv", "inception5b")),
+        ("mobilenet_v3_large", ("features.0.0", "features.16.0", "features"), None),
+        ("googlenet", ("conv1.conv", "inception5b.branch4.1.conv", "inception5b"), "maxpool1"),
     ],
 )
-def test_roles_are_found_by_tracing(arch: str, roles: tuple[str, str, str]) -> None:
+def test_roles_are_found_by_tracing(
+    arch: str, roles: tuple[str, str, str], pool: str | None
+) -> None:
     spec = small(spec_of(arch))
     names = ("first_conv", "last_conv", "last_features")
     facts = inspect_model(spec, 1)
-    assert facts.roles == dict(zip(names, roles, strict=True))
-    assert tuple(resolve_layer(spec, facts, name, "here") for name in names) == roles
+    pools = {"first_pool": pool} if pool else {}
+    assert facts.roles == {**dict(zip(names, roles, strict=True)), **pools}
+    assert tuple(resolve_layer(facts.layers, facts.roles, name, "here") for name in names) == roles
     if arch == "resnet18":
         mapped = inspect_model(replace(spec, roles={"last_features": "layer3"}), 1)
         assert mapped.roles == {**facts.roles, "last_features": "layer3"}
@@ -179,6 +135,17 @@ def test_labels_say_how_many_classes_there_are(tmp_path: Path) -> None:
     spec = small(spec_of("resnet18", f"weights={tmp_path / 'w.pt'}", labels))
     assert spec.labels == ("tank", "no tank")
     assert inspect_model(spec, 1).outputs == 2
+
+
+def test_an_untrained_network_has_the_labels_of_published_weights_without_a_download() -> None:
+    spec = spec_of("resnet18", "labels=IMAGENET1K_V1")
+    assert spec.labels == ()
+    named = resolve_model(spec)
+    assert named.weights is None
+    assert (len(named.labels), named.labels[453]) == (1000, "bookcase")
+    assert resolve_model(named) == named
+    with pytest.raises(AuditError, match=r"resnet18.labels: 'IMAGENET1K' .*Did you mean 'IMAGENE"):
+        resolve_model(spec_of("resnet18", "labels=IMAGENET1K"))
 
 
 # --- published weights ----------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from cnnaudit.models import build_model, choose_device, inspect_model, resolve_layer
+from cnnaudit.models import build_model, choose_device, inspect_model
+from cnnaudit.models.layers import names_of, resolve_layer, trace
 from cnnaudit.models.perception import DISTANCES, SENSORS, SimpleCNN
 from cnnaudit.types import AuditError, ModelSpec, OutputAxis, Preprocessing
 
@@ -184,10 +186,13 @@ def test_output_index_is_distance_times_five_plus_sensor() -> None:
         ("first_conv", "encoder.0"),
         ("encoder.2", "encoder.2"),
         ("encoder", "encoder"),
+        (0, "encoder.0"),
+        (9, "encoder"),
     ],
 )
-def test_a_layer_is_a_role_or_a_path(layer: str, path: str) -> None:
-    assert resolve_layer(SPEC, inspect_model(SPEC, 1), layer, "technique.grad_cam") == path
+def test_a_layer_is_a_role_a_path_or_an_index(layer: str | int, path: str) -> None:
+    facts = inspect_model(SPEC, 1)
+    assert resolve_layer(facts.layers, facts.roles, layer, "layer") == path
 
 
 @pytest.mark.parametrize(
@@ -196,17 +201,33 @@ def test_a_layer_is_a_role_or_a_path(layer: str, path: str) -> None:
         ("encoder.77", "'encoder.77' does not exist"),
         ("last_feature", "'last_feature' does not exist"),
         ("decoder.3", "'decoder.3' has no spatial output"),
+        (10, "10 has no spatial output"),
     ],
 )
 def test_a_layer_that_is_none_lists_those_that_are(layer: str, problem: str) -> None:
+    facts = inspect_model(SPEC, 1)
     with pytest.raises(AuditError) as error:
-        resolve_layer(SPEC, inspect_model(SPEC, 1), layer, "technique.grad_cam")
+        resolve_layer(facts.layers, facts.roles, layer, "technique.grad_cam.layer")
     message = str(error.value)
     assert message.startswith("technique.grad_cam.layer: ")
     assert problem in message
     assert "last_features (encoder.7)" in message
-    allowed = message.partition("the modules ")[2].split(", ")
+    allowed = message.partition("the modules ")[2].partition(", and ")[0].split(", ")
     assert allowed == [*(f"encoder.{i}" for i in range(9)), "encoder"]
+
+
+def test_an_index_that_is_out_of_range() -> None:
+    facts = inspect_model(SPEC, 1)
+    with pytest.raises(AuditError, match="layer: 99 is out of range, the model calls 16 modules"):
+        resolve_layer(facts.layers, facts.roles, 99, "layer")
+
+
+def test_a_module_called_twice_is_there_twice() -> None:
+    relu = nn.ReLU()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), relu, nn.Conv2d(4, 4, 3), relu)
+    traced = trace(model, torch.zeros(1, 3, 8, 9), None)
+    assert names_of(traced.layers) == ("0", "1@0", "2", "1")
+    assert [resolve_layer(traced.layers, {}, index, "layer") for index in (1, 3)] == ["1@0", "1"]
 
 
 def test_score_from_that_is_no_module() -> None:

@@ -1,0 +1,99 @@
+"""A network's layers in execution order, and which of them a role, a path or an index names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cnnaudit.sections import near_miss
+from cnnaudit.types import AuditError, LayerChoice, layer_name
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of one module in the forward pass."""
+
+    path: str
+    kind: str  # the module's class name
+    shape: tuple[int, ...] | None  # of its output for one image; None: not a tensor
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether its output is (K, h, w)."""
+        return self.shape is not None and len(self.shape) == 3
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What one forward pass showed."""
+
+    layers: tuple[Layer, ...]  # in execution order
+    roles: Mapping[str, str]  # layer role → module path
+    outputs: Tensor  # (B, N)
+    scores: Tensor  # (B, N)
+
+
+def trace(model: nn.Module, images: Tensor, score_from: str | None) -> Traced:
+    """Run a model once on images (B, C, H, W), and note every call of its modules."""
+    from cnnaudit import hooks
+    from cnnaudit.models.tracing import trace_roles
+    from cnnaudit.passes import forward
+
+    with hooks.execution_order(model) as calls:
+        outputs, scores = forward(model, images, score_from)
+    layers = tuple(Layer(path, type(module).__name__, _shape(out)) for path, module, out in calls)
+    return Traced(layers, trace_roles(calls), outputs, scores)
+
+
+def names_of(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Return each layer as `layer_name` writes it."""
+    calls = Counter(layer.path for layer in layers)
+    met: Counter[str] = Counter()
+    names = []
+    for layer in layers:
+        names.append(layer_name(layer.path, met[layer.path], calls[layer.path]))
+        met[layer.path] += 1
+    return tuple(names)
+
+
+def resolve_layer(
+    layers: Sequence[Layer],
+    roles: Mapping[str, str],
+    choice: LayerChoice,
+    where: str,
+    model: str = "the model",
+) -> str:
+    """Return the use of a module that a role, a path or an index names, as `layer_name` writes it.
+
+    An index counts the calls in execution order, as `cnnaudit layers` does. The layer must have a
+    spatial output (K, h, w); raises AuditError listing what exists.
+    """
+    names = names_of(layers)
+    if isinstance(choice, int):
+        if not 0 <= choice < len(layers):
+            raise AuditError(
+                f"{where}: {choice} is out of range, {model} calls {len(layers)} modules, "
+                f"0 to {len(layers) - 1}"
+            )
+        layer = names[choice]
+    else:
+        layer = roles.get(choice, choice)
+    spatial = [name for name, known in zip(names, layers, strict=True) if known.is_spatial]
+    if layer in spatial:
+        return layer
+    problem = "has no spatial output" if layer in names else "does not exist"
+    listed = ", ".join(f"{role} ({path})" for role, path in roles.items()) or "none"
+    raise AuditError(
+        f"{where}: {choice!r} {problem} in {model}.{near_miss(str(choice), [*roles, *spatial])} "
+        f"Allowed are the roles {listed}, "
+        f"the modules {', '.join(spatial)}, and their index as `cnnaudit layers` lists them"
+    )
+
+
+def _shape(output: Any) -> tuple[int, ...] | None:
+    return tuple(output.shape[1:]) if hasattr(output, "shape") else None

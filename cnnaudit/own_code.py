@@ -1,0 +1,139 @@
+"""The door through which a user's own code enters: it opens only from the command line.
+
+A config may come from somebody else; that it names code must not be enough for the code to run.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import resolve_name
+from pathlib import Path
+from types import ModuleType
+
+from cnnaudit.types import AuditError
+
+_PACKAGE = Path(__file__).parent
+_INSTALLED = "site-packages"
+
+KEY = "allow_code"
+GIVEN = f"{KEY}=true"
+
+
+def given(overrides: Iterable[str]) -> bool:
+    """Say whether the command line itself, in its last word on it, allows code to run."""
+    pairs = [text.lstrip("+").partition("=") for text in overrides]
+    values = [value for key, _, value in pairs if key == KEY]
+    return bool(values) and values[-1].lower() == "true"
+
+
+def open_door(composed: bool, overrides: Iterable[str]) -> bool:
+    """Return whether code may run, and then let modules be found where the command runs.
+
+    Raises AuditError if a config file tries to open the door.
+    """
+    allowed = given(overrides)
+    if composed and not allowed:
+        raise AuditError(
+            f"{KEY}: true counts only when it is given on the command line, as {GIVEN}; "
+            "a config file cannot allow code to run"
+        )
+    here = str(Path.cwd())
+    if composed and here not in sys.path:
+        sys.path.insert(0, here)  # as `python` has it and a console script has not
+    return composed
+
+
+def check_open(allowed: bool, where: str, named: str) -> None:
+    """Refuse code that a config names unless it is allowed to run."""
+    if not allowed:
+        raise AuditError(
+            f"{where}: {named} is code of your own, which runs only with {GIVEN} "
+            "on the command line"
+        )
+
+
+def refuse_settings_of_hydra(folder: Path) -> None:
+    """Refuse a user's config files that set Hydra itself up: callbacks and loggers name code.
+
+    Hydra runs it before anybody could ask whether it may. On the command line such settings count.
+    """
+    for file in sorted(folder.rglob("*.yaml")):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        meant = [text for line in lines if "hydra" in (text := _without_comment(line))]
+        if meant or "hydra" in file.relative_to(folder).parts:
+            raise AuditError(
+                f"{file}: a config file cannot set Hydra itself up, since that can run code"
+                f"{': ' + meant[0].strip() if meant else ''}; on the command line it can be set"
+            )
+
+
+def _without_comment(line: str) -> str:
+    return line if "@package" in line else line.partition("#")[0]
+
+
+def import_plugins(names: Iterable[str], allowed: bool) -> None:
+    """Import modules that register techniques and metrics of a user's own."""
+    for name in names:
+        check_open(allowed, "plugins", name)
+        import_own(name, "plugins")
+
+
+def import_own(name: str, where: str) -> ModuleType:
+    """Import a user's module; raise AuditError for whatever goes wrong in it."""
+    try:
+        return import_module(name)
+    except Exception as error:  # somebody's module may raise anything
+        raise AuditError(
+            f"{where}: {name} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
+
+
+def sources(name: str) -> list[Path]:
+    """Return the file of an imported module, and of all it imports of its own package or folder.
+
+    What is installed beside it is not followed, nor is cnnaudit itself.
+    """
+    found: dict[str, Path] = {}
+    pending = [name]
+    while pending:
+        each = pending.pop()
+        file = _file(each)
+        if each not in found and file is not None and _belongs(file, name):
+            found[each] = file
+            pending += _imports(each, file)
+    return sorted(set(found.values()))
+
+
+def _file(name: str) -> Path | None:
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return Path(file) if file else None
+
+
+def _belongs(file: Path, name: str) -> bool:
+    """Say whether a file lies in the package of a module, or in its folder if it has none."""
+    own = _file(name)
+    if own is None or file.is_relative_to(_PACKAGE):
+        return False
+    depth = name.count(".") - (own.name != "__init__.py")
+    folder = own.parents[max(0, depth)]
+    inside = file.is_relative_to(folder) and _INSTALLED not in file.relative_to(folder).parts
+    return file == own or (inside and folder.name != _INSTALLED)
+
+
+def _imports(name: str, file: Path) -> set[str]:
+    """Return the modules that a file imports, wherever in it, and the packages they are in."""
+    if file.suffix != ".py":
+        return set()
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = resolve_name("." * node.level + (node.module or ""), package)
+            found |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
+    split = [each.split(".") for each in found]
+    return {".".join(parts[: n + 1]) for parts in split for n in range(len(parts))}

@@ -1,0 +1,208 @@
+"""A user's own networks: made by their code, which only the command line lets run."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cnnaudit import own_code
+from cnnaudit.config import load_specs
+from cnnaudit.models import build_model, inspect_model
+from cnnaudit.plan import run_fields
+from cnnaudit.types import AuditError, ModelSpec
+
+ALLOW = "allow_code=true"
+MODEL = """
+from torch import nn
+from .parts import WIDTH
+
+def build(width=WIDTH, classes=3):
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(width, classes),
+    )
+
+def raises():
+    raise RuntimeError("no luck")
+
+def nothing():
+    return 7
+"""
+_numbers = count()
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write a package into the folder where the command runs, under a name never imported yet."""
+    name = f"my_package_{next(_numbers)}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+    (tmp_path / name / "my_model.py").write_text(MODEL)
+    (tmp_path / name / "parts.py").write_text("WIDTH = 4\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return name
+
+
+def overrides_of(factory: str, *more: str) -> list[str]:
+    keys = (f"factory={factory}", "weights=none", "preprocessing.resize=[16,20]")
+    statistics = ("preprocessing.mean=[0,0,0]", "preprocessing.std=[1,1,1]")
+    return [
+        *("experiment=none", "model=[factory]"),
+        *(f"model.factory.{text}" for text in (*keys, *statistics)),
+        *more,
+    ]
+
+
+def spec_of(factory: str, *more: str) -> ModelSpec:
+    return load_specs(overrides_of(factory, *more, ALLOW)).models[0]
+
+
+# --- the door -------------------------------------------------------------------------------------
+
+
+def test_a_factory_is_refused_without_the_words(package: str) -> None:
+    factory = f"{package}.my_model:build"
+    with pytest.raises(AuditError, match=r"model.factory.factory: .*only with allow_code=true on"):
+        load_specs(overrides_of(factory))
+    with pytest.raises(AuditError, match="only with allow_code=true"):
+        load_specs(overrides_of(factory, ALLOW, "allow_code=false"))
+    assert package not in sys.modules
+    assert str(Path.cwd()) not in sys.path
+
+
+def test_a_plugin_is_refused_without_the_words(package: str) -> None:
+    with pytest.raises(AuditError, match=r"plugins: .*only with allow_code=true on the command"):
+        load_specs([f"plugins=[{package}]"])
+    assert package not in sys.modules
+
+
+def test_a_config_file_cannot_open_the_door(package: str, tmp_path: Path) -> None:
+    experiment = tmp_path / "conf/experiment/sent.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text(f"# @package _global_\nplugins: [{package}]\nallow_code: true\n")
+    with pytest.raises(AuditError, match="allow_code: true counts only when it is given on the"):
+        load_specs(["experiment=sent"], tmp_path / "conf")
+    assert package not in sys.modules
+    load_specs(["experiment=sent", ALLOW], tmp_path / "conf")
+    assert package in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("overrides", "given"),
+    [
+        ([], False),
+        (["allow_code=true"], True),
+        (["++allow_code=True"], True),
+        (["allow_code=true", "allow_code=false"], False),
+        (["allow_code=false", "allow_code=true"], True),
+        (["allow_code=true,false"], False),
+        (["allow_code=${oc.env:ALLOWED}"], False),
+        (["name=allow_code=true"], False),
+        (["model.x.allow_code=true"], False),
+    ],
+)
+def test_what_opens_the_door(overrides: list[str], given: bool) -> None:
+    assert own_code.given(overrides) is given
+
+
+# --- the factory ----------------------------------------------------------------------------------
+
+
+def test_a_factory_makes_a_seeded_network(package: str) -> None:
+    spec = spec_of(f"{package}.my_model:build")
+    assert (spec.builder, spec.factory) == ("factory", f"{package}.my_model:build")
+    facts = inspect_model(spec, seed=1)
+    assert facts.outputs == 3
+    assert facts.roles["first_conv"] == "0"
+    one, same, other = (build_model(spec, seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(one["0.weight"], same["0.weight"])
+    assert not torch.equal(one["0.weight"], other["0.weight"])
+
+
+def test_arguments_reach_it_and_weights_are_loaded(package: str, tmp_path: Path) -> None:
+    from importlib import import_module
+
+    spec = spec_of(f"{package}.my_model:build", "+model.factory.arguments={width:6,classes:5}")
+    assert dict(spec.arguments) == {"width": 6, "classes": 5}
+    trained = import_module(f"{package}.my_model").build(6, 5).state_dict()
+    save_file(trained, tmp_path / "w.safetensors")
+    model = build_model(replace(spec, weights=tmp_path / "w.safetensors"), 1)
+    assert torch.equal(model.state_dict()["4.weight"], trained["4.weight"])
+    with pytest.raises(AuditError, match=r"does not fit '.*my_model:build': 0.weight has the sha"):
+        build_model(replace(spec, weights=tmp_path / "w.safetensors", arguments={}), 1)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("no_such_package:build", r"factory: no_such_package cannot be imported \(ModuleNotFound"),
+        ("{}.my_modle:build", r"factory: .*my_modle cannot be imported"),
+        ("{}.my_model:biuld", r"'biuld' is no allowed function. Did you mean 'build'\?"),
+        ("{}.my_model:WIDTH", r"'WIDTH' is no allowed function"),
+        ("{}.my_model:raises", r"my_model:raises raised RuntimeError: no luck"),
+        ("{}.my_model:nothing", r"my_model:nothing returned a int, a torch.nn.Module is expected"),
+    ],
+)
+def test_what_is_wrong_with_a_factory_is_said(package: str, factory: str, message: str) -> None:
+    with pytest.raises(AuditError, match=message) as error:
+        inspect_model(spec_of(factory.format(package)), 1)
+    assert str(error.value).startswith("model.factory.factory: ")
+
+
+def test_a_module_that_raises_is_said(package: str, tmp_path: Path) -> None:
+    (tmp_path / package / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(AuditError, match=r"broken cannot be imported \(ZeroDivisionError"):
+        inspect_model(spec_of(f"{package}.broken:build"), 1)
+
+
+@pytest.mark.parametrize("factory", ["my_package.my_model", "a:b:c", "a/b.py:build"])
+def test_a_factory_is_a_module_and_a_function(factory: str) -> None:
+    with pytest.raises(AuditError, match=r"model.factory.factory: .* is not a module and a func"):
+        spec_of(f"'{factory}'")
+
+
+def test_an_argument_that_does_not_exist(package: str) -> None:
+    spec = spec_of(f"{package}.my_model:build", "+model.factory.arguments.widht=6")
+    with pytest.raises(AuditError, match=r"arguments.widht: .*Did you mean 'width'\? Allowed: wi"):
+        inspect_model(spec, 1)
+
+
+# --- what determines a cell -----------------------------------------------------------------------
+
+
+def test_the_factorys_files_and_arguments_are_in_the_key(package: str, tmp_path: Path) -> None:
+    audit = load_specs(overrides_of(f"{package}.my_model:build", ALLOW))
+    spec = audit.models[0]
+    before = run_fields(audit, spec)
+    assert run_fields(audit, spec) == before
+    assert run_fields(audit, replace(spec, arguments={"width": 5})) != before
+    assert run_fields(audit, replace(spec, output_entry="logits")) != before
+    for name in ("my_model.py", "parts.py", "__init__.py"):
+        file = tmp_path / package / name
+        file.write_text(file.read_text() + "# another line\n")
+        after = run_fields(audit, spec)
+        assert after != before, name
+        before = after
+    (tmp_path / package / "aside.py").write_text("# imported by nobody\n")
+    assert run_fields(audit, spec) == before
+
+
+def test_sources_are_the_users_own(package: str, tmp_path: Path) -> None:
+    (tmp_path / package / "net.py").write_text(
+        "import torch, cnnaudit\nfrom . import parts\nfrom .my_model import build as make\n"
+    )
+    own_code.open_door(True, [ALLOW])
+    own_code.import_own(f"{package}.net", "here")
+    found = {path.name for path in own_code.sources(f"{package}.net")}
+    assert found == {"net.py", "parts.py", "my_model.py", "__init__.py"}
+    for path in own_code.sources("safetensors.torch"):
+        assert path.parent.name == "safetensors"
+    assert own_code.sources("cnnaudit.techniques.cam") == []
+    assert own_code.sources("no_module_at_all") == []

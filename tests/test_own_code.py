@@ -1,0 +1,160 @@
+"""A user's own network, technique and metric through the command line, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+RUN = Path(__file__).parent.parent / "run.py"
+MODEL = """
+from dataclasses import dataclass
+from torch import Tensor, nn
+
+@dataclass
+class Answer:
+    features: Tensor
+    probabilities: Tensor
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.relu, self.head = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, classes)
+
+    def forward(self, images):
+        features = self.relu(self.conv(images))
+        return Answer(features, self.head(features.mean(dim=(2, 3))).softmax(dim=1))
+"""
+TECHNIQUE = """
+from cnnaudit.techniques import technique
+from cnnaudit.types import Needs
+
+@technique(needs=Needs(input_gradient=True), title="Mine", citation="none")
+def my_gradient(signals):
+    return signals.input_gradients["plain"].abs().sum(dim=1)
+"""
+CONFIG = """
+mine:
+  builder: factory
+  factory: my_package.net:Net
+  arguments: {classes: 3}
+  weights: none
+  preprocessing:
+    {resize: [16, 20], resample: box, channels: rgb, mean: [0, 0, 0], std: [1, 1, 1]}
+  output_entry: probabilities
+  gives: probabilities
+  score_from: head
+  task: classification
+  target: predicted
+"""
+ARGUMENTS = (
+    *("--config-dir=conf", "experiment=none", "model=[mine]", "image_set=[folder]", "device=cpu"),
+    *("image_set.folder.root=photos", "technique=[mine]", "plugins=[my_package.maps]"),
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with pictures, a package and configs, as a user has them."""
+    for folder in ("photos/masks", "my_package", "conf/model", "conf/technique", "conf/experiment"):
+        (tmp_path / folder).mkdir(parents=True)
+    Image.effect_noise((40, 32), 60).convert("RGB").save(tmp_path / "photos/a.png")
+    mask = Image.new("L", (40, 32))
+    mask.paste(255, (10, 10, 30, 30))
+    mask.save(tmp_path / "photos/masks/a.png")
+    (tmp_path / "my_package/net.py").write_text(MODEL)
+    (tmp_path / "my_package/maps.py").write_text(TECHNIQUE)
+    (tmp_path / "conf/model/mine.yaml").write_text(CONFIG)
+    (tmp_path / "conf/technique/mine.yaml").write_text("mine: {uses: my_gradient}\n")
+    sent = "# @package _global_\nallow_code: true\nplugins: [my_package.maps]\n"
+    (tmp_path / "conf/experiment/sent.yaml").write_text(sent)
+    return tmp_path
+
+
+def _run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(RUN), *arguments],
+        cwd=project,
+        text=True,
+        capture_output=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
+def _cells(project: Path) -> dict[str, int]:
+    latest = max((project / "outputs/audit").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    found: dict[str, int] = json.loads((latest / "manifest.json").read_text())["cells"]
+    return found
+
+
+def test_own_code_runs_and_is_run_again_where_it_was_edited(project: Path) -> None:
+    first = _run(project, *ARGUMENTS, "allow_code=true")
+    assert first.returncode == 0, first.stderr
+    assert _cells(project) == {"planned": 2, "found": 0, "computed": 2}
+    (run,) = (project / "outputs/audit").iterdir()
+    rows = pd.read_parquet(run / "results/rows.parquet")
+    assert set(rows[rows.technique == "mine"].status) == {"ok"}
+
+    _run(project, *ARGUMENTS, "allow_code=true")
+    assert _cells(project) == {"planned": 2, "found": 2, "computed": 0}
+    for edited, computed in (("maps", 1), ("net", 2)):
+        file = project / f"my_package/{edited}.py"
+        file.write_text(file.read_text() + "# edited\n")
+        assert _run(project, *ARGUMENTS, "allow_code=true").returncode == 0
+        assert _cells(project) == {"planned": 2, "found": 2 - computed, "computed": computed}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "plugins: my_package.maps is code of your own, which runs only with allow_code=true"),
+        (("plugins=[]", "technique=[]"), "model.mine.factory: my_package.net:Net is code of your"),
+        (("experiment=sent",), "allow_code: true counts only when it is given on the command line"),
+        (("seed=1,2", "experiment=sent", "-m"), "allow_code: true counts only when it is given"),
+        (("allow_code=true", "plugins=[my_package.mops]"), "plugins: my_package.mops cannot be im"),
+    ],
+)
+def test_closed_doors_are_said_and_nothing_runs(
+    project: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    for file in ("net", "maps"):
+        (project / f"my_package/{file}.py").write_text("open('it_ran', 'w')\n")
+    ran = _run(project, *ARGUMENTS, *arguments)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: ")
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (project / "it_ran").exists()
+
+
+def test_a_multirun_may_run_code_when_the_command_line_says_so(project: Path) -> None:
+    ran = _run(project, "-m", *ARGUMENTS, "seed=1,2", "allow_code=true")
+    assert ran.returncode == 0, ran.stderr
+    assert len(list((project / "outputs/audit").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "callbacks: {mine: {_target_: my_package.evil.Callback}}",
+        "job_logging: {version: 1, handlers: {one: {'()': my_package.evil.Callback}}, "
+        "root: {handlers: [one]}}",
+    ],
+)
+def test_a_config_file_cannot_have_hydra_run_code(project: Path, setting: str) -> None:
+    evil = "from pathlib import Path\nPath('ran').touch()\n"
+    (project / "my_package/evil.py").write_text(f"{evil}\ndef Callback(**_):\n    {evil!r}\n")
+    sent = f"# @package _global_\nhydra:\n  {setting}\n"
+    (project / "conf/experiment/sent.yaml").write_text(sent)
+    arguments = [*ARGUMENTS, "experiment=sent", "allow_code=true"]
+    process = _run(project, *(text for text in arguments if text != "experiment=none"))
+    assert process.returncode == 1
+    assert "sent.yaml: a config file cannot set Hydra itself up" in process.stderr
+    assert not (project / "ran").exists()
