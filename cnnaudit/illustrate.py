@@ -18,18 +18,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cnnaudit.execute import compute_heatmaps
+from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import batches
-from cnnaudit.image_sets.files import read_image, read_mask
+from cnnaudit.image_sets.files import read_image, read_region
+from cnnaudit.measure import truths_of
 from cnnaudit.metrics import behaviour, is_dead
+from cnnaudit.metrics.truths import truth_array
 from cnnaudit.models.preprocessing import frame, prepare_image, prepare_mask, received
 from cnnaudit.plan import answer_fields, item_fields, run_fields, signal_fields
 from cnnaudit.store import Store, cell_key, digest_bytes
+from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
     AuditSpec,
     Batch,
+    Channels,
     HeatmapRequest,
-    Heatmaps,
     ImageSet,
     Item,
     ModelSpec,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGEST_SIDE = 640  # pixels of a stored picture
+CHANNELS_SHOWN = 16  # of a layer
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,12 @@ class _Keys:
         self.picture = cell_key(self.picture_fields)
         self.requests = tuple(requests)
         self.heatmap_fields = [
-            {**signal_fields(audit, spec, request), "item": about, "kind": "heatmap"}
+            {
+                **signal_fields(audit, spec, request),
+                "item": about,
+                "kind": TECHNIQUES[request.technique.uses].gives,
+                "display": request.technique.display,
+            }
             for request in self.requests
         ]
         self.heatmaps = [cell_key(fields) for fields in self.heatmap_fields]
@@ -146,13 +155,15 @@ def _store_batch(
     store: Store,
 ) -> None:
     images = batch.images.to(next(model.parameters()).device)
-    outputs, computed = compute_heatmaps(model, spec.score_from, images, requests)
+    truths = partial(truths_of, spec, batch)
+    outputs, computed = compute_heatmaps(model, spec.score_from, images, requests, truths)
     for index, item in enumerate(batch.items):
         at = keys[item.id]
         files = _picture_files(spec, item, batch, index, outputs[index])
         store.write(at.picture, files, at.picture_fields)
-        for key, fields, result in zip(at.heatmaps, at.heatmap_fields, computed, strict=True):
-            files, failed = _heatmap_files(result, index)
+        for place, (key, fields) in enumerate(zip(at.heatmaps, at.heatmap_fields, strict=True)):
+            display = requests[place].technique.display
+            files, failed = result_files(computed[place], index, display)
             store.write(key, files, fields, again=failed)
 
 
@@ -162,17 +173,17 @@ def _picture_files(
     view = frame(read_image(item.image), spec.preprocessing)
     view.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     files = {
-        "view.webp": _encoded(view, "WEBP", quality=90),
-        "input.png": _encoded(
+        "view.webp": encoded(view, "WEBP", quality=90),
+        "input.png": encoded(
             Image.fromarray(received(batch.images[index], spec.preprocessing)), "PNG"
         ),
     }
     regions = []
-    for number, (name, path) in enumerate(item.regions.items()):
+    for number, (name, region) in enumerate(item.regions.items()):
         file = f"region-{number}.png"  # a region's name may be no file name
-        mask = frame(read_mask(path), spec.preprocessing)
+        mask = frame(read_region(region), spec.preprocessing)
         mask = mask.resize(view.size, Image.Resampling.NEAREST)
-        files[file] = _encoded(mask, "PNG")
+        files[file] = encoded(mask, "PNG")
         regions.append({"name": name, "file": file})
     about = {"regions": regions, "prediction": _prediction(spec, output, batch.truths.get(item.id))}
     files["picture.json"] = json.dumps(about).encode()
@@ -182,11 +193,14 @@ def _picture_files(
 def _prediction(spec: ModelSpec, output: Tensor, truth: Any) -> dict[str, Any]:
     """Return what the network answered and what is true, folded into the output's axes."""
     shape = [len(axis.labels) for axis in spec.outputs] or [output.numel()]
+    if truth_array(spec, truth, output.numel()) is None:
+        truth = None  # a label, say, where the network's task is a regression
+    numbers = output.double().cpu().numpy()
     return {
         "task": spec.task,
         "axes": [{"name": axis.name, "labels": list(axis.labels)} for axis in spec.outputs],
         "labels": list(spec.labels),
-        "values": _rounded(behaviour.answer(spec.task, output.double().cpu().numpy()), shape),
+        "values": _rounded(behaviour.answer(spec.task, numbers, spec.gives), shape),
         "truth": _rounded(truth.numpy(), shape) if isinstance(truth, Tensor) else truth,
     }
 
@@ -195,27 +209,58 @@ def _rounded(values: NDArray[np.float64], shape: Sequence[int]) -> Any:
     return np.round(values.reshape(shape), 4).tolist()
 
 
-def _heatmap_files(result: Heatmaps | NoHeatmaps, index: int) -> tuple[dict[str, bytes], bool]:
-    """Return a heatmap as 8 bits, max(h, 0) over its maximum, and whether it failed."""
+def result_files(result: Result, index: int, display: str) -> tuple[dict[str, bytes], bool]:
+    """Return the files of what was computed of one image, and whether it failed."""
     if isinstance(result, NoHeatmaps):
         return _about(result.status, result.reason), result.status == "failed"
+    if isinstance(result, Channels):
+        return _channel_files(result.maps[index]), False
+    if index in result.ineligible:
+        return _about("ineligible", result.ineligible[index]), False
     heatmap = result.maps[index]
     if not torch.isfinite(heatmap).all():
         return _about("failed", "the heatmap is not finite"), True
+    return _heatmap_files(heatmap, display), False
+
+
+def _heatmap_files(heatmap: Tensor, display: str) -> dict[str, bytes]:
+    """Return a heatmap as 8 bits, max(h, 0) over its maximum or its 99th percentile."""
     positive = heatmap.double().clamp(min=0).cpu().numpy()
     maximum = float(positive.max())
-    grey: NDArray[np.uint8] = np.round(
-        positive * (255 / maximum if maximum > 0 and math.isfinite(255 / maximum) else 0)
-    ).astype(np.uint8)
+    scale = float(np.percentile(positive, 99)) if display == "p99" else maximum
+    scale = scale if scale > 0 and math.isfinite(255 / scale) else maximum
+    factor = 255 / scale if scale > 0 and math.isfinite(255 / scale) else 0
+    grey = np.round(positive * factor).clip(0, 255).astype(np.uint8)
     files = _about("ok", "", maximum=maximum, dead=bool(is_dead(heatmap[None])[0]))
-    return {"heatmap.png": _encoded(Image.fromarray(grey), "PNG"), **files}, False
+    return {"heatmap.png": encoded(Image.fromarray(grey), "PNG"), **files}
+
+
+def _channel_files(maps: Tensor) -> dict[str, bytes]:
+    """Return the first channel images (K, h, w) one below the other, each scaled to 8 bits."""
+    count, height, _ = maps.shape
+    shown = maps[:CHANNELS_SHOWN].double().cpu().numpy()
+    if not np.isfinite(shown).all():
+        return _about("failed", "the channels are not finite")
+    strip = np.concatenate([eight_bit(channel) for channel in shown])
+    about = _about("ok", "", channels=count, shown=len(shown), height=height)
+    return {"channels.png": encoded(Image.fromarray(strip), "PNG"), **about}
+
+
+def eight_bit(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Scale values to 0–255, their lowest to 0; all 0 where they are equal."""
+    low, high = values.min(), values.max()
+    scaled: NDArray[np.uint8] = np.round((values - low) * (255 / (high - low or 1))).astype(
+        np.uint8
+    )
+    return scaled
 
 
 def _about(status: str, reason: str, **more: Any) -> dict[str, bytes]:
     return {"heatmap.json": json.dumps({"status": status, "reason": reason, **more}).encode()}
 
 
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return a picture as the content of a file."""
     content = io.BytesIO()
     image.save(content, kind, **options)
     return content.getvalue()

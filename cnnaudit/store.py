@@ -80,6 +80,10 @@ class Store:
             )
         return content
 
+    def path(self, key: str, name: str) -> Path:
+        """Return where one file of a cell lies, for those that are too large to be read whole."""
+        return self._folder(key) / name
+
     def write(
         self,
         key: str,

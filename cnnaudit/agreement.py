@@ -1,0 +1,282 @@
+"""How far two heatmaps agree: Spearman's correlation over the pixels; no mask is needed.
+
+Two targets, models or techniques are compared on the same image, two levels of a factor on the
+paired images of a contrast.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import combinations
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cnnaudit.models.preprocessing import frame_box
+from cnnaudit.statistics import estimate
+from cnnaudit.store import Store, cell_key
+from cnnaudit.summary import POOLED
+from cnnaudit.types import (
+    MAPS_FILE,
+    MAPS_OF_FILE,
+    AgreementSpec,
+    Cell,
+    ContrastSpec,
+    ImageSet,
+    Item,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+ABOUT = ["image_set", "between", "within", "model", "target", "technique", "first", "second"]
+COLUMNS = [*ABOUT, "correlation", "low", "high", "units", "scored", "total", "status"]
+_RANKS_HELD = 512  # of one item under every request, and more
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Two heatmaps: each a cell and an item of it."""
+
+    about: Mapping[str, str]
+    first: tuple[Cell, Item]
+    second: tuple[Cell, Item]
+
+
+def agreement_table(
+    agreements: Iterable[AgreementSpec],
+    contrasts: Iterable[ContrastSpec],
+    image_sets: Iterable[ImageSet],
+    cells: Iterable[Cell],
+    store: Store,
+) -> pd.DataFrame:
+    """Return the mean correlation over units of every two heatmaps that an audit compares.
+
+    With its t interval (95 %), and how many of the compared images have one: a heatmap that is the
+    same everywhere has no ranks to correlate.
+    """
+    by_name = {contrast.name: contrast for contrast in contrasts}
+    cells = list(cells)
+    lines = []
+    for image_set in image_sets:
+        for spec in agreements:
+            kept = [
+                cell
+                for cell in cells
+                if cell.image_set is image_set
+                and cell.request is not None
+                and cell.request.technique.name in spec.techniques
+            ]
+            rows = _measured(spec, by_name.get(spec.contrast), image_set, kept, store)
+            lines += [_line(key, part) for key, part in rows.groupby(ABOUT, sort=False)]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def find_agreement(table: pd.DataFrame, titles: Mapping[str, str]) -> list[dict[str, str]]:
+    """Say in a sentence for each kind of comparison how far heatmaps agree under each technique.
+
+    `titles` has how a technique is called. Means are over all that is compared, and the two sides
+    that agree most and least are named where there are several.
+    """
+    findings = []
+    known = table[table.correlation.notna()]
+    for (image_set, between), part in known.groupby(["image_set", "between"], sort=False):
+        by_technique = part.groupby("technique", sort=False).correlation.mean().sort_values()
+        means = [
+            f"{mean:.2f} under {titles.get(str(name), str(name))}" if name else f"{mean:.2f}"
+            for name, mean in by_technique[::-1].items()
+        ]
+        sides = part.groupby(["first", "second"], sort=False).correlation.mean()
+        text = f"Heatmaps of {_KINDS.get(str(between), f'the two levels of {between}')} agree by "
+        text += f"{_listed(means)} (mean rank correlation on {image_set})"
+        if len(sides) > 1:
+            pairs = [f"{first} and {second}" for first, second in sides.index]
+            text += f"; most alike are {pairs[sides.argmax()]} ({sides.max():.2f}), "
+            text += f"least {pairs[sides.argmin()]} ({sides.min():.2f})"
+        findings.append({"text": f"{text}.", "image_set": str(image_set), "between": str(between)})
+    return findings
+
+
+_KINDS = {"target": "two targets", "model": "two models", "technique": "two techniques"}
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+def _line(key: Any, rows: pd.DataFrame) -> dict[str, Any]:
+    by_unit = rows.dropna(subset=["correlation"]).groupby("unit")["correlation"].mean()
+    found = estimate(by_unit.to_numpy(np.float64))
+    return {
+        **dict(zip(ABOUT, key, strict=True)),
+        "correlation": found.mean,
+        "low": np.maximum(found.low, -1),
+        "high": np.minimum(found.high, 1),
+        "units": found.units,
+        "scored": int(rows.correlation.notna().sum()),
+        "total": len(rows),
+        "status": "ok" if found.units else "undefined: no two heatmaps that both vary",
+    }
+
+
+def _measured(
+    spec: AgreementSpec,
+    contrast: ContrastSpec | None,
+    image_set: ImageSet,
+    cells: Sequence[Cell],
+    store: Store,
+) -> pd.DataFrame:
+    """Return the correlation of every comparison, from the store if they were made before."""
+    fields = {
+        "kind": "agreement",
+        "between": asdict(spec),
+        "contrast": contrast and asdict(contrast),
+        "unit": image_set.spec.unit,
+        "cells": [[cell.key, *_names(cell).values()] for cell in cells],
+    }
+    key = cell_key(fields)
+    if store.has(key):
+        return pd.read_parquet(io.BytesIO(store.read(key, "agreement.parquet")))
+    if contrast is None:
+        compared = _on_the_same_image(spec.between, image_set, cells)
+    else:
+        compared = _between_levels(contrast, image_set, cells)
+    ranks = _Ranks(store, cells)
+    rows = pd.DataFrame(
+        (
+            {
+                **one.about,
+                "unit": image_set.unit_of(one.first[1]),
+                "correlation": ranks.correlation(one),
+            }
+            for one in compared
+        ),
+        columns=[*ABOUT, "unit", "correlation"],
+    )
+    store.write(key, {"agreement.parquet": rows.to_parquet(index=False)}, fields)
+    return rows
+
+
+def _on_the_same_image(
+    between: str, image_set: ImageSet, cells: Sequence[Cell]
+) -> Iterator[_Comparison]:
+    """Yield every two heatmaps of an item that differ in one of model, target and technique."""
+    by_chunk: dict[str, dict[tuple[str, ...], list[Cell]]] = {}
+    for cell in cells:
+        alike = tuple(name for part, name in _names(cell).items() if part != between)
+        by_chunk.setdefault(cell.chunk[0].id, {}).setdefault(alike, []).append(cell)
+    for groups in by_chunk.values():
+        chunk = next(iter(groups.values()))[0].chunk
+        pairs = [pair for alike in groups.values() for pair in combinations(alike, 2)]
+        for item in chunk:  # one item after the other: its heatmaps are ranked once
+            for first, second in pairs:
+                about = {"image_set": image_set.spec.name, "between": between, "within": POOLED}
+                about |= {**_names(first), between: ""}
+                about |= {"first": _names(first)[between], "second": _names(second)[between]}
+                yield _Comparison(about, (first, item), (second, item))
+
+
+def _between_levels(
+    contrast: ContrastSpec, image_set: ImageSet, cells: Sequence[Cell]
+) -> Iterator[_Comparison]:
+    """Yield the heatmaps of the items that a contrast pairs, for every request."""
+    if contrast.image_set != image_set.spec.name:
+        return
+    of_item: dict[str, dict[tuple[str, ...], Cell]] = {}
+    for cell in cells:
+        for item in cell.chunk:
+            of_item.setdefault(item.id, {})[tuple(_names(cell).values())] = cell
+    for first, second in _pairs(contrast, image_set):
+        within = " · ".join(first.factors.get(name, "") for name in contrast.within) or POOLED
+        for names, cell in of_item.get(first.id, {}).items():
+            about = {"image_set": image_set.spec.name, "between": contrast.name, "within": within}
+            about |= _names(cell)
+            about |= {"first": contrast.levels[0], "second": contrast.levels[1]}
+            yield _Comparison(about, (cell, first), (of_item[second.id][names], second))
+
+
+def _pairs(contrast: ContrastSpec, image_set: ImageSet) -> Iterator[tuple[Item, Item]]:
+    """Yield the items of a contrast's two levels that agree in every block."""
+    blocks: dict[tuple[str, ...], dict[str, Item]] = {}
+    for item in image_set.items:
+        block = tuple(item.factors.get(name, "") for name in contrast.blocks)
+        blocks.setdefault(block, {})[item.factors.get(contrast.factor, "")] = item
+    for found in blocks.values():
+        if set(contrast.levels) <= set(found):
+            yield found[contrast.levels[0]], found[contrast.levels[1]]
+
+
+def _names(cell: Cell) -> dict[str, str]:
+    assert cell.request is not None
+    return {
+        "model": cell.model.name,
+        "target": cell.request.target.name,
+        "technique": cell.request.technique.name,
+    }
+
+
+class _Ranks:
+    """The ranks of kept heatmaps, over the part of a picture that all of their models see."""
+
+    def __init__(self, store: Store, cells: Sequence[Cell]) -> None:
+        self._store = store
+        self._seen = list(dict.fromkeys(cell.model.preprocessing for cell in cells))
+        self._held = lru_cache(_RANKS_HELD)(self._read)
+        self._opened = lru_cache(_RANKS_HELD)(self._open)
+
+    def correlation(self, one: _Comparison) -> float:
+        """Return Spearman's correlation of two heatmaps, NaN where one of them has no ranks."""
+        first, second = (self._ranks(cell, item) for cell, item in (one.first, one.second))
+        return float("nan") if first is None or second is None else float(first @ second)
+
+    def _ranks(self, cell: Cell, item: Item) -> Floats | None:
+        return self._held(cell.key, item.id, str(item.image), cell.model.preprocessing)
+
+    def _read(self, key: str, item: str, image: str, preprocessing: Any) -> Floats | None:
+        """Return mid-ranks, centred and of length 1; None for a heatmap that does not vary."""
+        from scipy.stats import rankdata  # a second to import
+
+        items, maps = self._opened(key)
+        if item not in items:
+            return None
+        heatmap = maps[items[item]].astype(np.float32)
+        if len(self._seen) > 1:
+            with Image.open(image) as picture:
+                heatmap = self._common_part(heatmap, picture.size, preprocessing)
+        ranks: Floats = rankdata(heatmap.ravel())
+        ranks -= ranks.mean()
+        length = np.linalg.norm(ranks)
+        return ranks / length if length > 0 else None
+
+    def _open(self, key: str) -> tuple[dict[str, int], NDArray[np.float16]]:
+        items = json.loads(self._store.read(key, MAPS_OF_FILE))
+        maps = np.load(self._store.path(key, MAPS_FILE), mmap_mode="r")
+        return {item: index for index, item in enumerate(items)}, maps
+
+    def _common_part(
+        self, heatmap: NDArray[np.float32], size: tuple[int, int], preprocessing: Any
+    ) -> NDArray[np.float32]:
+        """Resample a heatmap to what every model sees of a picture of a size (width, height)."""
+        left, top, right, bottom = frame_box(size, preprocessing)
+        boxes = [frame_box(size, other) for other in self._seen]
+        common = (*np.max(boxes, axis=0)[:2], *np.min(boxes, axis=0)[2:])
+        h, w = heatmap.shape
+        across, down = w / (right - left), h / (bottom - top)
+        box = (
+            (common[0] - left) * across,
+            (common[1] - top) * down,
+            (common[2] - left) * across,
+            (common[3] - top) * down,
+        )
+        height, width = min((other.size for other in self._seen), key=prod)
+        part = Image.fromarray(heatmap).resize((width, height), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(part)
