@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -28,6 +30,7 @@ ALPHA = 0.55  # of the heatmap over the grey picture
 THRESHOLD = 0.3  # of a heatmap's range: what lies over it is the interesting region
 
 _DARK, _LIGHT = (0, 0, 0), (255, 255, 255)
+_GAP = 2  # pixels between the pictures of a montage
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,25 @@ def interesting_region(
     crop = np.dstack([view[window], inside[window].astype(np.uint8) * 255])
     box = (left, top, left + width, top + height)
     return Region(box, _uint8(crop), float(inside.mean()))
+
+
+def montage(pictures: Sequence[Pixels], columns: int, cell: int) -> Pixels:
+    """Lay pictures of one size, grey or RGB, side by side in RGBA, two clear pixels between them.
+
+    Each is enlarged by whole pixels as far as it fits a square of `cell`, or shrunk to it.
+    """
+    height, width = pictures[0].shape[:2]
+    times = max(1, cell // max(height, width))
+    cells = [fit(one.repeat(times, axis=0).repeat(times, axis=1), cell) for one in pictures]
+    height, width = (side + _GAP for side in cells[0].shape[:2])
+    rows = math.ceil(len(cells) / columns)
+    laid = np.zeros((rows * height - _GAP, min(columns, len(cells)) * width - _GAP, 4), np.uint8)
+    for place, one in enumerate(cells):
+        top, left = place // columns * height, place % columns * width
+        window = laid[top : top + height - _GAP, left : left + width - _GAP]
+        window[..., :3] = one if one.ndim == 3 else one[..., np.newaxis]
+        window[..., 3] = 255
+    return laid
 
 
 def prediction_map(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ LEVELS = {
     "presence": ["obstacle", "shadow"],
 }
 TECHNIQUES = {"saliency": "", "grad_cam": "encoder.7"}
+CHANNELS, KERNELS, LAYER = "activations", "kernels", "encoder.0"
 OVERLAP, BEHAVIOUR = "mass_in_mask", "probability"
+SIMILARITY, EXACTNESS = "input_similarity", "completeness_error"
+CLASSES = ("all", "tabby")  # the targets on the photos; elsewhere there is the first alone
 MODELS = {"perception": "structured_regression", "classifier": "classification"}
 Say = Callable[[str], str]
 
@@ -53,8 +56,11 @@ def build_run(
     contrasts = pd.DataFrame(_contrasts(say) if judged else [], columns=CONTRAST_COLUMNS)
     (run / "results" / "checks.csv").write_bytes(to_csv(table_of(judgements)))
     (run / "results" / "contrasts.csv").write_bytes(to_csv(contrasts))
-    pictures = _pictures(Store(folder / "store"), items, say)
-    _write(run / "results" / "illustrations.json", {"schema": 1, "pictures": pictures})
+    agreement = pd.DataFrame(_agreements(say))
+    (run / "results" / "agreement.csv").write_bytes(to_csv(agreement))
+    store = Store(folder / "store")
+    illustrations = {"pictures": _pictures(store, items, say), "kernels": _kernels(store, say)}
+    _write(run / "results" / "illustrations.json", {"schema": 1, **illustrations})
     _write(run / "manifest.json", _manifest(items, say))
     _write(run / "summary.json", _summary(say, status, judged=judged))
     (run / "config.yaml").write_text(f"name: {say('robot')!r}\n")
@@ -89,25 +95,25 @@ def _value(technique: str, item: str) -> float:
 def _rows(items: dict[str, list[dict[str, Any]]], say: Say) -> pd.DataFrame:
     rows = []
     for model, (image_set, found) in itertools.product(MODELS, items.items()):
-        for item, technique in itertools.product(found, ["", *TECHNIQUES]):
+        asked = _asked(_targets(image_set, say))
+        for item, (technique, layer, target, metric) in itertools.product(found, asked):
             value = _value(technique, item["item"])
-            bare = technique != "" and any(
-                level.endswith("shadow") for level in item["factors"].values()
-            )
+            overlap = metric == OVERLAP
+            bare = overlap and any(level.endswith("shadow") for level in item["factors"].values())
             rows.append(
                 {
                     "model": say(model),
-                    "target": "all" if technique else "",
+                    "target": target,
                     "technique": technique and say(technique),
-                    "layer": TECHNIQUES.get(technique, ""),
+                    "layer": layer,
                     "image_set": image_set,
                     "item": item["item"],
-                    "region": "mask" if technique else "",
-                    "metric": say(OVERLAP if technique else BEHAVIOUR),
+                    "region": "mask" if overlap else "",
+                    "metric": say(metric),
                     "value": None if bare else value,
-                    "chance": 0.05 if technique and not bare else None,
-                    "lift": (value - 0.05) / 0.95 if technique and not bare else None,
-                    "flag": "dead" if technique and value == 0 else "",
+                    "chance": 0.05 if overlap and not bare else None,
+                    "lift": (value - 0.05) / 0.95 if overlap and not bare else None,
+                    "flag": "dead" if overlap and value == 0 else "",
                     "status": "ineligible" if bare else "ok",
                     "reason": "no region" if bare else "",
                     "unit": item["unit"],
@@ -115,6 +121,21 @@ def _rows(items: dict[str, list[dict[str, Any]]], say: Say) -> pd.DataFrame:
                 | {say(name): item["factors"].get(say(name), "") for name in FACTORS}
             )
     return pd.DataFrame(rows)
+
+
+def _asked(targets: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """Return what is measured of each item: technique, layer, target and metric."""
+    heatmaps = [(*one, target) for one in TECHNIQUES.items() for target in targets]
+    return [
+        ("", "", "", BEHAVIOUR),
+        *((*one, OVERLAP) for one in heatmaps),
+        *((*one, EXACTNESS) for one in heatmaps if one[0] == "saliency"),
+        (CHANNELS, LAYER, "", SIMILARITY),
+    ]
+
+
+def _targets(image_set: str, say: Say) -> list[str]:
+    return list(map(say, CLASSES)) if image_set == say("photos") else ["all"]
 
 
 def _means(rows: pd.DataFrame, say: Say) -> pd.DataFrame:
@@ -225,23 +246,28 @@ def _pictures(
         for item in found:
             key = digest_bytes(f"{model}{item['item']}".encode())
             store.write(key, _picture_files(task, item["item"], say), {})
+            channels = {"technique": say(CHANNELS), "target": "", "layer": LAYER}
+            channels |= {"key": _channels(store, key), "status": "ok", "reason": ""}
             heatmaps = [
                 {
                     "technique": say(technique),
-                    "target": "all",
+                    "target": target,
                     "layer": layer,
-                    "key": _heatmap(store, key + technique, _value(technique, item["item"]) == 0),
+                    "key": _heatmap(
+                        store, key + technique + target, _value(technique, item["item"]) == 0
+                    ),
                     "status": "ok",
                     "reason": "",
                 }
                 for technique, layer in TECHNIQUES.items()
+                for target in _targets(image_set, say)
             ]
             if "dog" in item["item"]:
-                heatmaps[1] |= {"key": None, "status": "failed", "reason": say("out of memory")}
+                heatmaps[-1] |= {"key": None, "status": "failed", "reason": say("out of memory")}
             why = [f"worst: {say('saliency')}"] if "_equal_left" in item["item"] else []
             pictures.append(
                 {"model": say(model), "image_set": image_set, "why": ["exemplar", *why]}
-                | {"key": key, "heatmaps": heatmaps, **item}
+                | {"key": key, "heatmaps": [*heatmaps, channels], **item}
             )
     return pictures
 
@@ -281,6 +307,65 @@ def _heatmap(store: Store, name: str, dead: bool) -> str:
     return key
 
 
+def _channels(store: Store, name: str) -> str:
+    key = digest_bytes(f"{name} channels".encode())
+    strip = np.random.default_rng(0).integers(0, 256, (16 * 14, 20), dtype=np.uint8)
+    about = {"status": "ok", "reason": "", "channels": 64, "shown": 16, "height": 14}
+    files = {"channels.png": _encoded(strip, "PNG"), "heatmap.json": json.dumps(about).encode()}
+    store.write(key, files, {})
+    return key
+
+
+def _kernels(store: Store, say: Say) -> list[dict[str, Any]]:
+    """Make one model's filters; the other's layer has none."""
+    strip = np.random.default_rng(1).integers(0, 256, (24 * 5, 5, 3), dtype=np.uint8)
+    key = digest_bytes(b"kernels")
+    store.write(key, {"kernels.png": _encoded(strip, "PNG")}, {})
+    about = {"technique": say(KERNELS), "layer": LAYER, "key": key}
+    ok = {"status": "ok", "reason": "", "filters": 32, "inputs": 3, "size": [5, 5], "shown": 24}
+    first, second = map(say, MODELS)
+    return [
+        {"model": first, **about, **ok, "smoothness": 0.613, "untrained": -0.002},
+        {"model": second, **about, "status": "not_applicable", "reason": say("no filters")},
+    ]
+
+
+def _agreements(say: Say) -> list[dict[str, Any]]:
+    """Compare two targets, and the levels of a contrast."""
+    photos, lighting = {"image_set": say("photos")}, {"image_set": say("lighting")}
+    targets = [
+        {
+            **photos,
+            "between": "target",
+            "within": "*",
+            "model": say(model),
+            "target": "",
+            "technique": say(technique),
+            "first": say("all"),
+            "second": say("tabby"),
+        }
+        for model, technique in itertools.product(MODELS, TECHNIQUES)
+    ]
+    levels = [
+        {
+            **lighting,
+            "between": say("colour"),
+            "within": say(light),
+            "model": say("perception"),
+            "target": "all",
+            "technique": say("saliency"),
+            "first": say("equal"),
+            "second": say("different"),
+        }
+        for light in LEVELS["light"]
+    ]
+    numbers = {"correlation": 0.914, "low": 0.88, "high": 0.95, "units": 2, "scored": 2, "total": 2}
+    found = [{**one, **numbers, "status": "ok"} for one in (*targets, *levels)]
+    lacking = dict.fromkeys(("correlation", "low", "high")) | {"units": 0, "scored": 0}
+    found[-1] |= {**lacking, "status": "undefined: no two heatmaps that both vary"}
+    return found
+
+
 def _encoded(pixels: np.ndarray, form: str) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, form, lossless=True)
@@ -290,11 +375,16 @@ def _encoded(pixels: np.ndarray, form: str) -> bytes:
 def _manifest(items: dict[str, list[dict[str, Any]]], say: Say) -> dict[str, Any]:
     overlap = {"title": say("mass in mask"), "kind": "overlap", "range": [0, 1]}
     behaviour = {"title": say("probability"), "kind": "behaviour", "range": [0, 1]}
+    channels = {"title": say("similarity to the input"), "kind": "channels", "range": [0, 1]}
+    exactness = {"title": say("completeness error"), "kind": "diagnostic", "range": [0, None]}
     lighting, photos = items
     declared = {say(name): [say(level) for level in levels] for name, levels in LEVELS.items()}
     grid = {"rows": say("colour"), "cols": say("light"), "levels": None}
     words = {say("colour"): {say("equal"): say("an obstacle of the ground's colour")}}
-    plain: dict[str, Any] = {"factors": [], "levels": {}, "grids": [], "words": {}, "unit": None}
+    plain: dict[str, Any] = {"factors": [], "levels": {}, "words": {}, "unit": None}
+    sides = [("image", "model"), ("image", "target"), ("model", "target"), ("image", "technique")]
+    plain["grids"] = [{"rows": rows, "cols": cols, "levels": []} for rows, cols in sides]
+    across = {"rows": say("colour"), "cols": "model", "levels": []}
     return {
         "schema": 1, "name": say("robot"), "created": "2026-11-23T15:40:00Z",
         "command": say("python run.py"), "overrides": [say("seed=1")], "store": "../store",
@@ -307,16 +397,25 @@ def _manifest(items: dict[str, list[dict[str, Any]]], say: Say) -> dict[str, Any
             "metrics": {
                 say(OVERLAP): {**overlap, "meaning": say("share of the heat on the object")},
                 say(BEHAVIOUR): {**behaviour, "meaning": say("what it says of the truth")},
+                say(SIMILARITY): {**channels, "meaning": say("how much it is the picture")},
+                say(EXACTNESS): {**exactness, "meaning": say("how far from exact")},
             },
             "techniques": {
                 say(name): {"title": say(name), "citation": say("A 2017"),
                             "layer": {say(model): layer for model in MODELS}}
                 for name, layer in TECHNIQUES.items()
+            }
+            | {
+                say(CHANNELS): {"title": say(CHANNELS), "citation": "", "gives": "channels"},
+                say(KERNELS): {"title": say(KERNELS), "citation": "", "gives": "kernels"},
             },
-            "models": {say(name): {"parameters": 249539} for name in MODELS},
+            "models": {
+                say("perception"): {"parameters": 249539, "weights": "perception.safetensors"},
+                say("classifier"): {"parameters": 249539, "weights": "none"},
+            },
             "image_sets": {
                 lighting: {"items": 12, "unit": say("scene"), "units": 2, "words": words,
-                           "factors": list(declared), "levels": declared, "grids": [grid]},
+                           "factors": list(declared), "levels": declared, "grids": [grid, across]},
                 photos: {"items": 2, "units": 2, **plain},
             },
         },

@@ -83,6 +83,22 @@ def test_a_flat_heatmap_has_no_interesting_region(value: int) -> None:
     assert figures.interesting_region(picture(), np.full((2, 3), value, np.uint8)) is None
 
 
+def test_a_montage_lays_pictures_in_rows_with_clear_gaps() -> None:
+    pictures = [np.full((2, 3), value, np.uint8) for value in (10, 20, 30)]
+    laid = figures.montage(pictures, columns=2, cell=7)  # twice their size: 4 × 6
+    assert laid.shape == (4 + 2 + 4, 6 + 2 + 6, 4)
+    assert (laid[:4, :6] == (10, 10, 10, 255)).all()
+    assert (laid[:4, 8:] == (20, 20, 20, 255)).all()
+    assert (laid[6:, :6] == (30, 30, 30, 255)).all()
+    assert laid[..., 3].sum() == 3 * 4 * 6 * 255
+
+
+def test_a_montage_shrinks_what_is_larger_and_keeps_colours() -> None:
+    laid = figures.montage([np.full((20, 10, 3), (1, 2, 3), np.uint8)], columns=4, cell=10)
+    assert laid.shape == (10, 5, 4)
+    assert (laid == (1, 2, 3, 255)).all()
+
+
 def test_a_prediction_map_begins_at_the_bottom() -> None:
     values = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     drawn = figures.prediction_map(values, 0, 1)

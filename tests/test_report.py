@@ -65,15 +65,22 @@ def read(page: str) -> Reader:
     return reader
 
 
+def words(page: str) -> str:
+    """Return the text of a page, one space between the words and between the elements."""
+    return " ".join(read(page.replace("<", " <")).text.split())
+
+
 def test_the_sections_come_in_their_order(page: str) -> None:
     order = [
         "findings",
         "checks",
         "numbers",
         "contrasts",
+        "agreement",
         "heatmaps",
         "received",
         "regions",
+        "layers",
         "worst",
         "provenance",
     ]
@@ -152,7 +159,7 @@ def test_every_judgement_has_the_numbers_of_its_row(plain_run: Path, plain: str)
 
 
 def test_every_contrast_is_written_and_drawn(plain_run: Path, plain: str) -> None:
-    section = plain.split('<section id="contrasts">')[1].split('<section id="heatmaps">')[0]
+    section = plain.split('<section id="contrasts">')[1].split('<section id="agreement">')[0]
     rows = pd.read_csv(plain_run / "results" / "contrasts.csv")
     known = rows.dropna(subset=["difference"])
     written = re.findall(r'<td class="effect">(.*?)</td>', section)
@@ -234,6 +241,174 @@ def test_a_second_grid_and_its_levels_are_shown(tmp_path: Path) -> None:
     second = page.split("<summary>presence × light</summary>")[1].split("</details>")[0]
     assert '<th scope="row">shadow</th>' in second
     assert '<th scope="row">obstacle</th>' not in second
+
+
+def gallery(page: str, heading: str) -> list[str]:
+    """Return the panels below each heading of that text."""
+    found = page.split(f"<summary>{heading}</summary>")[1:]
+    return [panel for part in found for panel in part.split("</details>")[0].split("<h4>")[1:]]
+
+
+def columns(panel: str) -> list[str]:
+    return re.findall(r'<th scope="col">(.*?)</th>', panel)
+
+
+def rows(panel: str) -> list[str]:
+    return re.findall(r'<tr><th scope="row">(.*?)</th>', panel)
+
+
+def test_a_grid_across_models_has_a_panel_per_technique(plain: str) -> None:
+    panels = gallery(plain, "colour × model")
+    assert [panel.split("<")[0].strip() for panel in panels] == ["saliency", "grad_cam"]
+    for panel in panels:
+        assert columns(panel) == ["picture", "perception", "classifier, untrained"]
+        assert rows(panel) == ["equal", "different"]
+        assert panel.count("<img") == 2 * 3 + 1  # and the scale
+        assert panel.count("answers cat, 0.70") == 2  # the other model has no classes
+
+
+def test_a_grid_of_images_and_models_has_a_panel_per_target(plain: str) -> None:
+    for technique in ("saliency", "grad_cam"):
+        panels = gallery(plain, f"image × model: {technique}")
+        titles = [panel.split("<")[0].strip() for panel in panels]
+        assert titles == [f"{technique}, all", f"{technique}, tabby"]
+        assert all(rows(panel) == ["cat", "dog"] for panel in panels)
+    assert panels[-1].count("failed: out of memory") == 2
+
+
+def test_a_grid_of_targets_names_them(plain: str) -> None:
+    panels = gallery(plain, "image × target")
+    assert len(panels) == 2 * 2  # models by techniques
+    assert all(columns(panel) == ["picture", "all", "tabby"] for panel in panels)
+
+
+def test_a_grid_without_pictures_has_a_gallery_for_each(plain: str) -> None:
+    for item in ("cat", "dog"):
+        panels = gallery(plain, f"model × target: {item}")
+        assert len(panels) == 2
+        for panel in panels:
+            assert rows(panel) == ["perception", "classifier, untrained"]
+            assert columns(panel) == ["picture", "all", "tabby"]
+
+
+def test_a_grid_of_techniques_has_a_panel_per_target(plain: str) -> None:
+    panels = gallery(plain, "image × technique")
+    assert [panel.split("<")[0].strip() for panel in panels] == ["all", "tabby"] * 2
+    assert all(columns(panel) == ["picture", "saliency", "grad_cam"] for panel in panels)
+
+
+def test_pictures_can_run_across(tmp_path: Path) -> None:
+    run = build_run(tmp_path, str)
+    manifest = json.loads((run / "manifest.json").read_text())
+    declared = {"rows": "model", "cols": "image", "levels": []}
+    manifest["catalogue"]["image_sets"]["photos"]["grids"] = [declared]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    [panel, *_] = gallery(write_report(run).read_text(), "model × image: saliency")
+    assert columns(panel) == ["cat", "dog"]
+    assert rows(panel) == ["picture", "perception", "classifier, untrained"]
+
+
+def test_what_does_not_fit_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnaudit.report.facets.MOST_TILES", 1)
+    page = write_report(build_run(tmp_path, str)).read_text()
+    assert all(rows(panel) == ["cat"] for panel in gallery(page, "image × model: saliency"))
+    assert page.count("1 more exemplar picture in the store, not shown here") == 3  # across, each
+
+
+def test_cut_outs_are_shown_per_target(plain: str) -> None:
+    section = plain.split('<section id="regions">')[1].split('<section id="layers">')[0]
+    photos = section.split("<h3>photos")[1]
+    titles = [title.strip() for title in re.findall(r"<h4>(.*?)</h4>", photos)]
+    assert titles == ["Cut-outs: all", "Cut-outs: tabby"]
+    assert columns(photos)[1:3] == ["saliency", "grad_cam"]
+    assert "Cut-outs: " not in section.split("<h3>photos")[0]
+
+
+def test_channels_of_several_models_stand_beside_each_other(plain: str) -> None:
+    section = plain.split('<section id="layers">')[1].split('<section id="worst">')[0]
+    photos = section.split("<h3>activations <")[2]
+    heads = ["picture", "perception · encoder.0", "classifier, untrained · encoder.0"]
+    assert columns(photos)[:3] == heads
+    assert rows(photos)[:2] == ["cat", "dog"]
+    assert "The first 16 of 64 channels of encoder.0 of perception for cat" in photos
+    assert "similarity to the input 0.80" in photos
+    assert "perception encoder.0 0.80" in words(photos)  # the mean over all images
+    lighting = section.split("<h3>activations <")[1]
+    assert len(rows(lighting.split("The other pictures")[0])) == 3
+    assert len(rows(lighting.split("The other pictures")[1])) == 9
+
+
+def test_filters_stand_with_what_a_random_start_has(plain: str) -> None:
+    section = plain.split('<section class="subject filters">')[1].split("</section>")[0]
+    text = words(section)
+    assert "32 filters of 5 × 5 over 3 inputs; the first 24 are shown" in text
+    assert "smoothness 0.61 of a random start 0.00" in text
+    assert "not applicable: no filters" in text
+
+
+def test_filters_of_one_weight_have_no_smoothness(tmp_path: Path) -> None:
+    run = build_run(tmp_path, str)
+    path = run / "results" / "illustrations.json"
+    illustrations = json.loads(path.read_text())
+    illustrations["kernels"][0] |= {"smoothness": None, "untrained": None, "inputs": 64}
+    path.write_text(json.dumps(illustrations))
+    text = words(write_report(run).read_text())
+    assert "smoothness – (a filter of one weight has no neighbours)" in text
+    assert "of each the input that weighs most" in text
+
+
+def test_what_a_technique_says_of_itself_is_no_overlap(plain: str) -> None:
+    accuracy = plain.split('<section id="accuracy-1">')[1].split('<p class="coverage">')[0]
+    assert "<h5>completeness error</h5>" in accuracy
+    assert 'class="bar"' not in accuracy
+    assert "all images saliency 0.36" in words(accuracy)
+    for overlap in plain.split('<section id="overlap-')[1:]:
+        shown = overlap.split('<section id="accuracy-')[0]
+        assert "completeness error" not in shown
+        assert "similarity to the input" not in shown
+        assert "activations" not in shown
+
+
+def test_agreement_is_pairs_in_columns_or_a_matrix(plain: str) -> None:
+    section = plain.split('<section id="agreement">')[1].split('<section id="heatmaps">')[0]
+    targets, levels = (section.split("<h3>")[n] for n in (1, 2))
+    text = words(targets)
+    assert "technique model all and tabby saliency perception 0.91 [0.88, 0.95]" in text
+    assert "Between targets on photos" in text
+    text = words(levels)
+    assert "Within the pairs of colour on lighting saliency, perception, all light" in text
+    assert "left – undefined 2 scenes behind every number" in text
+    assert "undefined: no two heatmaps that both vary." in text
+
+
+def test_many_names_make_a_matrix_of_half(tmp_path: Path) -> None:
+    run = build_run(tmp_path, str)
+    path = run / "results" / "agreement.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    first = table[table["between"] == "target"].head(1)
+    names = "abcde"
+    pairs = [first.assign(first=a, second=b) for n, a in enumerate(names) for b in names[n + 1 :]]
+    pd.concat(pairs).to_csv(path, index=False)
+    section = write_report(run).read_text().split('<section id="agreement">')[1]
+    table = section.split("<tbody>")[1].split("</tbody>")[0]
+    assert table.count("<tr>") == 4
+    assert table.count("0.91") == 4 + 3 + 2 + 1
+    assert re.findall(r'<th scope="row">(.*?)</th>', table) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_without_agreement_there_is_no_section(tmp_path: Path, empty: bool) -> None:
+    run = build_run(tmp_path, str)
+    path = run / "results" / "agreement.csv"
+    if empty:
+        path.write_text(path.read_text().splitlines()[0] + "\n")
+    else:
+        path.unlink()
+    page = write_report(run).read_text()
+    assert 'id="agreement"' not in page
+    assert 'href="#agreement"' not in page
 
 
 def test_gaps_that_differ_in_metric_alone_are_told_as_one(tmp_path: Path) -> None:
@@ -322,7 +497,7 @@ def test_the_same_run_gives_the_same_bytes(report: Path) -> None:
 
 
 def test_the_page_stays_small(report: Path) -> None:
-    assert report.stat().st_size < 1_500_000  # 28 pictures, 56 heatmaps
+    assert report.stat().st_size < 2_000_000  # 28 pictures, 64 heatmaps, some in two grids
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

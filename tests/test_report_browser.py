@@ -155,3 +155,10 @@ def test_tables_say_what_their_headings_head(browser: Any, report: Path) -> None
     page, _ = opened(browser, report)
     assert page.locator("th:not([scope])").count() == 0
     assert page.locator("img:not([alt])").count() == 0
+
+
+def test_what_is_enlarged_keeps_its_pixels(browser: Any, plain: Path) -> None:
+    page, _ = opened(browser, plain)
+    [shown] = page.locator(".filters img").all()
+    assert shown.evaluate("one => getComputedStyle(one).imageRendering") == "pixelated"
+    assert shown.evaluate("one => one.getBoundingClientRect().width === one.naturalWidth")

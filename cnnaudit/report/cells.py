@@ -149,5 +149,11 @@ def _percent(value: float, scale: tuple[float, float]) -> str:
     return f"{100 * min(1.0, max(0.0, share)):.1f}"
 
 
+def in_order(order: Sequence[str], found: Iterable[str]) -> tuple[str, ...]:
+    """Return what was found, each once: in its declared order, the rest as it came."""
+    names = list(dict.fromkeys(found))
+    return tuple(sorted(names, key=lambda one: order.index(one) if one in order else len(order)))
+
+
 def is_known(mean: Mean | None) -> bool:
     return mean is not None and math.isfinite(mean.mean)

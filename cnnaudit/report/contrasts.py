@@ -82,7 +82,10 @@ def contrasts(run: Run) -> list[Contrast]:
     """Return every contrast with its forest plots, the primary metrics' apart."""
     by_name: dict[str, list[Record]] = {}
     for one in run.contrasts:
-        by_name.setdefault(one["contrast"], []).append(one)
+        if one["net_of"]:  # it stands after what it is net of
+            by_name[one["contrast"]][-1]["nets"].append(one)
+        else:
+            by_name.setdefault(one["contrast"], []).append({**one, "nets": []})
     return [_contrast(run, name, lines) for name, lines in by_name.items()]
 
 
@@ -116,7 +119,7 @@ def _measures(run: Run, lines: Iterable[Record]) -> dict[tuple[str, str], list[R
 
 def _primary(run: Run, metrics: Sequence[str]) -> set[str]:
     """Return the behaviour that findings and checks speak of, and the first overlap metric."""
-    told = {one["metric"] for one in (*run.summary["findings"], *run.judgements)}
+    told = {one.get("metric") for one in (*run.summary["findings"], *run.judgements)}
     behaviour = [metric for metric in metrics if metric in run.metrics("behaviour")]
     overlap = [metric for metric in metrics if metric in run.metrics("overlap")]
     spoken = [metric for metric in behaviour if metric in told] or behaviour[:1]
@@ -128,7 +131,7 @@ def _forest(run: Run, found: Sequence[Record]) -> Forest:
     one, scale = records[0], run.scale(records[0]["metric"])
     corner, heads = _heads(run, records)
     ticks = _ticks(records)
-    notes = [_notes(record) for record in records]
+    notes = [_notes(run, record, scale) for record in records]
     shared = [note for note in notes[0] if all(note in other for other in notes)]
     own = [
         (*_status(record), *(note for note in found if note not in shared))
@@ -224,14 +227,17 @@ def _status(one: Record) -> list[str]:
     return [] if one["status"] == "ok" else [one["status"].partition(":")[0]]
 
 
-def _notes(one: Record) -> list[str]:
-    """Say what a difference rests on where that is less than everything."""
+def _notes(run: Run, one: Record, scale: tuple[float, float]) -> list[str]:
+    """Say what a difference rests on where that is less than everything, and what it is net."""
     notes = []
     for which in ("first", "second"):
         if one[f"dead_{which}"] > 0:
             notes.append(f"{one[f'dead_{which}']:.0%} dead at {one[f'{which}_level']}")
     if one["scored"] != one["eligible"]:
         notes.append(f"{one['scored']:.0f} of {one['eligible']:.0f} images")
+    for net in one["nets"]:
+        rest = interval(net["difference"], net["low"], net["high"], scale)
+        notes.append(f"net of {spaced(run.title('techniques', net['net_of']))} {rest}")
     return notes
 
 

@@ -15,13 +15,17 @@ import jinja2
 from markupsafe import Markup
 
 from cnnaudit import figures
+from cnnaudit.report.agreement import agreements
 from cnnaudit.report.cells import STATUSES, plural, spaced
 from cnnaudit.report.checks import checks, verdict
 from cnnaudit.report.contrasts import contrasts
+from cnnaudit.report.facets import across_models
+from cnnaudit.report.layers import layer_views
+from cnnaudit.report.pictures import subject_pictures
 from cnnaudit.report.prediction import inline
 from cnnaudit.report.run import Run, Subject, load
 from cnnaudit.report.tables import subject_tables
-from cnnaudit.report.tiles import subject_pictures
+from cnnaudit.report.tiles import Tiles
 from cnnaudit.shipped import locate
 from cnnaudit.store import write_atomically
 
@@ -73,6 +77,7 @@ def render(run: Run) -> str:
 def _page(run: Run) -> dict[str, Any]:
     style, script = _asset("report.css"), _asset("report.js")
     subjects = run.subjects()
+    tiles = {subject: Tiles(run, subject) for subject in subjects}
     return {
         "policy": _policy(style, script),
         "style": style,
@@ -90,7 +95,10 @@ def _page(run: Run) -> dict[str, Any]:
         "findings": _findings(run, subjects),
         "facts": _facts(run),
         "tables": [subject_tables(run, subject) for subject in subjects],
-        "pictures": [subject_pictures(run, subject) for subject in subjects],
+        "agreements": agreements(run),
+        "across": across_models(run, tiles),
+        "pictures": [subject_pictures(one) for one in tiles.values()],
+        "layers": layer_views(run, tiles),
         "scale": inline(figures.colour_bar(figures.ALPHA), "", None),
         "answer_scale": inline(figures.colour_bar(), "", None),
         "threshold": f"{figures.THRESHOLD:g}",
@@ -126,9 +134,11 @@ def _findings(run: Run, subjects: Sequence[Subject]) -> list[Finding]:
     found = []
     for told in run.summary["findings"]:
         clause, _, rest = str(told["text"]).partition("; ")
-        subject = numbers.get((told["model"], told["image_set"]))
-        kind = "overlap" if told["technique"] else "behaviour"
+        subject = numbers.get((told.get("model"), told["image_set"]))
+        kind = "overlap" if told.get("technique") else "behaviour"
         evidence = f"{kind}-{subject}" if subject else ""
+        if "between" in told:
+            evidence = "agreement"
         found.append(Finding(_words(clause), _words(rest), evidence))
     return found
 

@@ -67,6 +67,11 @@ def prediction(about: Mapping[str, Any], item: str) -> Prediction:
     return _maps(about, item)
 
 
+def strongest(about: Mapping[str, Any]) -> Bar | None:
+    """Return the strongest answer of a picture's record; none where the task has no classes."""
+    return _classes(about).bars[0] if about["task"] == "classification" else None
+
+
 def _maps(about: Mapping[str, Any], item: str) -> Prediction:
     values = {"predicted": about["values"], "truth": about.get("truth")}
     arrays = {name: _plane(given) for name, given in values.items() if given is not None}

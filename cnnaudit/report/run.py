@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import pandas as pd
 
 from cnnaudit.store import Store
 from cnnaudit.summary import unguarded
-from cnnaudit.types import AuditError
+from cnnaudit.types import FACETS, AuditError
 
 NUMBERS = ("mean", "chance", "lift", "swap", "dead")
 OF_CHECKS = ("value", "low", "high", "units", "p", "p_holm")  # the numbers of checks.csv
@@ -21,6 +21,7 @@ OF_CONTRASTS = (
     *("first", "second", "difference", "low", "high", "units", "p", "p_holm"),
     *("dead_first", "dead_second", "scored", "eligible"),
 )
+OF_AGREEMENTS = ("correlation", "low", "high", "units", "scored", "total")
 COUNTS = ("units", "scored", "total", "ineligible", "undefined", "not_applicable", "failed")
 
 
@@ -52,7 +53,9 @@ class Run:
     rows: pd.DataFrame  # results/rows.parquet
     judgements: tuple[Mapping[str, Any], ...]  # results/checks.csv
     contrasts: tuple[Mapping[str, Any], ...]  # results/contrasts.csv
+    agreements: tuple[Mapping[str, Any], ...]  # results/agreement.csv, where there is one
     pictures: tuple[Mapping[str, Any], ...]  # results/illustrations.json
+    kernels: tuple[Mapping[str, Any], ...]
     store: Store
 
     def about(self, group: str, name: str) -> Mapping[str, Any]:
@@ -72,12 +75,49 @@ class Run:
     def scale(self, metric: str) -> tuple[float, float]:
         """Return a metric's range, infinite where it has no limit."""
         limits = self.about("metrics", metric).get("range") or (0.0, 1.0)
-        low, high = (math.inf if limit is None else float(limit) for limit in limits)
+        ends = zip(limits, (-math.inf, math.inf), strict=True)
+        low, high = (open_end if limit is None else float(limit) for limit, open_end in ends)
         return low, high
 
     def factors(self, image_set: str) -> list[str]:
         """Return an image set's factors in their declared order."""
         return list(self.about("image_sets", image_set).get("factors", ()))
+
+    def levels(self, image_set: str) -> Mapping[str, Sequence[str]]:
+        """Return each factor's levels in their declared order."""
+        found: Mapping[str, Sequence[str]] = self.about("image_sets", image_set).get("levels", {})
+        return found
+
+    def grids(self, image_set: str) -> list[Mapping[str, Any]]:
+        """Return the declared grids of two factors: they are about one model each."""
+        return [one for one in self._grids(image_set) if not _has_facet(one)]
+
+    def facet_grids(self, image_set: str) -> list[Mapping[str, Any]]:
+        """Return the declared grids that span images, models, targets or techniques."""
+        return [one for one in self._grids(image_set) if _has_facet(one)]
+
+    def _grids(self, image_set: str) -> Sequence[Mapping[str, Any]]:
+        return self.about("image_sets", image_set).get("grids") or ()
+
+    def model_label(self, model: str) -> str:
+        """Return how the page calls a model beside others: whether it is trained, too."""
+        untrained = self.about("models", model).get("weights") == "none"
+        return f"{model}, untrained" if untrained and "untrained" not in model else model
+
+    def targets(self) -> list[str]:
+        """Return what heatmaps explain, in the order in which it was asked."""
+        heatmaps = (one for picture in self.pictures for one in picture["heatmaps"])
+        return list(dict.fromkeys(one["target"] for one in heatmaps))
+
+    def brightest(self, techniques: Iterable[str]) -> str:
+        """Say what the brightest colour of these techniques' heatmaps stands for."""
+        displays = {self.about("techniques", one).get("display", "maximum") for one in techniques}
+        said = {"maximum": "maximum", "p99": "99th percentile"}
+        return "each map’s " + " or ".join(text for key, text in said.items() if key in displays)
+
+    def gives(self, technique: str) -> str:
+        """Return what a technique gives: "heatmap", "channels" or "kernels"."""
+        return str(self.about("techniques", technique).get("gives", "heatmap"))
 
     def unit(self, image_set: str) -> str:
         """Return what the unit of independence is called, in the singular."""
@@ -104,10 +144,16 @@ class Run:
             yield {str(key): value for key, value in record.items()}
 
 
+def _has_facet(grid: Mapping[str, Any]) -> bool:
+    return not {grid["rows"], grid["cols"]}.isdisjoint(FACETS)
+
+
 def load(folder: Path) -> Run:
     """Read a run directory; raise AuditError naming the file that is missing or damaged."""
     manifest = _json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
+    agreement = folder / "results" / "agreement.csv"
+    illustrations = _json(folder / "results" / "illustrations.json")
     return Run(
         folder=folder,
         manifest=manifest,
@@ -117,7 +163,9 @@ def load(folder: Path) -> Run:
         judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
         contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
         rows=_rows(folder / "results" / "rows.parquet"),
-        pictures=tuple(_json(folder / "results" / "illustrations.json")["pictures"]),
+        agreements=_records(agreement, OF_AGREEMENTS) if agreement.exists() else (),
+        pictures=tuple(illustrations["pictures"]),
+        kernels=tuple(illustrations.get("kernels", ())),
         store=Store(store.resolve()),
     )
 

@@ -50,6 +50,7 @@ class SubjectTables:
     overview: tuple[Table, ...]  # techniques by metrics, everything pooled
     overlap: tuple[Table, ...]  # the primary metric over the first declared grid
     more: tuple[Table, ...]  # the other grids and metrics, and each factor alone
+    accuracy: tuple[Table, ...]  # what techniques state about themselves
     unmeasured: tuple[str, ...]  # metrics without a single value here
 
 
@@ -61,6 +62,7 @@ def subject_tables(run: Run, subject: Subject) -> SubjectTables:
     maker = _Maker(run, subject)
     measures = maker.measures("overlap") if maker.variants else []
     known = [one for one in measures if maker.is_measured(one)]
+    stated = [one for one in maker.measures("diagnostic") if maker.is_measured(one)]
     behaviour = [one for one in maker.measures("behaviour") if maker.is_measured(one)]
     by_grid = [maker.by_grid(measure, grid) for measure in known for grid in maker.grids]
     singly = [maker.singly(measure) for measure in known]
@@ -72,6 +74,7 @@ def subject_tables(run: Run, subject: Subject) -> SubjectTables:
         overview=(maker.overview(known),) if known else (),
         overlap=tuple(tables[:1]),
         more=tuple(tables[1:]),
+        accuracy=tuple(maker.accuracy(one) for one in stated),
         unmeasured=tuple(
             maker.title(one)
             for one in (*maker.measures("behaviour"), *measures)
@@ -82,9 +85,15 @@ def subject_tables(run: Run, subject: Subject) -> SubjectTables:
 
 def variants(run: Run, subject: Subject) -> list[Variant]:
     """Return the kinds of heatmap that the summary has of a subject, in the catalogue's order."""
-    found = {_variant(record) for record in run.subject_means(subject) if record["technique"]}
-    order = list(run.manifest["catalogue"]["techniques"])
-    return sorted(found, key=lambda one: (_place(order, one.technique), one))
+    found = {
+        _variant(record)
+        for record in run.subject_means(subject)
+        if record["technique"] and run.gives(record["technique"]) == "heatmap"
+    }
+    order, targets = list(run.manifest["catalogue"]["techniques"]), run.targets()
+    return sorted(
+        found, key=lambda one: (_place(order, one.technique), _place(targets, one.target), one)
+    )
 
 
 def variant_label(run: Run, variant: Variant, among: Iterable[Variant]) -> str:
@@ -94,6 +103,13 @@ def variant_label(run: Run, variant: Variant, among: Iterable[Variant]) -> str:
     parts += [variant.target] if len({one.target for one in same}) > 1 else []
     parts += [variant.layer] if len({one.layer for one in same}) > 1 else []
     return ", ".join(parts)
+
+
+def overall(run: Run, subject: Subject, variant: Variant, metric: str) -> Mean | None:
+    """Return a subject's mean over all items of a metric that needs no region."""
+    factors = run.factors(subject.image_set)
+    everywhere = (POOLED,) * len(factors)
+    return _index(run, subject, factors).get((variant, Measure(metric, ""), everywhere))
 
 
 class _Maker:
@@ -107,7 +123,11 @@ class _Maker:
         self.unit = run.unit(subject.image_set)
         self.index = _index(run, subject, self.factors)
         self.variants = variants(run, subject)
-        self.grids: list[Mapping[str, Any]] = about.get("grids") or []
+        self.grids = [  # a unit has no means of its own
+            one
+            for one in run.grids(subject.image_set)
+            if {one["rows"], one["cols"]} <= {*self.factors}
+        ]
 
     def measures(self, kind: str) -> list[Measure]:
         """Return the metrics of a kind that the summary has, each with its regions."""
@@ -162,6 +182,18 @@ class _Maker:
                     if self._meaning(one)]  # fmt: skip
         title = "Every technique and metric, all images together"
         return replace(table, title=title, meaning=". ".join(meanings))
+
+    def accuracy(self, measure: Measure) -> Table:
+        """Set the techniques that state something about themselves against it, over all items."""
+        means = {one: self._at(one, measure, {}) for one in self.variants}
+        named = zip(self.variants, self._technique_heads(), strict=True)
+        heads = [head for one, head in named if means[one]]
+        grid = [[mean] for mean in means.values() if mean]
+        label = (_column(POOLED, None), False)
+        table = self._table([measure], ("technique",), (), [label], heads, grid)
+        # A bar says nothing where the scale has no end.
+        rows = (Row(row.heads, (replace(row.cells[0], bar=""),)) for row in table.rows)
+        return replace(table, rows=tuple(rows))
 
     def by_grid(self, measure: Measure, declared: Mapping[str, Any]) -> Table | None:
         """Put the levels of a grid's rows side by side under each level of its columns."""

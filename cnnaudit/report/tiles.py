@@ -1,22 +1,23 @@
-"""The report's pictures: heatmap grids, what the network receives, cut-outs and worst cases."""
+"""The report's tiles: a picture plain or under a heatmap, its cut-out, and the network's answer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
+
+import numpy as np
 
 from cnnaudit import figures
 from cnnaudit.report.cells import STATUSES, levels_label, number, plural
-from cnnaudit.report.prediction import Image, Prediction, inline, prediction
+from cnnaudit.report.prediction import Image, Prediction, inline, prediction, strongest
 from cnnaudit.report.run import Run, Subject, Variant
 from cnnaudit.report.tables import variant_label, variants
 
-TILE, CUT_OUT = 320, 150  # longest side of a picture as shown, in pixels
+TILE, CUT_OUT, CHANNEL = 320, 150, 56  # longest side of a picture as shown, in pixels
+CHANNELS_ACROSS = 4
 QUALITY = 70
-MOST_ITEMS = 12  # exemplars shown of an image set that declares no grid
 EXEMPLAR, WORST = "exemplar", "worst: "
 
 Picture = Mapping[str, Any]
@@ -30,6 +31,7 @@ class Tile:
     label: str
     score: str = ""
     notes: tuple[str, ...] = ()
+    detail: str = ""  # what else tells it from the tiles beside it
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class Panel:
     corner: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Tile | None, ...]], ...]
-    heat: bool  # whether its tiles are coloured by the scale
+    brightest: str  # what the end of its colour scale is; "" where it has none
+
+
+Gallery = tuple[str, tuple[Panel, ...]]  # (heading, panels)
 
 
 @dataclass(frozen=True)
@@ -56,52 +61,6 @@ class Card:
     scores: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class SubjectPictures:
-    """Every picture about one model on one image set."""
-
-    subject: Subject
-    unit: str  # which unit the grids show; "" where every exemplar is shown
-    omitted: str  # what is not shown of the exemplars
-    galleries: tuple[tuple[str, tuple[Panel, ...]], ...]  # (heading, panels); the first is open
-    cards: tuple[Card, ...]  # of the first grid
-    more_cards: tuple[Card, ...]
-    regions: tuple[Panel, ...]
-    worst: tuple[tuple[str, tuple[Tile, ...]], ...]  # technique → its worst cases
-
-
-def subject_pictures(run: Run, subject: Subject) -> SubjectPictures:
-    """Prepare the pictures about one model on one image set."""
-    maker = _Maker(run, subject)
-    placed = [grid.pictures() for grid in maker.grids]
-    shown = maker.exemplars if maker.grids else maker.exemplars[:MOST_ITEMS]
-    rest = [one for one in shown if not any(one in pictures for pictures in placed)]
-    first = placed[0] if placed else rest
-    return SubjectPictures(
-        subject=subject,
-        unit=maker.unit() if maker.grids else "",
-        omitted=maker.omitted(len(shown)),
-        galleries=maker.galleries(rest),
-        cards=tuple(maker.card(one) for one in first),
-        more_cards=tuple(maker.card(one) for one in shown if one not in first),
-        regions=maker.strip(first, maker.region_tile, "Cut-outs", heat=False),
-        worst=maker.worst(),
-    )
-
-
-@dataclass(frozen=True)
-class _Grid:
-    rows: str
-    cols: str
-    down: tuple[str, ...]  # levels
-    across: tuple[str, ...]
-    cells: Mapping[tuple[str, str], Picture]
-
-    def pictures(self) -> list[Picture]:
-        places = [(row, column) for row in self.down for column in self.across]
-        return [self.cells[place] for place in places if place in self.cells]
-
-
 @dataclass
 class _Frame:
     """A picture's files, decoded once for all tiles that show it."""
@@ -111,108 +70,86 @@ class _Frame:
     about: Mapping[str, Any]
 
 
-class _Maker:
-    """Makes the pictures of one subject from the illustrations and their cells."""
+class Tiles:
+    """Makes the tiles of one subject from the illustrations and their cells."""
 
     def __init__(self, run: Run, subject: Subject) -> None:
         self.run, self.subject = run, subject
-        self.about = run.about("image_sets", subject.image_set)
         self.variants = variants(run, subject)
-        self.values, self.primary, self.region = _values(run, subject)
-        self.frames: dict[str, _Frame] = {}
         self.pictures = [
             one
             for one in run.pictures
             if (one["model"], one["image_set"]) == (subject.model, subject.image_set) and one["key"]
         ]
-        exemplars = [one for one in self.pictures if EXEMPLAR in one["why"]]
-        self.grids = self._grids(exemplars)
-        if self.grids:  # one unit: the same thing under every condition
-            unit = self.grids[0].pictures()[0]["unit"]
-            self.exemplars = [one for one in exemplars if one["unit"] == unit]
-        else:
-            self.exemplars = exemplars
-        self.found = len(exemplars)
+        self.exemplars = [one for one in self.pictures if EXEMPLAR in one["why"]]
+        self._values, self._primary, self._region = _values(run, subject)
+        self._frames: dict[str, _Frame] = {}
 
-    def unit(self) -> str:
-        """Name the unit that the grids show, and what it is where its name does not say so."""
-        name, kind = str(self.exemplars[0]["unit"]), self.run.unit(self.subject.image_set)
-        return name if name.startswith(kind) else f"{kind} {name}"
+    def label(self, variant: Variant) -> str:
+        """Name a kind of heatmap as far as it needs to be told from the subject's others."""
+        return variant_label(self.run, variant, self.variants)
 
-    def omitted(self, shown: int) -> str:
-        """Say how many exemplars the page leaves out."""
-        left = self.found - shown
-        return f"{plural(left, 'more exemplar picture')} in the store, not shown here" * (left > 0)
+    def name(self, picture: Picture) -> str:
+        """Name a picture by its factor levels, or by its id where it has none."""
+        factors = self.run.factors(self.subject.image_set)
+        return levels_label(picture["factors"].get(name, "") for name in factors) or str(
+            picture["item"]
+        )
 
-    def galleries(self, rest: Sequence[Picture]) -> tuple[tuple[str, tuple[Panel, ...]], ...]:
-        """Return the panels of each grid, and of the exemplars that no grid has a place for."""
-        found = [(f"{one.rows} × {one.cols}", tuple(self.grid_panels(one))) for one in self.grids]
-        found.append(("the other pictures" if self.grids else "the exemplars", self.strip(
-            rest, self.heat_tile, "The pictures and their heatmaps", heat=True)))  # fmt: skip
-        return tuple((heading, panels) for heading, panels in found if panels)
+    def full_name(self, picture: Picture) -> str:
+        """Name a picture among those of other units."""
+        return " · ".join(dict.fromkeys([str(picture["unit"]), self.name(picture)]))
 
-    def grid_panels(self, grid: _Grid) -> list[Panel]:
-        """Make one panel of the plain pictures and one per technique, all of the same items."""
-        plain = self._grid_panel(grid, "The pictures", "", self.plain_tile, heat=False)
-        return [plain] + [
-            self._grid_panel(
-                grid,
-                variant_label(self.run, one, self.variants),
-                one.layer,
-                partial(self.heat_tile, variant=one),
-                heat=True,
-            )
-            for one in self.variants
-        ]
+    def answer(self, picture: Picture) -> str:
+        """Say the class that the network answers; "" where its task has no classes."""
+        found = strongest(self._frame(picture).about["prediction"])
+        return f"answers {found.label}, {found.value}" if found else ""
 
-    def strip(
-        self,
-        pictures: Sequence[Picture],
-        tile: Callable[[Picture, Variant], Tile],
-        title: str,
-        *,
-        heat: bool,
-    ) -> tuple[Panel, ...]:
-        """Make a panel with one item a row and one technique a column; none without items."""
-        if not pictures or not self.variants:
-            return ()
-        labels = [variant_label(self.run, one, self.variants) for one in self.variants]
-        rows = [
-            (
-                self._name(picture),
-                (self.plain_tile(picture), *(tile(picture, one) for one in self.variants)),
-            )
-            for picture in pictures
-        ]
-        return (Panel(title, "", "item", ("picture", *labels), tuple(rows), heat),)
-
-    def plain_tile(self, picture: Picture) -> Tile:
+    def plain(self, picture: Picture, longest: int = TILE) -> Tile:
         """Show the picture itself, nothing drawn on it, with what the network made of it."""
-        alt = f"The picture {picture['item']} ({self._name(picture)})"
-        image = inline(self._frame(picture).view, alt, QUALITY)
+        alt = f"The picture {picture['item']} ({self.name(picture)})"
+        image = inline(figures.fit(self._frame(picture).view, longest), alt, QUALITY)
         metrics = self.run.metrics("behaviour")
-        told = [one["metric"] for one in self.run.summary.get("findings", ())]
+        told = [one.get("metric") for one in self.run.summary.get("findings", ())]
         order = [name for name in told if name in metrics] + metrics
         scores = (self._score(picture["item"], Variant("", "", ""), name) for name in order)
-        return Tile(image, self._name(picture), next(filter(None, scores), ""))
+        return Tile(image, self.name(picture), next(filter(None, scores), ""))
 
-    def heat_tile(self, picture: Picture, variant: Variant) -> Tile:
+    def heat(self, picture: Picture, variant: Variant, longest: int = TILE) -> Tile:
         """Show a heatmap over the picture, the mask outlined, with its primary score."""
-        label = variant_label(self.run, variant, self.variants)
+        label = self.label(variant)
         found = self._heatmap(picture, variant)
         if isinstance(found, str):
             return Tile(None, label, found)
         heatmap, dead = found
         frame = self._frame(picture)
-        score = self._score(picture["item"], variant, self.primary)
-        alt = f"{label} over {picture['item']} ({self._name(picture)}): {score or 'no score'}"
-        pixels = self._outlined(figures.overlay(frame.view, heatmap), frame)
+        score = self._score(picture["item"], variant, self._primary)
+        alt = f"{label} over {picture['item']} ({self.name(picture)}): {score or 'no score'}"
+        view = figures.fit(frame.view, longest)
+        pixels = self._outlined(figures.overlay(view, heatmap), frame)
         notes = ("dead: zero everywhere",) if dead else ()
         return Tile(inline(pixels, "; ".join([alt, *notes]), QUALITY), label, score, notes)
 
-    def region_tile(self, picture: Picture, variant: Variant) -> Tile:
+    def channels(self, picture: Picture, technique: str) -> Tile | None:
+        """Show the first channels of a layer side by side; none where it was not asked for."""
+        entry = next((one for one in picture["heatmaps"] if one["technique"] == technique), None)
+        if entry is None or entry["key"] is None:
+            return entry and Tile(None, "", lacking(entry))
+        about = json.loads(self.run.store.read(entry["key"], "heatmap.json"))
+        strip = figures.decode_grey(self.run.store.read(entry["key"], "channels.png"))
+        laid = figures.montage(np.split(strip, about["shown"]), CHANNELS_ACROSS, CHANNEL)
+        count = f"{about['shown']} of {plural(about['channels'], 'channel')}"
+        where = f"{entry['layer']} of {self.subject.model} for {picture['item']}"
+        variant = Variant(technique, "", entry["layer"])
+        scores = [
+            self._score(picture["item"], variant, one) for one in self.run.metrics("channels")
+        ]
+        alt = "; ".join(filter(None, [f"The first {count} of {where}", *scores]))
+        return Tile(inline(laid, alt, QUALITY), "", ", ".join(filter(None, scores)), (), count)
+
+    def region(self, picture: Picture, variant: Variant) -> Tile:
         """Cut out what lies over the threshold of a heatmap's range."""
-        label = variant_label(self.run, variant, self.variants)
+        label = self.label(variant)
         found = self._heatmap(picture, variant)
         if isinstance(found, str):
             return Tile(None, label, found)
@@ -220,7 +157,7 @@ class _Maker:
         region = figures.interesting_region(view, found[0])
         if region is None:
             return Tile(None, label, "no region: the heatmap is the same everywhere")
-        alt = f"Interesting region of {label} in {picture['item']} ({self._name(picture)})"
+        alt = f"Interesting region of {label} in {picture['item']} ({self.name(picture)})"
         share = f"{region.share:.0%} of the picture"
         return Tile(inline(region.crop, f"{alt}: {share}", QUALITY), label, share)
 
@@ -235,7 +172,7 @@ class _Maker:
             (title, self._value(name, Variant("", "", ""), metric)) for title, metric in scores
         ]
         return Card(
-            title=self._name(picture),
+            title=self.name(picture),
             view=inline(frame.view, f"The picture {name}", QUALITY),
             received=inline(received, f"{name} as the network receives it", None),
             size=f"{width} × {height} pixels",
@@ -243,63 +180,19 @@ class _Maker:
             scores=tuple((title, text) for title, text in texts if text),
         )
 
-    def worst(self) -> tuple[tuple[str, tuple[Tile, ...]], ...]:
-        """Gather each technique's worst cases."""
-        found = []
-        for variant in self.variants:
-            mine = [one for one in self.pictures if WORST + variant.technique in one["why"]]
-            tiles = [self._named(self.heat_tile(one, variant), one) for one in mine]
-            found.append((variant_label(self.run, variant, self.variants), tuple(tiles)))
-        return tuple((label, tiles) for label, tiles in found if tiles)
-
-    def _named(self, tile: Tile, picture: Picture) -> Tile:
-        label = " · ".join(dict.fromkeys([str(picture["unit"]), self._name(picture)]))
-        return Tile(tile.image, label, tile.score, tile.notes)
-
-    def _grid_panel(
-        self, grid: _Grid, title: str, detail: str, tile: Callable[[Picture], Tile], *, heat: bool
-    ) -> Panel:
-        rows = [
-            (row, tuple(_tile_or_none(grid.cells.get((row, one)), tile) for one in grid.across))
-            for row in grid.down
-        ]
-        corner = f"{grid.rows} ↓ {grid.cols} →"
-        return Panel(title, detail, corner, grid.across, tuple(rows), heat)
-
-    def _grids(self, exemplars: Sequence[Picture]) -> list[_Grid]:
-        made = [self._grid(one, exemplars) for one in self.about.get("grids") or []]
-        return [grid for grid in made if grid.cells]
-
-    def _grid(self, declared: Mapping[str, Any], exemplars: Sequence[Picture]) -> _Grid:
-        rows, cols, wanted = declared["rows"], declared["cols"], declared.get("levels")
-        unit: Any = None
-        cells: dict[tuple[str, str], Picture] = {}
-        for picture in exemplars:
-            levels = picture["factors"]
-            fits = levels.get(rows) in wanted if wanted else levels.get(rows)
-            if not (fits and levels.get(cols)):
-                continue
-            unit = picture["unit"] if unit is None else unit
-            if picture["unit"] == unit:
-                cells.setdefault((levels[rows], levels[cols]), picture)
-        order = self.about.get("levels", {})
-        down = _in_order(wanted or order.get(rows, ()), (row for row, _ in cells))
-        across = _in_order(order.get(cols, ()), (column for _, column in cells))
-        return _Grid(rows, cols, down, across, cells)
-
     def _frame(self, picture: Picture) -> _Frame:
         key = picture["key"]
-        if key not in self.frames:
+        if key not in self._frames:
             read = self.run.store.read
             about = json.loads(read(key, "picture.json"))
             files = {one["name"]: one["file"] for one in about.get("regions", ())}
-            mask = files.get(self.region)
-            self.frames[key] = _Frame(
+            mask = files.get(self._region)
+            self._frames[key] = _Frame(
                 view=figures.fit(figures.decode(read(key, "view.webp")), TILE),
                 mask=figures.decode_grey(read(key, mask)) if mask else None,
                 about=about,
             )
-        return self.frames[key]
+        return self._frames[key]
 
     def _outlined(self, pixels: figures.Pixels, frame: _Frame) -> figures.Pixels:
         return pixels if frame.mask is None else figures.outline(pixels, frame.mask)
@@ -310,27 +203,25 @@ class _Maker:
             if Variant(one["technique"], one["target"], one["layer"]) != variant:
                 continue
             if one["key"] is None:
-                status = STATUSES.get(one["status"], one["status"])
-                return f"{status}: {one['reason']}" if one["reason"] else str(status)
+                return lacking(one)
             dead = json.loads(self.run.store.read(one["key"], "heatmap.json"))["dead"]
             content = self.run.store.read(one["key"], "heatmap.png")
             return figures.decode_grey(content), bool(dead)
         return "no heatmap"
 
     def _value(self, item: str, variant: Variant, metric: str) -> str:
-        value = self.values.get((item, variant, metric))
+        value = self._values.get((item, variant, metric))
         return "" if value is None else number(value, self.run.scale(metric))
-
-    def _name(self, picture: Picture) -> str:
-        """Name a picture by its factor levels, or by its id where it has none."""
-        factors = self.run.factors(self.subject.image_set)
-        return levels_label(picture["factors"].get(name, "") for name in factors) or str(
-            picture["item"]
-        )
 
     def _score(self, item: str, variant: Variant, metric: str) -> str:
         value = self._value(item, variant, metric)
         return f"{self.run.title('metrics', metric)} {value}" if value else ""
+
+
+def lacking(record: Mapping[str, Any]) -> str:
+    """Say why a heatmap, channels or filters are not there."""
+    status = STATUSES.get(record["status"], str(record["status"]))
+    return f"{status}: {record['reason']}" if record["reason"] else status
 
 
 def _values(run: Run, subject: Subject) -> tuple[dict[tuple[str, Variant, str], float], str, str]:
@@ -349,12 +240,3 @@ def _values(run: Run, subject: Subject) -> tuple[dict[tuple[str, Variant, str], 
         variant = Variant(technique, target, layer) if technique else Variant("", "", "")
         values[(item, variant, metric)] = float(value)
     return values, primary, region
-
-
-def _tile_or_none(picture: Picture | None, tile: Callable[[Picture], Tile]) -> Tile | None:
-    return None if picture is None else tile(picture)
-
-
-def _in_order(order: Sequence[str], found: Iterable[str]) -> tuple[str, ...]:
-    levels = list(dict.fromkeys(found))
-    return tuple(sorted(levels, key=lambda one: order.index(one) if one in order else len(order)))
