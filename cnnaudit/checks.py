@@ -132,10 +132,10 @@ def worst(verdicts: Iterable[str]) -> str:
 def _trials(rows: pd.DataFrame, check: CheckSpec, contrast: ContrastSpec) -> Iterator[_Trial]:
     own = rows[(rows.metric == check.metric) & rows.technique.isin(check.techniques or [""])]
     found = False
-    for key, part in subjects(own, contrast):
+    for subject, part in subjects(own, contrast):
         for where, here in within_levels(part, contrast):
             found = True
-            about = dict(zip(("model", "target", "technique"), key[:3], strict=True))
+            about = {name: subject[name] for name in ("model", "target", "technique")}
             about |= {"check": check.name, "metric": check.metric, "within": where}
             for requirement in check.requirements:
                 yield from _required(rows, here, check, contrast, requirement, about)
@@ -219,8 +219,8 @@ def _beats(
     earned = part.swap  # what the reference earns on each item
     if reference != IMAGE_SWAP:
         same = (rows.technique == reference) & (rows.metric == check.metric)
-        same &= (rows.model == about["model"]) & (rows.image_set == part.image_set.iloc[0])
-        same &= rows.target == about["target"]
+        for name in ("model", "target", "image_set"):  # of a level that is compared, its own
+            same &= rows[name] == part[name].iloc[0]
         earned = part["item"].map(rows[same].set_index("item").value)
     refusal = _too_little(part, check)
     if not refusal and earned[part.status == "ok"].isna().any():

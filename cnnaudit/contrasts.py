@@ -5,23 +5,26 @@ A pair is what agrees in every block factor; a unit's value is the mean over its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from cnnaudit.statistics import Array, estimate, fewest_units, holm, sign_flip_p
+from cnnaudit.sections import unknown
+from cnnaudit.statistics import Array, Estimate, estimate, fewest_units, holm, sign_flip_p
 from cnnaudit.summary import POOLED
-from cnnaudit.types import AuditError, ContrastSpec, ImageSet
+from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.types import COMPARED, AuditError, ContrastSpec, ImageSet
 
-SUBJECT = ["model", "target", "technique", "layer", "region", "metric"]
+SUBJECT = ("model", "target", "technique", "layer", "region", "metric")
 
 
 @dataclass(frozen=True)
 class Pairs:
     """The values of both levels of a contrast for one subject, one per unit, paired."""
 
+    units: tuple[str, ...]
     first: Array  # (n,)
     second: Array  # (n,), the reference
     scored: int  # items with a value
@@ -36,27 +39,46 @@ class Pairs:
         """Share of the eligible items that have a value; 0 where none is eligible."""
         return self.scored / self.eligible if self.eligible else 0.0
 
+    def net_of(self, other: Pairs) -> Array:
+        """Return the difference less another subject's, over the units that both have."""
+        theirs = dict(zip(other.units, other.difference, strict=True))
+        own = zip(self.units, self.difference, strict=True)
+        return np.array([value - theirs[unit] for unit, value in own if unit in theirs])
 
-def check_contrast(contrast: ContrastSpec, image_set: ImageSet) -> None:
-    """Raise AuditError, saying why, if an image set cannot answer a contrast."""
-    where = f"contrast.{contrast.name}"
-    for key, names in (
-        ("factor", (contrast.factor,)),
-        ("blocks", contrast.blocks),
-        ("within", contrast.within),
+
+def check_contrast(
+    contrast: ContrastSpec, image_set: ImageSet, names: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise AuditError, saying why, if an audit cannot answer a contrast.
+
+    `names` has the audit's own models, techniques and targets, which can be compared like the
+    levels of a factor, image by image.
+    """
+    where, compared = f"contrast.{contrast.name}", contrast.factor in COMPARED
+    factors = (*image_set.factors, *(COMPARED if contrast.factor not in image_set.factors else ()))
+    for key, asked, known in (
+        ("factor", (contrast.factor,), factors),
+        ("blocks", contrast.blocks, image_set.factors),
+        ("within", contrast.within, image_set.factors),
     ):
-        for name in names:
-            if name not in image_set.factors:
+        for name in asked:
+            if name not in known:
                 raise AuditError(
                     f"{where}.{key}: {name!r} is no factor of {image_set.spec.name}; "
-                    f"allowed are {', '.join(image_set.factors) or 'none'}"
+                    f"allowed are {', '.join(known) or 'none'}"
                 )
+    levels = names[contrast.factor] if compared else image_set.levels(contrast.factor)
     for level in contrast.levels:
-        if level not in image_set.levels(contrast.factor):
+        if level not in levels:
             raise AuditError(
                 f"{where}.levels: {level!r} is no level of {contrast.factor!r}; "
-                f"allowed are {', '.join(image_set.levels(contrast.factor))}"
+                f"allowed are {', '.join(levels)}"
             )
+    for name in contrast.net_of:  # one that is not chosen is not there to be taken away
+        if name not in (*TECHNIQUES, *names["technique"]):
+            raise AuditError(f"{where}.net_of: {unknown(name, sorted(TECHNIQUES), 'technique')}")
+    if compared:
+        return  # the two sides of a pair are one image
     if image_set.spec.unit not in (None, *contrast.blocks):
         raise AuditError(
             f"{where}.blocks: {image_set.spec.unit!r}, the unit of {image_set.spec.name}, must be "
@@ -76,12 +98,13 @@ def pairs_of(rows: pd.DataFrame, contrast: ContrastSpec, value: str = "value") -
     own = rows[rows[contrast.factor].isin(contrast.levels)]
     eligible = own[own.status != "ineligible"]
     scored = eligible[eligible.status == "ok"].dropna(subset=[value])
-    keys = ["unit", *(name for name in contrast.blocks if name in rows)]  # the unit has its column
+    blocks = ("item",) if contrast.factor in COMPARED else contrast.blocks
+    keys = ["unit", *(name for name in blocks if name in rows)]  # the unit has its column
     table = scored.groupby([*keys, contrast.factor])[value].mean().unstack(contrast.factor)
     table = table.reindex(columns=list(contrast.levels)).dropna()
     by_unit = table.groupby(level="unit").mean()
     first, second = (by_unit[level].to_numpy(np.float64) for level in contrast.levels)
-    return Pairs(first, second, len(scored), len(eligible))
+    return Pairs(tuple(map(str, by_unit.index)), first, second, len(scored), len(eligible))
 
 
 def within_levels(rows: pd.DataFrame, contrast: ContrastSpec) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -97,13 +120,15 @@ def within_levels(rows: pd.DataFrame, contrast: ContrastSpec) -> Iterator[tuple[
 
 def subjects(
     rows: pd.DataFrame, contrast: ContrastSpec
-) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
-    """Yield what has values at both levels: model, target, technique, layer, region, metric."""
+) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Yield what has values at both levels, its columns of SUBJECT ("" for what is compared)."""
     own = rows[rows.image_set == contrast.image_set]
-    for key, part in own.groupby(SUBJECT, sort=True):
+    compared = {contrast.factor, "layer"} if contrast.factor in COMPARED else set()
+    columns = [name for name in SUBJECT if name not in compared]
+    for key, part in own.groupby(columns, sort=True):
         levels = set(part.loc[part.status != "ineligible", contrast.factor])
         if set(contrast.levels) <= levels:
-            yield tuple(map(str, key)), part
+            yield {**dict.fromkeys(SUBJECT, ""), **dict(zip(columns, key, strict=True))}, part
 
 
 def contrast_table(
@@ -113,12 +138,15 @@ def contrast_table(
 
     The family of Holm's adjustment is one metric of one contrast: all its models, techniques and
     levels. `status` is "not measured" where the units are too few for the family to reach 5 %.
+    After each line stand those that are net of a reference's own difference; they are not tested.
     """
     lines = []
     for contrast in contrasts:
-        for key, part in subjects(rows, contrast):
+        for about, part in subjects(rows, contrast):
             for where, here in within_levels(part, contrast):
-                lines.append(_line(contrast, key, where, here, seed))
+                pairs = pairs_of(here, contrast)
+                lines.append(_line(contrast, about, where, here, pairs, seed))
+                lines += _net_lines(rows, contrast, about, where, pairs)
     table = pd.DataFrame(lines, columns=_COLUMNS)
     for _, family in table.groupby(["contrast", "metric", "region"]):
         p_values = family.p.to_numpy(np.float64)
@@ -132,42 +160,75 @@ def contrast_table(
 
 _COLUMNS = [
     *("contrast", "image_set", "factor", "first_level", "second_level", "within"),
-    *SUBJECT,
+    *(*SUBJECT, "net_of"),
     *("first", "second", "difference", "low", "high", "units", "p", "p_holm"),
     *("dead_first", "dead_second", "scored", "eligible", "status"),
 ]
 
 
 def _line(
-    contrast: ContrastSpec, key: tuple[str, ...], where: str, rows: pd.DataFrame, seed: int
+    contrast: ContrastSpec,
+    about: Mapping[str, str],
+    where: str,
+    rows: pd.DataFrame,
+    pairs: Pairs,
+    seed: int,
 ) -> dict[str, object]:
-    pairs = pairs_of(rows, contrast)
     found = estimate(pairs.difference)
     dead = rows.flag.eq("dead").where(rows.status == "ok").astype(float)
-    shares = dead.groupby(rows[contrast.factor]).mean() if key[2] else pd.Series(dtype=float)
+    is_heatmap = bool((rows.technique != "").all())
+    shares = dead.groupby(rows[contrast.factor]).mean() if is_heatmap else pd.Series(dtype=float)
     first, second = contrast.levels
     return {
-        "contrast": contrast.name,
-        "image_set": contrast.image_set,
-        "factor": contrast.factor,
-        "first_level": first,
-        "second_level": second,
-        "within": where,
-        **dict(zip(SUBJECT, key, strict=True)),
+        **_of(contrast, about, where),
+        "net_of": "",
         "first": pairs.first.mean() if found.units else np.nan,
         "second": pairs.second.mean() if found.units else np.nan,
-        "difference": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "units": found.units,
+        **_estimated(found),
         "p": sign_flip_p(pairs.difference, seed=seed),
-        "p_holm": np.nan,  # known when its family is
-        "status": "",
         "dead_first": shares.get(first, np.nan),
         "dead_second": shares.get(second, np.nan),
         "scored": pairs.scored,
         "eligible": pairs.eligible,
     }
+
+
+def _net_lines(
+    rows: pd.DataFrame,
+    contrast: ContrastSpec,
+    about: Mapping[str, str],
+    where: str,
+    pairs: Pairs,
+) -> Iterator[dict[str, object]]:
+    """Yield a heatmap's difference less what each reference's heatmaps show of it themselves."""
+    if not about["technique"] or about["technique"] in contrast.net_of:
+        return
+    same = rows.image_set == contrast.image_set
+    for name in ("model", "target", "region", "metric"):
+        if name != contrast.factor:
+            same &= rows[name] == about[name]
+    for reference in contrast.net_of:
+        theirs = dict(within_levels(rows[same & (rows.technique == reference)], contrast))
+        if where in theirs:
+            found = estimate(pairs.net_of(pairs_of(theirs[where], contrast)))
+            yield {**_of(contrast, about, where), "net_of": reference, **_estimated(found)}
+
+
+def _of(contrast: ContrastSpec, about: Mapping[str, str], where: str) -> dict[str, object]:
+    return {
+        "contrast": contrast.name,
+        "image_set": contrast.image_set,
+        "factor": contrast.factor,
+        "first_level": contrast.levels[0],
+        "second_level": contrast.levels[1],
+        "within": where,
+        **about,
+        "status": "",  # known when its family is
+    }
+
+
+def _estimated(found: Estimate) -> dict[str, object]:
+    return {"difference": found.mean, "low": found.low, "high": found.high, "units": found.units}
 
 
 def _check_balance(contrast: ContrastSpec, image_set: ImageSet, where: str) -> None:

@@ -16,7 +16,9 @@ from cnnaudit.types import AuditError, ContrastSpec, ImageSet, ImageSetSpec, Ite
 COLOUR = ContrastSpec(
     "colour", "s", "colour", ("equal", "different"), ("scene", "light"), ("light",)
 )
+MODELS = ContrastSpec("models", "s", "model", ("mended", "m"), (), ("light",))
 LIGHTS = ("left", "overhead")
+NAMES = {"model": ["m", "mended"], "technique": ["cam", "edges"], "target": ["t"]}
 
 
 def make_rows(
@@ -125,7 +127,7 @@ def test_a_subject_without_both_levels_is_no_contrast() -> None:
 
 
 def test_a_balanced_set_can_be_asked() -> None:
-    check_contrast(COLOUR, make_image_set())
+    check_contrast(COLOUR, make_image_set(), NAMES)
 
 
 @pytest.mark.parametrize(
@@ -136,17 +138,20 @@ def test_a_balanced_set_can_be_asked() -> None:
         (replace(COLOUR, blocks=("scene", "lite")), r"blocks: 'lite' is no factor"),
         (replace(COLOUR, within=("scene", "colour")), r"within: 'colour' must be one of the block"),
         (replace(COLOUR, blocks=("light",)), r"blocks: 'scene', the unit of s, must be one"),
+        (replace(COLOUR, net_of=("edge",)), r"net_of: 'edge' .*Did you mean 'edges'"),
+        (replace(MODELS, levels=("mended", "n")), r"levels: 'n' is no level of 'model'.* m, mended"),
+        (replace(MODELS, within=("lite",)), r"within: 'lite' is no factor of s"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(contrast: ContrastSpec, message: str) -> None:
     with pytest.raises(AuditError, match=message):
-        check_contrast(contrast, make_image_set())
+        check_contrast(contrast, make_image_set(), NAMES)
 
 
 def test_unbalanced_blocks_are_named() -> None:
     image_set = make_image_set(lambda items: [i for i in items if i.id != "1-left-equal"])
     with pytest.raises(AuditError, match=r"unbalanced, 1 blocks lack .*: 1, left"):
-        check_contrast(COLOUR, image_set)
+        check_contrast(COLOUR, image_set, NAMES)
 
 
 def test_a_contrast_without_a_pair_is_refused() -> None:
@@ -155,4 +160,42 @@ def test_a_contrast_without_a_pair_is_refused() -> None:
         return [i for i in items if i.factors.get("colour") == wanted[i.factors["scene"]]]
 
     with pytest.raises(AuditError, match="has no pair of 'equal' and 'different'"):
-        check_contrast(COLOUR, make_image_set(apart))
+        check_contrast(COLOUR, make_image_set(apart), NAMES)
+
+
+def test_two_models_are_compared_image_by_image() -> None:
+    check_contrast(MODELS, make_image_set(), NAMES)
+    before = make_rows({"left": -0.1, "overhead": -0.4}, seed=1)
+    after = before.assign(model="mended", layer="other", value=before.value + 0.2)
+    table = contrast_table(pd.concat([before, after]), [MODELS], seed=0).set_index("within")
+    assert table.difference.to_numpy() == pytest.approx([0.2, 0.2])
+    assert (table.units == 12).all()
+    assert set(table.model) == {""}  # it is what is compared
+    assert set(table.technique) == {"cam"}
+    by_hand = before[before.light == "left"].groupby("unit").value.mean().mean()
+    assert table.second["left"] == pytest.approx(by_hand)
+
+
+def test_two_techniques_are_compared_and_their_dead_shares_stand_beside() -> None:
+    techniques = replace(MODELS, factor="technique", levels=("cam", "edges"), within=())
+    cam = make_rows()
+    cam.loc[cam.colour == "equal", "flag"] = "dead"
+    edges = make_rows(technique="edges", layer="")
+    (line,) = contrast_table(pd.concat([cam, edges]), [techniques], 0).to_dict("records")
+    assert line["difference"] == pytest.approx(0)
+    assert (line["technique"], line["model"]) == ("", "m")
+    assert (line["dead_first"], line["dead_second"]) == (0.5, 0)
+
+
+def test_a_difference_is_shown_net_of_what_a_reference_shows_itself() -> None:
+    cam = make_rows({"left": -0.1, "overhead": -0.4})
+    edges = make_rows({"left": -0.1, "overhead": -0.1}, seed=1, technique="edges", layer="")
+    table = contrast_table(pd.concat([cam, edges]), [replace(COLOUR, net_of=("edges",))], 0)
+    net = table[table.net_of == "edges"].set_index("within")
+    assert list(net.technique) == ["cam", "cam"]  # a reference is not net of itself
+    assert net.difference.to_numpy() == pytest.approx([0, -0.3], abs=0.02)
+    assert (net.low < net.difference).all()
+    assert net.p.isna().all()
+    tested = table[table.net_of == ""]
+    alone = contrast_table(pd.concat([cam, edges]), [COLOUR], 0)
+    assert list(tested.p_holm) == list(alone.p_holm)  # the family stays what it was
