@@ -1,4 +1,6 @@
-"""The command line: ``cnnaudit run · plan · layers · report``; ``run.py`` is ``cnnaudit run``.
+"""The command line: ``cnnaudit run · plan · layers · report · explain · init · import``.
+
+``run.py`` is ``cnnaudit run``.
 
 Exit codes: 0 the audit is complete, whatever its verdict; 1 an error, said in one message;
 4 incomplete (something failed, which the report names); 130 interrupted. With gate=true the verdict
@@ -12,6 +14,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,6 +23,7 @@ from cnnaudit.types import AuditError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from cnnaudit.asking import Asked
     from cnnaudit.audit import Invocation, Outcome
     from cnnaudit.types import AuditSpec
 
@@ -33,6 +37,10 @@ cnnaudit: find out whether a CNN looks at the right thing
   cnnaudit plan [KEY=VALUE …]    say what a run would compute, and compute nothing
   cnnaudit layers [KEY=VALUE …]  list each model's modules in execution order
   cnnaudit report RUN_DIR        make the report of a run again, from its results
+  cnnaudit explain MODEL IMAGE…  write heatmaps of pictures; its options: cnnaudit explain --help
+  cnnaudit init FOLDER           write a config and an empty manifest to start from
+  cnnaudit import FORMAT …       make an image set of COCO, Pascal VOC or ImageNet-S; its options:
+                                 cnnaudit import --help
 
 Options of run, plan and layers are Hydra's: groups are chosen as lists, values set by key
 ('technique=[saliency,grad_cam]' device=cpu). Your own configs: --config-dir DIR. All groups and
@@ -50,7 +58,8 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
         _say(f"error: {error}")
         sys.exit(ERROR)
     except KeyboardInterrupt:
-        _say("interrupted; what was finished is in the store, the same command continues")
+        continues = "; what was finished is in the store, the same command continues"
+        _say(f"interrupted{continues if command == 'run' else ''}")
         sys.exit(INTERRUPTED)
 
 
@@ -68,6 +77,9 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
         "plan": lambda rest: _with_hydra(_plan, rest),
         "layers": lambda rest: _with_hydra(_layers, rest),
         "report": _report,
+        "explain": _explain,
+        "init": _init,
+        "import": _import,
     }
     if command not in commands:
         from cnnaudit.sections import unknown
@@ -120,17 +132,21 @@ def _plan(audit: AuditSpec, _invocation: Invocation) -> int:
 
 
 def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
+    from dataclasses import replace
+
     from cnnaudit.models import inspect_model
+    from cnnaudit.models.layers import names_of
 
     for spec in audit.models:
-        facts = inspect_model(spec, audit.seed)
+        # What the layers are does not depend on the weights, which may be far away.
+        facts = inspect_model(replace(spec, weights=None, pretrained=""), audit.seed)
         roles: dict[str, list[str]] = {}
         for role, path in facts.roles.items():
             roles.setdefault(path, []).append(role)
         print(f"{spec.name}: {facts.parameters:,} parameters, input {_shape(facts.input)}")
-        for layer in facts.layers:
-            named = ", ".join(roles.get(layer.path, ()))
-            line = f"  {layer.path:<24} {layer.kind:<20} {_shape(layer.shape):<16} {named}"
+        for index, name in enumerate(names_of(facts.layers)):
+            layer, named = facts.layers[index], ", ".join(roles.get(name, ()))
+            line = f"{index:>4}  {name:<24} {layer.kind:<20} {_shape(layer.shape):<16} {named}"
             print(line.rstrip())
     return COMPLETE
 
@@ -148,6 +164,38 @@ def _report(rest: Sequence[str]) -> int:
     return COMPLETE
 
 
+def _explain(rest: Sequence[str]) -> int:
+    from cnnaudit.asking import USAGE, read_arguments
+
+    asked = read_arguments(rest)
+    if asked is None:
+        print(USAGE, end="")
+        return COMPLETE
+    return _with_hydra(partial(_explain_pictures, asked), asked.overrides)
+
+
+def _explain_pictures(asked: Asked, audit: AuditSpec, _invocation: Invocation) -> int:
+    from cnnaudit.explaining import explain_pictures
+
+    for text in explain_pictures(audit, asked):
+        print(text)
+    return COMPLETE
+
+
+def _init(rest: Sequence[str]) -> int:
+    from cnnaudit.starting import start
+
+    print(start(rest), end="")
+    return COMPLETE
+
+
+def _import(rest: Sequence[str]) -> int:
+    from cnnaudit.importing import import_set
+
+    print(import_set(rest), end="")
+    return COMPLETE
+
+
 def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequence[str]) -> int:
     """Compose the config as Hydra does, and hand it to a stage as specs."""
     import hydra
@@ -156,6 +204,7 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
     from yaml import YAMLError
 
     from cnnaudit import shipped
+    from cnnaudit.own_code import refuse_settings_of_hydra
 
     code = COMPLETE
     stopped: list[BaseException] = []
@@ -173,11 +222,13 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
     # Hydra reads the process's arguments, and would print tracebacks or exit by itself.
     sys.argv = [sys.argv[0], *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    conf = str(shipped.locate("conf"))
+    conf, own = str(shipped.locate("conf")), _config_dir(overrides)
     try:
+        if own is not None:
+            refuse_settings_of_hydra(own)
         hydra.main(version_base="1.3", config_path=conf, config_name="audit")(entry)()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise AuditError(_explain(error, overrides)) from error
+        raise AuditError(_in_one_message(error, overrides)) from error
     except SystemExit as error:  # Hydra's own usage message, already printed
         return ERROR if error.code else COMPLETE
     if stopped:
@@ -191,14 +242,14 @@ def _declared(config: DictConfig, overrides: Sequence[str]) -> tuple[AuditSpec, 
     from cnnaudit.audit import Invocation
     from cnnaudit.config import to_specs
 
-    audit = to_specs(config)
+    audit = to_specs(config, overrides)
     called = ["python", "run.py"] if Path(sys.argv[0]).name == "run.py" else ["cnnaudit", "run"]
     command = shlex.join([*called, *overrides])
     # Not resolved: what ${oc.env:…} stands for may be a secret, and stays out of every output.
     return audit, Invocation(command, overrides, OmegaConf.to_yaml(config))
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
+def _in_one_message(error: Exception, overrides: Sequence[str]) -> str:
     """Turn Hydra's, OmegaConf's and YAML's own errors into one message with the near miss."""
     from cnnaudit.config import explain_key, group_options
     from cnnaudit.sections import unknown

@@ -59,7 +59,7 @@ def test_from_config_to_html_and_again_from_the_store(overrides: list[str], tmp_
     assert found == {
         *("config.yaml", "manifest.json", "run.log", "summary.json", "report.html"),
         *("results/rows.parquet", "results/summary.csv", "results/illustrations.json"),
-        *("results/contrasts.csv", "results/checks.csv", "junit.xml"),
+        *("results/contrasts.csv", "results/checks.csv", "results/agreement.csv", "junit.xml"),
     }
     manifest = json.loads((run_dir / "manifest.json").read_text())
     assert manifest["cells"] == {"planned": 9, "found": 0, "computed": 9}
@@ -298,6 +298,17 @@ def test_layers_are_listed_in_execution_order(cli: Callable, weights: Path) -> N
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "perception: 249,539 parameters, input 3×64×80"
-    assert [line.split()[0] for line in lines[1:4]] == ["encoder.0", "encoder.1", "encoder.2"]
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        *(["0", "encoder.0"], ["1", "encoder.1"], ["2", "encoder.2"])
+    ]
     (last,) = (line for line in lines if "last_features" in line)
-    assert last.split() == ["encoder.7", "ReLU", "8×16×20", "last_features"]
+    assert last.split() == ["7", "encoder.7", "ReLU", "8×16×20", "last_features"]
+
+
+def test_layers_need_no_weights_and_a_module_called_twice_is_there_twice(cli: Callable) -> None:
+    code, out, _ = cli("layers", "model=[resnet18]")  # its weights could not be fetched here
+    assert code == 0
+    uses = [line.split() for line in out.splitlines() if "layer4.1.relu" in line]
+    assert [use[:3] for use in uses] == [
+        *(["67", "layer4.1.relu@0", "ReLU"], ["70", "layer4.1.relu", "ReLU"])
+    ]
