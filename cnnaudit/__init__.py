@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnaudit.api import FinishedRun, explain, load_run, score
+    from cnnaudit.api import FinishedRun, explain, load_run, score, techniques
     from cnnaudit.types import AuditError
 
 __version__ = "0.1.0"
-__all__ = ["AuditError", "FinishedRun", "explain", "load_run", "score"]
+__all__ = ["AuditError", "FinishedRun", "explain", "load_run", "score", "techniques"]
 
 
 def __getattr__(name: str) -> Any:

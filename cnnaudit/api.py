@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 
 from cnnaudit.metrics import OVERLAP, measure_overlap
-from cnnaudit.sections import bind, unknown
+from cnnaudit.models.layers import Traced, resolve_layer, trace
+from cnnaudit.sections import bind, parameters_of, unknown
 from cnnaudit.targets import TARGETS
-from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.techniques import TECHNIQUES, Technique
 from cnnaudit.types import (
     AuditError,
     HeatmapRequest,
+    LayerChoice,
     MetricSpec,
     NoHeatmaps,
     TargetSpec,
@@ -24,9 +28,13 @@ from cnnaudit.types import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from cnnaudit.heatmaps import Truths
+
 Named = str | Sequence[str] | Mapping[str, Mapping[str, Any]]
+Explained: TypeAlias = "int | str | Tensor"
 
 
 @dataclass(frozen=True)
@@ -43,36 +51,66 @@ class FinishedRun:
 def explain(
     model: nn.Module,
     images: Tensor,
-    technique: Named,
+    technique: Named = "grad_cam",
     *,
-    layer: str | None = None,
-    target: int | str = "predicted",
+    layer: LayerChoice | None = None,
+    target: Explained = "predicted",
+    upsample: bool = True,
     score_from: str | None = None,
+    output_entry: str = "",
 ) -> Tensor | dict[str, Tensor]:
     """Return heatmaps (B, H, W) of preprocessed images (B, C, H, W), raw values.
 
     `technique` is a name, or several (a list, or names with their parameters), which share passes
-    and come back as a dict. `layer` is a module path for those that need one. `target` is a class
-    index, "predicted" or "all_outputs"; `score_from` names the module whose output is explained
-    where that is not the model's own. The model is left as it was. Raises AuditError for a name
-    that does not exist, and where a technique has no meaning on this model.
+    and come back as a dict. `layer` is a module path, a role such as "last_features", or an index
+    into the execution order. `target` is a class index, "predicted" or "all_outputs", the class of
+    each image (B,) as whole numbers, or a weight for each output (N,). Without `upsample` heatmaps
+    stay as coarse as their layer, (B, h, w); "activations" are (B, K, h, w) always. `score_from`
+    names the module whose output is explained where that is not the model's own, `output_entry` the
+    part of a tuple, dict or dataclass that the model returns, such as "logits" or "0". The model is
+    left as it was. Raises AuditError for a name that does not exist, and where a technique has no
+    meaning on this model.
     """
-    from cnnaudit.execute import compute_heatmaps
+    from cnnaudit.heatmaps import compute_heatmaps
+    from cnnaudit.hooks import pick_output
+    from cnnaudit.outputs import of_model
 
     if images.ndim != 4:
         raise AuditError(f"images: shape {tuple(images.shape)}, (B, C, H, W) is expected")
-    wanted = _named(technique, TECHNIQUES, "technique")
-    requests = [
-        _request(name, parameters, layer, _target(target), model)
-        for name, parameters in wanted.items()
-    ]
-    _, computed = compute_heatmaps(model, score_from, images, requests)
+    wanted = _named(technique, _heatmap_techniques(), "technique")
+    spec, truths = _target(target, len(images))
+    with pick_output(model, of_model(output_entry)):
+        layers = _Layers(model, images[:1], score_from)
+        requests = [
+            _request(name, parameters, layer, spec, layers) for name, parameters in wanted.items()
+        ]
+        _, computed = compute_heatmaps(
+            model, score_from, images, requests, truths, upsample=upsample
+        )
     maps = {}
     for name, result in zip(wanted, computed, strict=True):
         if isinstance(result, NoHeatmaps):
             raise AuditError(f"{name}: {result.status.replace('_', ' ')}, {result.reason}")
         maps[name] = result.maps
     return maps[technique] if isinstance(technique, str) else maps
+
+
+def techniques() -> pd.DataFrame:
+    """Return every technique by name: title, what it gives, what it costs, parameters, source."""
+    return pd.DataFrame(
+        {
+            "name": name,
+            "title": one.title,
+            "gives": "reference heatmap" if one.sees_no_network else one.gives,
+            "passes": "many" if one.needs.queries or one.needs.network else "shared",
+            "parameters": ", ".join(
+                p.name if p.default is p.empty else f"{p.name}={p.default}"
+                for p in parameters_of(one.compute).values()
+            ),
+            "source": one.citation,
+        }
+        for name, one in sorted(TECHNIQUES.items())
+    ).set_index("name")
 
 
 def score(
@@ -130,28 +168,72 @@ def _named(names: Named, known: Mapping[str, Any], kind: str) -> dict[str, Mappi
     return wanted
 
 
-def _target(target: int | str) -> TargetSpec:
+def _heatmap_techniques() -> dict[str, Technique]:
+    """Return what can be computed of images: filters are a network's own, whatever it sees."""
+    return {name: one for name, one in TECHNIQUES.items() if not one.sees_no_image}
+
+
+def _target(target: Explained, b: int) -> tuple[TargetSpec, Truths | None]:
+    """Return the resolved target of B images, with their truths where it is their own classes."""
+    import torch
+
+    plain = [
+        n for n, one in TARGETS.items() if not (one.needs_truth or parameters_of(one.declared))
+    ]
+    if isinstance(target, torch.Tensor):
+        if target.ndim == 1 and target.is_floating_point():
+            return TargetSpec("target", "weights", {"values": target.tolist()}), None
+        if target.shape == (b,):
+            classes = target.tolist()
+            return TargetSpec("target", "truth", {}), lambda n: [_one_hot(c, n) for c in classes]
+        raise AuditError(
+            f"target: shape {tuple(target.shape)}, ({b},) whole numbers or (N,) weights is expected"
+        )
     if isinstance(target, int):
-        return TargetSpec(str(target), "class", {"index": target})
-    if target not in TARGETS or target == "class":
-        allowed = [*(name for name in TARGETS if name != "class"), "a class index"]
-        raise AuditError(f"target: {unknown(target, allowed, 'target')}")
-    return TargetSpec(target, target, {})
+        return TargetSpec(str(target), "class", {"indices": [target]}), None
+    if target not in plain:
+        allowed = [*plain, "a class index", "a tensor"]
+        raise AuditError(f"target: {unknown(str(target), allowed, 'target')}")
+    return TargetSpec(target, target, {}), None
+
+
+def _one_hot(index: int, n: int) -> NDArray[np.float64]:
+    if not 0 <= index < n:
+        raise AuditError(f"target: class {index} is out of range, the model has {n} outputs")
+    weights = np.zeros(n)
+    weights[index] = 1
+    return weights
+
+
+class _Layers:
+    """The layers of a model, traced once they are asked for."""
+
+    def __init__(self, model: nn.Module, image: Tensor, score_from: str | None) -> None:
+        self._model, self._image, self._score_from = model, image, score_from
+
+    @cached_property
+    def _traced(self) -> Traced:
+        return trace(self._model, self._image, self._score_from)
+
+    def resolve(self, choice: LayerChoice) -> str:
+        """Return the layer that a choice names, as `layer_name` writes it."""
+        return resolve_layer(self._traced.layers, self._traced.roles, choice, "layer")
 
 
 def _request(
     name: str,
     parameters: Mapping[str, Any],
-    layer: str | None,
+    layer: LayerChoice | None,
     target: TargetSpec,
-    model: nn.Module,
+    layers: _Layers,
 ) -> HeatmapRequest:
     registered = TECHNIQUES[name]
-    given = dict(parameters)
-    if registered.needs.layer:
-        layer = given.setdefault("layer", layer)
-        paths = [path for path, _ in model.named_modules() if path]
-        if layer not in paths:
-            raise AuditError(f"layer: {unknown(str(layer), paths, 'layer')}")
+    given, resolved = dict(parameters), ""
+    if registered.needs.layer and layer is not None:
+        given.setdefault("layer", layer)
     bound = bind(registered.compute, given, f"technique.{name}")
-    return HeatmapRequest(TechniqueSpec(name, name, bound), target, bound.get("layer", ""))
+    if registered.check is not None:
+        registered.check(bound, f"technique.{name}")
+    if registered.needs.layer:
+        resolved = layers.resolve(bound["layer"])
+    return HeatmapRequest(TechniqueSpec(name, name, bound), target, resolved)

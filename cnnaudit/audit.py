@@ -7,10 +7,9 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from cnnaudit.checks import Judgement
-    from cnnaudit.illustrate import Illustrated
+    from cnnaudit.illustrations import Illustrations
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +75,11 @@ class Results:
     rows: pd.DataFrame
     summary: pd.DataFrame
     contrasts: pd.DataFrame
+    agreement: pd.DataFrame
     judgements: Sequence[Judgement]
     findings: Sequence[Mapping[str, str]]
     gaps: Sequence[Mapping[str, Any]]  # why items have no value
-    pictures: Sequence[Mapping[str, Any]]
+    illustrations: Illustrations
     complete: bool
     verdict: str  # "" where nothing is declared to be checked
 
@@ -108,7 +108,7 @@ def prepare(audit: AuditSpec) -> Prepared:
     _check_truths(image_sets, audit.models, facts)
     by_name = {image_set.spec.name: image_set for image_set in image_sets}
     for contrast in audit.contrasts:
-        check_contrast(contrast, by_name[contrast.image_set])
+        check_contrast(contrast, by_name[contrast.image_set], _names(audit, facts))
     _check_metrics(audit.metrics)
     store = Store(audit.store_dir)
     return Prepared(
@@ -141,7 +141,7 @@ def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
             _execute(ready)
         catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
         found = _read_results(ready, catalogue, watch)
-        _write_results(found, ready.audit, run_dir)
+        _write_results(found, ready, run_dir)
         manifest = _manifest(ready, run_dir, invocation, catalogue, watch.seconds)
         write(run_dir / "config.yaml", invocation.config.encode())
         _write_json(run_dir / "manifest.json", manifest)
@@ -169,6 +169,8 @@ def _execute(ready: Prepared) -> None:
 def _read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch) -> Results:
     """Summarise, judge and illustrate what the store has now."""
     from cnnaudit import checks, summary
+    from cnnaudit.agreement import agreement_table, find_agreement
+    from cnnaudit.illustrations import illustrations_of
 
     audit = ready.audit
     with watch.stage("summarise"):
@@ -181,24 +183,48 @@ def _read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatc
         judgements = checks.judge(rows, audit.checks, audit.contrasts, audit.seed)
         complete = not any(gap["status"] == "failed" for gap in gaps)
         verdict = checks.overall(audit.checks, judgements, complete=complete)
+    with watch.stage("agree"):
+        agreement = agreement_table(
+            audit.agreements, audit.contrasts, ready.image_sets, ready.plan.cells, ready.store
+        )
+        titles = {name: one["title"] for name, one in catalogue["techniques"].items()}
+        findings += find_agreement(agreement, titles)
     with watch.stage("illustrate"):
-        pictures = _illustrate(ready, rows)
-    return Results(rows, table, contrasts, judgements, findings, gaps, pictures, complete, verdict)
+        illustrations = illustrations_of(
+            audit, ready.facts, ready.image_sets, ready.device, rows, ready.store
+        )
+    return Results(
+        rows,
+        table,
+        contrasts,
+        agreement,
+        judgements,
+        findings,
+        gaps,
+        illustrations,
+        complete,
+        verdict,
+    )
 
 
-def _write_results(found: Results, audit: AuditSpec, run_dir: Path) -> None:
+def _write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     from cnnaudit import checks, summary
     from cnnaudit.junit import junit_xml
+    from cnnaudit.regions import write_regions
 
+    audit = ready.audit
     failures = [gap for gap in found.gaps if gap["status"] == "failed"]
     folder = run_dir / "results"
     folder.mkdir()
     write(folder / "rows.parquet", found.rows.to_parquet(index=False))
     write(folder / "summary.csv", summary.to_csv(found.summary))
     write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
+    write(folder / "agreement.csv", summary.to_csv(found.agreement))
     write(folder / "checks.csv", summary.to_csv(checks.table_of(found.judgements)))
     write(run_dir / "junit.xml", junit_xml(audit.name, found.judgements, failures))
-    _write_json(folder / "illustrations.json", {"schema": SCHEMA, "pictures": found.pictures})
+    _write_json(folder / "illustrations.json", {"schema": SCHEMA, **found.illustrations})
+    if audit.regions:
+        write_regions(found.illustrations["pictures"], ready.store, run_dir / "regions")
     _write_json(
         run_dir / "summary.json",
         {
@@ -217,48 +243,13 @@ def _write_results(found: Results, audit: AuditSpec, run_dir: Path) -> None:
     )
 
 
-def _illustrate(ready: Prepared, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    from cnnaudit.executors import loaded
-    from cnnaudit.illustrate import exemplars, illustrate
-    from cnnaudit.summary import worst_items
-
-    audit = ready.audit
-    metrics = audit.metrics
-    worst = worst_items(rows, metrics[0].name) if metrics else {}
-    pictures = []
-    for spec in audit.models:
-        requests = requests_of(audit, spec, ready.facts[spec.name])
-        with ExitStack() as held:
-            load = cache(partial(held.enter_context, loaded(spec, audit, ready.device)))
-            for image_set in ready.image_sets:
-                why = exemplars(image_set)
-                for item, reasons in worst.get((spec.name, image_set.spec.name), {}).items():
-                    why[item] = (*why.get(item, ()), *reasons)
-                shown = illustrate(audit, load, spec, image_set, requests, why, ready.store)
-                pictures += [_picture(spec.name, image_set, one) for one in shown]
-    return pictures
-
-
-def _picture(model: str, image_set: ImageSet, shown: Illustrated) -> dict[str, Any]:
+def _names(audit: AuditSpec, facts: Mapping[str, ModelFacts]) -> dict[str, list[str]]:
+    """Return what the audit compares beside the factors of its image sets."""
+    requests = [one for spec in audit.models for one in requests_of(audit, spec, facts[spec.name])]
     return {
-        "model": model,
-        "image_set": image_set.spec.name,
-        "item": shown.item.id,
-        "unit": image_set.unit_of(shown.item),
-        "factors": dict(shown.item.factors),
-        "why": shown.why,
-        "key": shown.picture,
-        "heatmaps": [
-            {
-                "technique": request.technique.name,
-                "target": request.target.name,
-                "layer": request.layer,
-                "key": key,
-                "status": status,
-                "reason": reason,
-            }
-            for request, key, status, reason in shown.heatmaps
-        ],
+        "model": [spec.name for spec in audit.models],
+        "technique": [technique.name for technique in audit.techniques],
+        "target": list(dict.fromkeys(one.target.name for one in requests)),
     }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any
 
-from cnnaudit.metrics import OVERLAP, behaviour_of
-from cnnaudit.metrics.registry import BehaviourMetric, OverlapMetric
+from cnnaudit.metrics import CHANNELS, OVERLAP, behaviour_of
+from cnnaudit.metrics.registry import BehaviourMetric, ChannelMetric, OverlapMetric
 from cnnaudit.models import ModelFacts
 from cnnaudit.plan import requests_of
 from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.techniques.registry import Diagnostic
 from cnnaudit.types import AuditSpec, ImageSet, ModelSpec, TechniqueSpec
 
 
@@ -26,21 +28,42 @@ def make_catalogue(
 
 
 def _metrics(audit: AuditSpec) -> dict[str, Any]:
-    overlap = {metric.name: _metric(OVERLAP[metric.uses], "overlap") for metric in audit.metrics}
+    overlap = {}
+    for metric in audit.metrics:
+        registered = OVERLAP[metric.uses]
+        overlap[metric.name] = _metric(
+            registered, "overlap", higher_is_better=registered.higher_is_better
+        )
     behaviour = {
-        name: _metric(metric, "behaviour")
+        name: _metric(metric, "behaviour", higher_is_better=metric.higher_is_better)
         for model in audit.models
         for name, metric in behaviour_of(model.task).items()
     }
-    return {**overlap, **behaviour}
+    used = [TECHNIQUES[technique.uses] for technique in audit.techniques]
+    diagnostics = {
+        name: _metric(one, "diagnostic", higher_is_better=False)
+        for technique in used
+        for name, one in technique.diagnostics.items()
+    }
+    channels = {
+        name: _metric(metric, "channels", higher_is_better=None)
+        for name, metric in CHANNELS.items()
+        if any(technique.gives == "channels" for technique in used)
+    }
+    return {**overlap, **behaviour, **channels, **diagnostics}
 
 
-def _metric(metric: OverlapMetric | BehaviourMetric, kind: str) -> dict[str, Any]:
+def _metric(
+    metric: OverlapMetric | BehaviourMetric | ChannelMetric | Diagnostic,
+    kind: str,
+    *,
+    higher_is_better: bool | None,
+) -> dict[str, Any]:
     return {
         "title": metric.title,
         "kind": kind,
-        "range": metric.bounds,
-        "higher_is_better": metric.higher_is_better,
+        "range": [limit if isfinite(limit) else None for limit in metric.bounds],
+        "higher_is_better": higher_is_better,
         "meaning": metric.meaning,
     }
 
@@ -63,6 +86,8 @@ def _technique(
         "citation": registered.citation,
         "layer": layers,
         "reference": registered.sees_no_network,
+        "gives": registered.gives,
+        "display": technique.display,
     }
 
 

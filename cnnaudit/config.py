@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,15 +12,17 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cnnaudit import entries, shipped
+from cnnaudit import entries, own_code, shipped
 from cnnaudit.metrics import BEHAVIOUR, OVERLAP
 from cnnaudit.sections import Section, unknown
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
     IMAGE_SWAP,
+    AgreementSpec,
     AuditError,
     AuditSpec,
     CheckSpec,
+    ContrastSpec,
     Requirement,
 )
 
@@ -28,7 +31,8 @@ T = TypeVar("T")
 
 def load_specs(overrides: Iterable[str] = (), config_dir: Path | None = None) -> AuditSpec:
     """Compose the shipped config with overrides, as the command line does, into specs."""
-    return to_specs(_compose(overrides, config_dir))
+    overrides = tuple(overrides)
+    return to_specs(_compose(overrides, config_dir), overrides)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -41,19 +45,25 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items() if key != "hydra"}
 
 
-def to_specs(config: DictConfig) -> AuditSpec:
-    """Turn a composed config into specs; raise AuditError if anything in it is off."""
+def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
+    """Turn a composed config into specs; raise AuditError if anything in it is off.
+
+    `overrides` are what the command line said: it alone can allow code of a user's own.
+    """
     root = Section("", plain(config))
+    allow_code = own_code.open_door(root.boolean("allow_code"), overrides)
+    own_code.import_plugins(root.texts("plugins"), allow_code)
     executor, report = root.section("executor"), root.section("report")
     spec = AuditSpec(
         name=root.file_name("name"),
-        models=_chosen(root, "model", entries.read_model),
+        models=_chosen(root, "model", partial(entries.read_model, allow_code=allow_code)),
         image_sets=_chosen(root, "image_set", entries.read_image_set),
         targets=_chosen(root, "target", entries.read_target, at_least=0),
         techniques=_chosen(root, "technique", entries.read_technique, at_least=0),
         metrics=_chosen(root, "metric", entries.read_metric, at_least=0),
         contrasts=_chosen(root, "contrast", entries.read_contrast, at_least=0),
         checks=_chosen(root, "check", entries.read_check, at_least=0),
+        agreements=_chosen(root, "agreement", entries.read_agreement, at_least=0),
         left_out=(),
         gate=root.boolean("gate"),
         seed=root.integer("seed", minimum=0),
@@ -61,6 +71,7 @@ def to_specs(config: DictConfig) -> AuditSpec:
         batch_size=root.integer("batch_size", minimum=1),
         workers=executor.integer("workers", minimum=0),
         determinism=root.choice("determinism", ("strict", "warn", "off")),
+        regions=root.boolean("regions"),
         output_dir=shipped.resolve(root.text("output_dir")),
         store_dir=shipped.resolve(root.text("store_dir")),
         executor=executor.choice("uses", ("local",)),
@@ -80,7 +91,7 @@ def _chosen(
     chosen = []
     for name in entries.values:
         entry = entries.section(name)
-        if not {"uses", "builder", "factor", "metric"} & set(entry.values):
+        if not {"uses", "builder", "factor", "metric", "between"} & set(entry.values):
             raise AuditError(
                 f"{entry.path} is set but {name!r} is not chosen; add it to the list: "
                 f"'{group}=[…,{name}]'"
@@ -117,7 +128,8 @@ def explain_key(key: str, overrides: Iterable[str], config_dir: Path | None) -> 
 
 
 def _compose(overrides: Iterable[str], config_dir: Path | None) -> DictConfig:
-    extra = [f"hydra.searchpath=[file://{config_dir.absolute()}]"] if config_dir else []
+    place = str(config_dir.absolute()).replace("'", r"\'") if config_dir else ""
+    extra = [f"hydra.searchpath=['file://{place}']"] if place else []
     with initialize_config_dir(str(shipped.locate("conf")), version_base="1.3"):
         return compose("audit", [*overrides, *extra])
 
@@ -144,7 +156,30 @@ def _about_what_is_chosen(spec: AuditSpec) -> AuditSpec:
         for one in named
         if (contrast := getattr(one, "contrast", one.name)) not in kept
     )
-    return replace(spec, contrasts=tuple(kept.values()), checks=checks, left_out=left_out)
+    agreements = tuple(_named(one, spec, contrasts) for one in spec.agreements)
+    return replace(
+        spec,
+        contrasts=tuple(kept.values()),
+        checks=checks,
+        agreements=tuple(one for one in agreements if not one.contrast or one.contrast in kept),
+        left_out=left_out,
+    )
+
+
+def _named(
+    agreement: AgreementSpec, spec: AuditSpec, contrasts: Mapping[str, ContrastSpec]
+) -> AgreementSpec:
+    """Refuse what does not exist, and name the techniques that an agreement means."""
+    where = f"agreement.{agreement.name}"
+    heatmaps = {t.name: TECHNIQUES[t.uses] for t in spec.techniques}
+    heatmaps = {name: used for name, used in heatmaps.items() if used.gives == "heatmap"}
+    if agreement.contrast and agreement.contrast not in contrasts:
+        raise AuditError(f"{where}.contrast: {unknown(agreement.contrast, contrasts)}")
+    for name in agreement.techniques:
+        if name not in heatmaps:
+            raise AuditError(f"{where}.technique: {unknown(name, heatmaps)}")
+    seeing = (name for name, used in heatmaps.items() if not used.sees_no_network)
+    return replace(agreement, techniques=agreement.techniques or tuple(seeing))
 
 
 def _check_names(check: CheckSpec, spec: AuditSpec) -> None:

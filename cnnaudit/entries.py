@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
+import re
 from pathlib import Path
 from typing import Any
 
-from cnnaudit import shipped
+from cnnaudit import own_code, shipped
 from cnnaudit.image_sets import READERS
 from cnnaudit.metrics import BEHAVIOUR, OVERLAP
+from cnnaudit.metrics.behaviour import CLASSIFICATION
 from cnnaudit.models import BUILDERS, read_labels
-from cnnaudit.sections import Section, bind
-from cnnaudit.targets import TARGETS
+from cnnaudit.sections import Section, bind, parameters_of
+from cnnaudit.targets import SIGNS, TARGETS
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
+    BETWEEN,
+    DISPLAY,
     RESAMPLING,
+    AgreementSpec,
     AuditError,
     CheckSpec,
     ContrastSpec,
@@ -29,27 +33,54 @@ from cnnaudit.types import (
     TechniqueSpec,
 )
 
+GIVES = ("logits", "probabilities")  # what a classification's outputs are
 TASKS = tuple(dict.fromkeys(metric.task for metric in BEHAVIOUR.values()))
 
 
-def read_model(name: str, entry: Section) -> ModelSpec:
+def read_model(name: str, entry: Section, *, allow_code: bool) -> ModelSpec:
     axes = entry.section("outputs", {})
-    builder = entry.choice("builder", BUILDERS)
-    weights, pretrained = _weights(entry, by_name=bool(BUILDERS[builder].library))
+    chosen = entry.choice("builder", BUILDERS)
+    builder = BUILDERS[chosen]
+    factory, arguments = _factory(entry, allow_code) if builder.own_code else ("", {})
+    weights, pretrained = _weights(entry, by_name=bool(builder.library))
+    labels, labels_from = _labels(entry, by_name=bool(builder.library))
+    task = entry.choice("task", TASKS)
     return ModelSpec(
         name=name,
-        builder=builder,
+        builder=chosen,
         weights=weights,
         preprocessing=_preprocessing(entry.section("preprocessing")),
         score_from=None if entry.take("score_from", None) is None else entry.text("score_from"),
         roles=entry.mapping("roles"),
-        task=entry.choice("task", TASKS),
+        task=task,
         outputs=tuple(_axis(axes, axis) for axis in axes.values),
         target=entry.choice("target", _targets_without_parameters()),
-        arch=entry.text("arch") if BUILDERS[builder].library else "",
+        arch=entry.text("arch") if builder.library else "",
         pretrained=pretrained,
-        labels=_labels(entry),
+        labels=labels,
+        labels_from=labels_from,
+        factory=factory,
+        arguments=arguments,
+        output_entry=_output_entry(entry),
+        # of other tasks nobody asks, and the key is refused
+        gives=entry.choice("gives", GIVES, GIVES[0]) if task == CLASSIFICATION else "",
     )
+
+
+def _factory(entry: Section, allow_code: bool) -> tuple[str, dict[str, Any]]:
+    """Return what makes a model of a user's own, "module:function", and its arguments."""
+    factory = entry.text("factory")
+    if not re.fullmatch(r"[\w.]+:\w+", factory):
+        raise entry.wrong("factory", factory, "a module and a function, my_package.my_model:build")
+    own_code.check_open(allow_code, entry.key("factory"), factory)
+    return factory, dict(entry.section("arguments", {}).values)
+
+
+def _output_entry(entry: Section) -> str:
+    named = entry.take("output_entry", None)
+    if isinstance(named, bool) or not isinstance(named, int | str | None):
+        raise entry.wrong("output_entry", named, "the name or the position of an entry")
+    return "" if named is None else str(named)
 
 
 def _weights(entry: Section, *, by_name: bool) -> tuple[Path | None, str]:
@@ -57,30 +88,31 @@ def _weights(entry: Section, *, by_name: bool) -> tuple[Path | None, str]:
     if entry.take("weights") in (None, "none"):
         return None, ""
     text = entry.text("weights")
-    if by_name and text.isidentifier():  # a path has a suffix or a slash
+    if by_name and _is_published(text):
         return None, text
     return shipped.resolve(text), ""
 
 
-def _labels(entry: Section) -> tuple[str, ...]:
+def _is_published(text: str) -> bool:
+    return re.fullmatch(r"\w+", text) is not None  # a path has a suffix or a slash
+
+
+def _labels(entry: Section, *, by_name: bool) -> tuple[tuple[str, ...], str]:
+    """Return the labels of the classes, or the name of the published weights that have them."""
     labels = entry.take("labels", None)
     if labels is None:
-        return ()
+        return (), ""
+    if isinstance(labels, str) and by_name and _is_published(labels):
+        return (), labels
     if isinstance(labels, str):
-        return read_labels(shipped.resolve(labels), entry.key("labels"))
+        return read_labels(shipped.resolve(labels), entry.key("labels")), ""
     if isinstance(labels, list) and labels:
-        return tuple(map(str, labels))
+        return tuple(map(str, labels)), ""
     raise entry.wrong("labels", labels, "a list of labels, or a text file with one in each line")
 
 
 def _targets_without_parameters() -> tuple[str, ...]:
-    return tuple(
-        name
-        for name, function in TARGETS.items()
-        if all(
-            p.kind is not p.KEYWORD_ONLY for p in inspect.signature(function).parameters.values()
-        )
-    )
+    return tuple(name for name, target in TARGETS.items() if not parameters_of(target.declared))
 
 
 def _preprocessing(entry: Section) -> Preprocessing:
@@ -162,13 +194,17 @@ def _grid(entry: Section) -> GridSpec:
 
 
 def read_target(name: str, entry: Section) -> TargetSpec:
-    uses = entry.choice("uses", TARGETS)
-    return TargetSpec(name, uses, bind(TARGETS[uses], entry.rest(), entry.path))
+    uses, sign = entry.choice("uses", TARGETS), entry.choice("sign", SIGNS, "positive")
+    return TargetSpec(name, uses, bind(TARGETS[uses].declared, entry.rest(), entry.path), sign)
 
 
 def read_technique(name: str, entry: Section) -> TechniqueSpec:
-    uses = entry.choice("uses", TECHNIQUES)
-    return TechniqueSpec(name, uses, bind(TECHNIQUES[uses].compute, entry.rest(), entry.path))
+    uses, display = entry.choice("uses", TECHNIQUES), entry.choice("display", DISPLAY, "maximum")
+    technique = TECHNIQUES[uses]
+    parameters = bind(technique.compute, entry.rest(), entry.path)
+    if technique.check is not None:
+        technique.check(parameters, entry.path)
+    return TechniqueSpec(name, uses, parameters, display)
 
 
 def read_metric(name: str, entry: Section) -> MetricSpec:
@@ -186,8 +222,9 @@ def read_contrast(name: str, entry: Section) -> ContrastSpec:
         image_set=entry.text("image_set"),
         factor=entry.text("factor"),
         levels=(levels[0], levels[1]),
-        blocks=entry.texts("blocks"),
+        blocks=entry.texts("blocks", []),
         within=entry.texts("within", []),
+        net_of=entry.texts("net_of", []),
     )
 
 
@@ -206,6 +243,12 @@ def read_check(name: str, entry: Section) -> CheckSpec:
     if not check.requirements:
         raise AuditError(f"{entry.path}.require: nothing is required; {_REQUIRE}")
     return check
+
+
+def read_agreement(name: str, entry: Section) -> AgreementSpec:
+    between = entry.choice("between", BETWEEN)
+    contrast = entry.text("contrast") if between == "levels" else ""
+    return AgreementSpec(name, between, contrast, entry.texts("technique", []))
 
 
 _REQUIRE = "allowed are level, lift and difference, each with min or max, and beats"

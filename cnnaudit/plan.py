@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cnnaudit.metrics import OVERLAP, behaviour_of
-from cnnaudit.models import BUILDERS, ModelFacts, library_version, resolve_layer
+from cnnaudit.metrics import CHANNELS, OVERLAP, behaviour_of
+from cnnaudit.metrics.registry import BehaviourMetric, OverlapMetric
+from cnnaudit.models import ModelFacts, library_version, sources_of
+from cnnaudit.models.layers import resolve_layer
+from cnnaudit.own_code import sources
 from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest_file
-from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.targets import resolve_target
+from cnnaudit.techniques import TECHNIQUES, Technique
 from cnnaudit.types import (
     AuditSpec,
     Cell,
@@ -26,6 +29,7 @@ from cnnaudit.types import (
 )
 
 CHUNK = 128  # items of a chunk, at most on average
+NO_TARGET = TargetSpec("", "all_outputs", {})  # of what shows a layer and explains no score
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,22 @@ def make_plan(
 def requests_of(
     audit: AuditSpec, model: ModelSpec, facts: ModelFacts
 ) -> tuple[HeatmapRequest, ...]:
-    """Return every technique on every target of a model, layers resolved to module paths."""
-    targets = audit.targets or (TargetSpec(model.target, model.target, {}),)
+    """Return every technique on every target of a model, layers and targets resolved for it."""
+    declared = audit.targets or (TargetSpec(model.target, model.target, {}),)
+    targets = [one for spec in declared for one in resolve_target(spec, model, facts.outputs)]
     requests = []
     for technique in audit.techniques:
-        layer = ""
-        if TECHNIQUES[technique.uses].needs.layer:
-            where = f"technique.{technique.name}"
-            layer = resolve_layer(model, facts, technique.parameters["layer"], where)
-        requests += [HeatmapRequest(technique, target, layer) for target in targets]
+        registered, layer = TECHNIQUES[technique.uses], ""
+        if registered.needs.layer:
+            layer = resolve_layer(
+                facts.layers,
+                facts.roles,
+                technique.parameters["layer"],
+                f"technique.{technique.name}.layer",
+                f"model {model.name!r}",
+            )
+        explained = targets if registered.gives == "heatmap" else [NO_TARGET]
+        requests += [HeatmapRequest(technique, target, layer) for target in explained]
     return tuple(requests)
 
 
@@ -124,14 +135,18 @@ def swap_partners(image_set: ImageSet) -> dict[str, Item]:
 
 def request_fields(request: HeatmapRequest) -> dict[str, Any]:
     """Return what determines a request itself."""
+    target = request.target
     parameters = dict(request.technique.parameters)
     if request.layer:
         parameters["layer"] = request.layer
+    registered = TECHNIQUES[request.technique.uses]
+    library = importlib.metadata.version(registered.library) if registered.library else ""
     return {
         "technique": request.technique.uses,
-        "version": TECHNIQUES[request.technique.uses].version,
+        **_code_fields(registered),
+        "library_of_technique": library,
         "parameters": parameters,
-        "target": {"uses": request.target.uses, **request.target.parameters},
+        "target": {"uses": target.uses, "sign": target.sign, **target.parameters},
     }
 
 
@@ -147,19 +162,19 @@ def signal_fields(audit: AuditSpec, model: ModelSpec, request: HeatmapRequest) -
 
 def run_fields(audit: AuditSpec, model: ModelSpec) -> dict[str, Any]:
     """Return what determines every signal of a model: the network, its input, the numerics."""
-    source = importlib.util.find_spec(BUILDERS[model.builder].module)
-    assert source is not None
-    assert source.origin is not None
     return {
         "model": {
             "builder": model.builder,
             "arch": model.arch,
-            "source": digest_file(Path(source.origin)),
+            "made_by": model.factory,
+            "arguments": dict(model.arguments),
+            "source": list(map(digest_file, sources_of(model))),
             "library": library_version(model),
             "weights": None if model.weights is None else _digest_once(model.weights),
             "pretrained": model.pretrained,
             "outputs": len(model.labels),  # an untrained network has as many as labels
             "score_from": model.score_from,
+            "output_entry": model.output_entry,
             "preprocessing": asdict(model.preprocessing),
         },
         "dtype": "float32",
@@ -172,7 +187,13 @@ def run_fields(audit: AuditSpec, model: ModelSpec) -> dict[str, Any]:
 def answer_fields(model: ModelSpec) -> dict[str, Any]:
     """Return what determines how a model's answer is read."""
     labels = digest_bytes(canonical_json(model.labels).encode())  # there may be a thousand
-    return {"task": model.task, "labels": labels}
+    return {"task": model.task, "labels": labels, "gives": model.gives}
+
+
+def _code_fields(registered: Technique | OverlapMetric | BehaviourMetric) -> dict[str, Any]:
+    """Return what tells a registered function from an older one; a user's own by its file."""
+    files = sources(registered.compute.__module__)
+    return {"version": registered.version, "source": list(map(digest_file, files))}
 
 
 def _digest_once(path: Path) -> str:
@@ -192,7 +213,10 @@ def item_fields(image_set: ImageSet, item: Item) -> dict[str, Any]:
     return {
         "id": item.id,
         "image": image_set.digests[item.image],
-        "regions": {name: image_set.digests[path] for name, path in item.regions.items()},
+        "regions": {
+            name: image_set.digests[region] if isinstance(region, Path) else asdict(region)
+            for name, region in item.regions.items()
+        },
         "truth": image_set.digests[truth] if isinstance(truth, Path) else truth,
     }
 
@@ -218,7 +242,7 @@ def _cells(
         {
             "name": metric.name,
             "uses": metric.uses,
-            "version": OVERLAP[metric.uses].version,
+            **_code_fields(OVERLAP[metric.uses]),
             "region": metric.region,
             "parameters": dict(metric.parameters),
         }
@@ -228,21 +252,25 @@ def _cells(
         **common,
         "kind": "behaviour",
         **answer_fields(model),
-        "metrics": {name: metric.version for name, metric in behaviour_of(model.task).items()},
+        "metrics": {name: _code_fields(m) for name, m in behaviour_of(model.task).items()},
     }
     yield Cell(cell_key(behaviour), behaviour, model, image_set, chunk, None)
-    if not panel:
-        return
     swapped = [
         item_fields(image_set, partners[item.id])["regions"] if item.id in partners else None
         for item in chunk
     ]
+    measured: dict[str, dict[str, Any]] = {
+        "heatmap": {"kind": "heatmap_scores", "metrics": panel, "partners": swapped},
+        "channels": {
+            "kind": "channel_scores",
+            "metrics": {name: metric.version for name, metric in CHANNELS.items()},
+        },
+    }
+    compared = {name for agreement in audit.agreements for name in agreement.techniques}
     for request in requests:
-        fields = {
-            **signal_fields(audit, model, request),
-            "chunk": pictures,
-            "kind": "heatmap_scores",
-            "metrics": panel,
-            "partners": swapped,
-        }
-        yield Cell(cell_key(fields), fields, model, image_set, chunk, request)
+        gives, keeps = TECHNIQUES[request.technique.uses].gives, request.technique.name in compared
+        if gives in measured and (panel or keeps or gives != "heatmap"):
+            fields = {**signal_fields(audit, model, request), "chunk": pictures, **measured[gives]}
+            if keeps:
+                fields["maps"] = "kept"
+            yield Cell(cell_key(fields), fields, model, image_set, chunk, request, keeps)

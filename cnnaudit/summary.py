@@ -101,7 +101,7 @@ def find(
     for image_set in image_sets:
         for number, grid in enumerate(image_set.spec.grids):
             levels = grid.levels or image_set.levels(grid.rows)
-            if len(levels) < 2:
+            if len(levels) < 2 or not grid.crosses_factors:
                 continue
             table = _grid_table(summary, image_set, grid.rows, grid.cols)
             say = _Words(image_set, grid.rows, grid.cols)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +30,14 @@ def test_all_that_is_public_is_there() -> None:
     assert {name: getattr(cnnaudit, name) is not None for name in cnnaudit.__all__}
     with pytest.raises(AttributeError, match="nonsense"):
         _ = cnnaudit.nonsense
+
+
+def test_techniques_can_be_listed_whatever_was_imported_before() -> None:
+    """The package of this name is the function as well, and comes with the first import of it."""
+    code = "import cnnaudit; n = [len(cnnaudit.techniques()) for _ in range(2)]; assert min(n) > 20"
+    for first in ("pass", "import cnnaudit.techniques.cam", "from cnnaudit import explain"):
+        done = subprocess.run([sys.executable, "-c", f"{first}; {code}"], check=False)
+        assert done.returncode == 0
 
 
 def test_explaining_and_scoring_give_the_runners_numbers(
@@ -103,11 +113,10 @@ def test_scores_of_every_status() -> None:
     ("arguments", "message"),
     [
         ({"technique": "grad_can"}, "technique: 'grad_can' .*Did you mean 'grad_cam'"),
-        ({"technique": "grad_cam"}, "layer: 'None' is no allowed layer.*layer4"),
-        ({"technique": "grad_cam", "layer": "layer5"}, "layer: 'layer5' .*Did you mean 'layer"),
-        ({"technique": "grad_cam", "layer": "fc"}, "grad_cam: not applicable, .*not spatial"),
+        ({"technique": "grad_cam", "layer": "layer5"}, "'layer5' does not exist.*Did you mean"),
+        ({"technique": "grad_cam", "layer": "fc"}, "layer: 'fc' has no spatial output"),
         ({"technique": "saliency", "target": "cat"}, "target: 'cat' is no allowed target"),
-        ({"technique": "saliency", "target": 5000}, "class index 5000 is out of range"),
+        ({"technique": "saliency", "target": 5000}, "output 5000 is out of range"),
         ({"technique": {"saliency": {"reduc": "sum"}}}, "technique.saliency.reduc: 'reduc'"),
     ],
 )
@@ -146,3 +155,22 @@ def test_the_readmes_python_is_true(resnet: torch.nn.Module, tmp_path: Path) -> 
     names = {"model": resnet, "images": images, "masks": masks}
     exec(code.partition("run = ")[0], names)
     assert len(names["rows"]) == 2 * 2  # type: ignore[arg-type]
+
+
+def test_the_output_may_be_an_entry_of_a_tuple() -> None:
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 5)
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features = self.conv(images).relu()
+            return features, self.head(features.mean(dim=(2, 3)))
+
+    model, images = Two(), torch.randn(2, 3, 8, 9)
+    maps = cnnaudit.explain(model, images, "saliency", output_entry="1")
+    assert maps.shape == (2, 8, 9)
+    assert isinstance(model(images), tuple)
+    with pytest.raises(cnnaudit.AuditError, match=r"output_entry: .* entries 0 .*, 1 \(2, 5\)"):
+        cnnaudit.explain(model, images, "saliency")
+    assert isinstance(model(images), tuple)

@@ -106,7 +106,7 @@ def test_a_label_that_the_model_lacks_is_refused_before_work(
 ) -> None:
     manifest = pictures / "manifest.csv"
     manifest.write_text(manifest.read_text().replace("tank", "tanc"))
-    with pytest.raises(AuditError, match=r"item 'item 2': the truth 'tanc'.*Did you mean 'tank'"):
+    with pytest.raises(AuditError, match=r"item 'item 2': 'tanc'.*Did you mean 'tank'"):
         prepare(audit_of(pictures, tmp_path))
 
 
