@@ -128,7 +128,8 @@ def subjects(
     for key, part in own.groupby(columns, sort=True):
         levels = set(part.loc[part.status != "ineligible", contrast.factor])
         if set(contrast.levels) <= levels:
-            yield {**dict.fromkeys(SUBJECT, ""), **dict(zip(columns, key, strict=True))}, part
+            about = dict(zip(columns, map(str, key), strict=True))
+            yield {**dict.fromkeys(SUBJECT, ""), **about}, part
 
 
 def contrast_table(

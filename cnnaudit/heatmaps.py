@@ -65,31 +65,32 @@ def compute_heatmaps(
         {name: _pass_spec(r for r in requests if r.target.name == name) for name in targets},
     )
     results = [
-        _compute(request, signals[request.target.name], model, score_from, upsample)
-        for request in requests
+        _compute(request, signals[request.target.name], model, score_from) for request in requests
     ]
-    without = _without_truth(truths, outputs)
-    return outputs, [
-        replace(result, ineligible=without)
-        if isinstance(result, Heatmaps) and TARGETS[request.target.uses].needs_truth
-        else result
-        for request, result in zip(requests, results, strict=True)
-    ]
+    if upsample:
+        results = _upsampled(results, tuple(images.shape[-2:]))
+    for place, request in enumerate(requests):
+        result = results[place]
+        if isinstance(result, Heatmaps) and TARGETS[request.target.uses].needs_truth:
+            found = enumerate(_truths(truths, outputs))
+            without = {index: NO_TRUTH for index, truth in found if truth is None}
+            results[place] = replace(result, ineligible=without)
+    return outputs, results
 
 
 def _weights(target: TargetSpec, truths: Truths | None, scores: Tensor) -> Tensor:
-    b, n = scores.shape
+    if not TARGETS[target.uses].needs_truth:
+        return weigh(target, scores, None)
     matrix = torch.zeros_like(scores)
-    for index, truth in enumerate(truths(n) if truths else [None] * b):
+    for index, truth in enumerate(_truths(truths, scores)):
         if truth is not None:
             matrix[index] = torch.as_tensor(truth)
     return weigh(target, scores, matrix)
 
 
-def _without_truth(truths: Truths | None, outputs: Tensor) -> dict[int, str]:
+def _truths(truths: Truths | None, outputs: Tensor) -> Sequence[NDArray[np.float64] | None]:
     b, n = outputs.shape
-    found = truths(n) if truths else [None] * b
-    return {index: NO_TRUTH for index, truth in enumerate(found) if truth is None}
+    return truths(n) if truths else [None] * b
 
 
 def _pass_spec(requests: Iterable[HeatmapRequest]) -> PassSpec:
@@ -110,7 +111,6 @@ def _compute(
     signals: Signals,
     model: nn.Module,
     score_from: str | None,
-    upsample: bool,
 ) -> Result:
     technique = TECHNIQUES[request.technique.uses]
     parameters: dict[str, Any] = dict(request.technique.parameters)
@@ -136,6 +136,19 @@ def _compute(
     maps, diagnostics = computed if isinstance(computed, tuple) else (computed, {})
     if not technique.sees_no_network:
         # A ReLU's gradient is 0 where it met a NaN: without a score a map may look sound.
-        maps = maps.where(signals.score.isfinite()[:, None, None], torch.nan)
-    size = tuple(signals.images.shape[-2:])
-    return Heatmaps(upsampled(maps, size) if upsample else maps, diagnostics=diagnostics)
+        maps = maps.where(signals.has_score[:, None, None], torch.nan)
+    return Heatmaps(maps, diagnostics=diagnostics)
+
+
+def _upsampled(results: Sequence[Result], size: tuple[int, ...]) -> list[Result]:
+    """Bring heatmaps to the input's size; those of one grid together, which costs less."""
+    alike: dict[tuple[Any, ...], dict[int, Heatmaps]] = {}
+    for place, result in enumerate(results):
+        if isinstance(result, Heatmaps) and tuple(result.maps.shape[-2:]) != size:
+            alike.setdefault((*result.maps.shape, result.maps.dtype), {})[place] = result
+    done = list(results)
+    for group in alike.values():
+        together = upsampled(torch.cat([coarse.maps for coarse in group.values()]), size)
+        for (place, coarse), maps in zip(group.items(), together.chunk(len(group)), strict=True):
+            done[place] = replace(coarse, maps=maps)
+    return done

@@ -38,10 +38,10 @@ class Target:
         return self.resolve or self.weigh
 
 
-def weigh(target: TargetSpec, scores: Tensor, truths: Tensor) -> Tensor:
+def weigh(target: TargetSpec, scores: Tensor, truths: Tensor | None) -> Tensor:
     """Return the weights (B, N) that a resolved target gives scores (B, N).
 
-    `truths` (B, N) is zero for an image without truth.
+    `truths` (B, N), zero for an image without truth, are there for a target that needs them.
     """
     weights = TARGETS[target.uses].weigh(scores, truths, **target.parameters)
     return SIGNS[target.sign] * weights

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -331,6 +332,11 @@ class Signals:
     head: Head | None = None
     # "plain", "guided", "head" or a layer → why it is not there
     inapplicable: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def has_score(self) -> Tensor:
+        """Whether the explained score of each image is a number, (B,) bool."""
+        return self.score.isfinite()
 
     def call_of(self, layer: str) -> LayerCall | None:
         """Return the key of a resolved layer, of its last use if it names none; None: not used."""
