@@ -24,7 +24,7 @@ from cnnaudit.report.layers import layer_views
 from cnnaudit.report.pictures import subject_pictures
 from cnnaudit.report.prediction import inline
 from cnnaudit.report.run import Run, Subject, load
-from cnnaudit.report.tables import subject_tables
+from cnnaudit.report.tables import bare, subject_tables
 from cnnaudit.report.tiles import Tiles
 from cnnaudit.shipped import locate
 from cnnaudit.store import write_atomically
@@ -78,6 +78,7 @@ def _page(run: Run) -> dict[str, Any]:
     style, script = _asset("report.css"), _asset("report.js")
     subjects = run.subjects()
     tiles = {subject: Tiles(run, subject) for subject in subjects}
+    tables = [subject_tables(run, subject) for subject in subjects]
     return {
         "policy": _policy(style, script),
         "style": style,
@@ -94,7 +95,8 @@ def _page(run: Run) -> dict[str, Any]:
         "contrasts": contrasts(run),
         "findings": _findings(run, subjects),
         "facts": _facts(run),
-        "tables": [subject_tables(run, subject) for subject in subjects],
+        "tables": [one for one in tables if not one.is_bare],
+        "bare": bare(tables),
         "agreements": agreements(run),
         "across": across_models(run, tiles),
         "pictures": [subject_pictures(one) for one in tiles.values()],

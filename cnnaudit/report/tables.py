@@ -53,6 +53,20 @@ class SubjectTables:
     accuracy: tuple[Table, ...]  # what techniques state about themselves
     unmeasured: tuple[str, ...]  # metrics without a single value here
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing at all was measured here."""
+        return not (self.behaviour or self.overview or self.accuracy)
+
+
+def bare(tables: Iterable[SubjectTables]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return the image set, the models and the metrics of which nothing was measured, once each."""
+    models: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for one in tables:
+        if one.is_bare:
+            models.setdefault((one.subject.image_set, one.unmeasured), []).append(one.subject.model)
+    return [(image_set, ", ".join(found), what) for (image_set, what), found in models.items()]
+
 
 Index = Mapping[tuple[Variant, Measure, Levels], Mean]
 
