@@ -65,7 +65,7 @@ def test_stages_name_no_technique_metric_or_model(stage: str) -> None:
     "module",
     [
         *("cnnaudit.cli", "cnnaudit.config", "cnnaudit.plan", "cnnaudit.summary"),
-        *("cnnaudit.report", "cnnaudit.asking", "cnnaudit.starting"),
+        *("cnnaudit.report", "cnnaudit.asking", "cnnaudit.starting", "cnnaudit.importing"),
     ],
 )
 def test_what_needs_no_torch_does_not_import_it(module: str) -> None:

@@ -22,6 +22,7 @@ from cnnaudit.plan import requests_of
 from cnnaudit.summary import collect_rows
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import Heatmaps, Signals
+from tests.conftest import SIZE
 
 Run = Callable[..., pd.DataFrame]
 
@@ -61,6 +62,22 @@ def technique(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tensor
 
 def _magnitude(signals: Signals) -> Tensor:
     return signals.input_gradients["plain"].abs().amax(dim=1)
+
+
+def test_a_mask_that_vanishes_on_the_way_to_the_input_is_told_from_an_empty_one(
+    run: Run, image_set: Path
+) -> None:
+    """The input is half as large, and nearest neighbour skips every other row and column."""
+    empty = Image.new("L", SIZE)
+    empty.save(image_set / "masks/scene_00.png")
+    empty.putpixel((0, 0), 255)
+    empty.save(image_set / "masks/scene_01.png")
+    rows = run("technique=[saliency]")
+    heatmaps = rows[(rows.technique != "") & (rows.presence == "obstacle")]
+    found = heatmaps.groupby(heatmaps["item"].str[:8])[["status", "reason"]].agg(set)
+    assert found.loc["scene_00"].tolist() == [{"undefined"}, {"empty_mask"}]
+    assert found.loc["scene_01"].tolist() == [{"undefined"}, {"vanished_mask"}]
+    assert found.loc["scene_02"].tolist() == [{"ok"}, {""}]
 
 
 def test_a_row_for_every_item_technique_and_metric(run: Run) -> None:

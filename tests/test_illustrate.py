@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,25 @@ def test_pictures_and_maps_are_in_the_store(ready: Prepared) -> None:
             dead = json.loads(ready.store.read(key, "heatmap.json"))["dead"]
             assert heatmap.shape == (64, 80)
             assert heatmap.max() == (0 if dead else 255)
+
+
+def test_a_region_that_is_drawn_is_shown_as_its_mask_file_is(
+    overrides: list[str], image_set: Path
+) -> None:
+    def masks() -> dict[str, bytes]:
+        ready = prepare(load_specs(overrides))
+        shown = [one for one in _illustrate(ready) if one.item.regions]
+        return {one.item.id: ready.store.read(one.picture, "region-0.png") for one in shown}
+
+    of_files = masks()
+    manifest = image_set / "manifest.csv"
+    for mask in (image_set / "masks").iterdir():
+        with Image.open(mask) as image:
+            box = " ".join(map(str, image.getbbox() or ()))
+        drawn = manifest.read_text().replace(f"masks/{mask.name}", f"box:{box}")
+        manifest.write_text(drawn)
+    assert masks() == of_files
+    assert len(of_files) == 4
 
 
 def test_what_the_store_has_is_not_computed_again(

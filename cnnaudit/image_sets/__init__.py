@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from cnnaudit.image_sets import folder, manifest
 from cnnaudit.image_sets.files import check_files
-from cnnaudit.types import AuditError, ImageSet, ImageSetSpec, Item
+from cnnaudit.sections import unknown
+from cnnaudit.types import FACETS, AuditError, GridSpec, ImageSet, ImageSetSpec, Item
 
 Reader = Callable[..., tuple[tuple[Item, ...], tuple[str, ...]]]
 
@@ -22,8 +23,9 @@ def load_image_set(spec: ImageSetSpec) -> ImageSet:
     Raises AuditError naming the file or column, what was found and what is allowed.
     """
     where = f"image_set.{spec.name}"
-    if not spec.root.is_dir():
-        raise AuditError(f"{where}.root: there is no folder {spec.root}")
+    folder = spec.root.parent if "{" in spec.root.name else spec.root  # a choice of its pictures
+    if not (folder.is_dir() or spec.root.is_dir()):
+        raise AuditError(f"{where}.root: there is no folder {folder}")
     items, factors = READERS[spec.uses](spec.root, where, **spec.parameters)
     if not items:
         raise AuditError(f"{where}: {spec.root} holds no picture")
@@ -34,10 +36,9 @@ def load_image_set(spec: ImageSetSpec) -> ImageSet:
 
 
 def _check_factors(spec: ImageSetSpec, factors: tuple[str, ...], where: str) -> None:
-    named = {"unit": [spec.unit] if spec.unit else []}
     for number, grid in enumerate(spec.grids):
-        named[f"grids.{number}"] = [grid.rows, grid.cols]
-    named["words"] = list(spec.words)
+        _check_grid(grid, factors, f"{where}.grids.{number}")
+    named = {"unit": [spec.unit] if spec.unit else [], "words": list(spec.words)}
     for key, names in named.items():
         for name in names:
             if name not in factors:
@@ -46,6 +47,20 @@ def _check_factors(spec: ImageSetSpec, factors: tuple[str, ...], where: str) -> 
                     f"{where}.{key}: {name!r} is no factor of this image set; "
                     f"its manifest has the factors: {allowed}"
                 )
+
+
+def _check_grid(grid: GridSpec, factors: tuple[str, ...], where: str) -> None:
+    """Refuse a side that is neither factor nor facet, and two that hold the same pictures."""
+    for side, name in (("rows", grid.rows), ("cols", grid.cols)):
+        if name not in (*factors, *FACETS):
+            raise AuditError(f"{where}.{side}: {unknown(name, (*factors, *FACETS), 'side')}")
+    if grid.rows == grid.cols:
+        raise AuditError(f"{where}: rows and cols are both {grid.rows!r}; cross two things")
+    if "image" in (grid.rows, grid.cols) and {grid.rows, grid.cols} & set(factors):
+        raise AuditError(
+            f"{where}: {grid.rows!r} × {grid.cols!r} has one place for each image; "
+            "cross the images with model, target or technique, or a factor with another"
+        )
 
 
 def _check_levels(image_set: ImageSet, where: str) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cnnaudit.image_sets.files import read_image, read_mask, read_truth
+from cnnaudit.image_sets.files import read_image, read_region, read_truth
 from cnnaudit.types import AuditError, Batch, Item
 
 Prepare = Callable[[Image.Image], Tensor]
@@ -23,6 +23,7 @@ class _Sample:
     item: Item
     image: Tensor | None
     masks: dict[str, Tensor]
+    vanished: frozenset[str]
     truth: Any
     failure: str
 
@@ -38,10 +39,12 @@ class _Samples(Dataset[_Sample]):
         item = self.items[index]
         try:
             image = self.prepare_image(read_image(item.image))
-            masks = {name: self.prepare_mask(read_mask(p)) for name, p in item.regions.items()}
-            return _Sample(item, image, masks, _truth(item), "")
+            read = {name: read_region(region) for name, region in item.regions.items()}
+            masks = {name: self.prepare_mask(mask) for name, mask in read.items()}
+            vanished = frozenset(n for n in read if read[n].getbbox() and not masks[n].any())
+            return _Sample(item, image, masks, vanished, _truth(item), "")
         except AuditError as error:
-            return _Sample(item, None, {}, None, str(error))
+            return _Sample(item, None, {}, frozenset(), None, str(error))
 
 
 def batches(
@@ -80,4 +83,5 @@ def _collate(samples: list[_Sample]) -> Batch:
         },
         truths={s.item.id: s.truth for s in good if s.truth is not None},
         failures={s.item.id: s.failure for s in samples if s.failure},
+        vanished=frozenset((name, s.item.id) for s in good for name in s.vanished),
     )

@@ -3,51 +3,85 @@
 from __future__ import annotations
 
 import csv
+import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from cnnaudit.image_sets.outlines import draw_outline
 from cnnaudit.store import digest_file
-from cnnaudit.types import AuditError, Item
+from cnnaudit.types import AuditError, Item, Outline, Region
 
-_READABLE_MODES = ("1", "L", "P", "RGB", "RGBA")
+_READABLE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 _MASK_MODES = ("1", "L", "P")
+_MASK = (
+    "0 outside the region and one other value inside; of a label map, with a value for each "
+    "class, `cnnaudit import voc` or `folder` makes masks"
+)
+
+# How a picture is turned that says so itself, in the tag that cameras write.
+_ORIENTATION = 0x0112
+UPRIGHT, ON_ITS_SIDE = 1, (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: Path) -> Image.Image:
-    """Return a picture as 8-bit RGB; raise AuditError naming the file."""
+    """Return a picture as 8-bit RGB, turned as it says itself; raise AuditError naming the file.
+
+    Colours become RGB as torchvision's loaders make them: colour profiles do not count.
+    """
     with _readable(path, "picture") as image:
         if image.mode not in _READABLE_MODES:
             raise AuditError(
                 f"{path} has the colour mode {image.mode!r}; "
-                "allowed are 8-bit RGB, grey and palette pictures"
+                "allowed are 8-bit RGB, CMYK, grey and palette pictures"
             )
         if image.has_transparency_data and _alpha(image).getextrema() != (255, 255):
             raise AuditError(f"{path} is transparent in places; flatten it on a background")
-        return image.convert("RGB")
+        return _upright(image.convert("RGB"), image)
+
+
+def read_region(region: Region) -> Image.Image:
+    """Return the mask of a region as an 8-bit picture, 0 outside, whatever it is declared by."""
+    return draw_outline(region) if isinstance(region, Outline) else read_mask(region)
 
 
 def read_mask(path: Path) -> Image.Image:
-    """Return a mask as an 8-bit picture, 0 outside; raise AuditError if it is no mask."""
+    """Return a mask file as an 8-bit picture, 0 outside; raise AuditError if it is no mask."""
     with _readable(path, "mask") as image:
         if image.mode not in _MASK_MODES:
             raise AuditError(
-                f"{path} has the colour mode {image.mode!r}; a mask has one channel, "
-                "0 outside the region and one other value inside"
+                f"{path} has the colour mode {image.mode!r}; a mask has one channel, {_MASK}"
             )
         values = np.asarray(image)
         inside = np.unique(values[values > 0])
         if len(inside) > 1:
             raise AuditError(
-                f"{path} is no mask: it has {len(inside)} values beside 0; a mask has 0 outside "
-                "the region and one other value inside"
+                f"{path} is no mask: it has {len(inside)} values beside 0; a mask has {_MASK}"
             )
-        return Image.fromarray((values > 0).astype(np.uint8) * 255)
+        return _upright(Image.fromarray((values > 0).astype(np.uint8) * 255), image)
+
+
+def read_values(path: Path, modes: Sequence[str]) -> NDArray[np.uint8]:
+    """Return what a label map of some colour mode stores, (H, W) or (H, W, C); not turned."""
+    with _readable(path, "label map") as image:
+        if image.mode not in modes:
+            allowed = ", ".join(modes)
+            raise AuditError(f"{path} has the colour mode {image.mode!r}; allowed is {allowed}")
+        return np.asarray(image)
 
 
 def read_truth(path: Path) -> NDArray[np.float64]:
@@ -68,17 +102,18 @@ def check_files(items: tuple[Item, ...], where: str) -> dict[Path, str]:
 
     Pictures are opened but not decoded; a mask must be one, and of its picture's size.
     """
-    masks: dict[Path, tuple[int, int]] = {}
+    masks: dict[Region, tuple[int, int]] = {}
     digests: dict[Path, str] = {}
     for item in items:
-        size = _picture_size(item.image, f"{where}: item {item.id!r}")
-        for region, path in item.regions.items():
-            if path not in masks:
-                masks[path] = read_mask(path).size
-            if masks[path] != size:
+        size = picture_size(item.image, f"{where}: item {item.id!r}")
+        for name, region in item.regions.items():
+            if region not in masks:
+                masks[region] = read_region(region).size
+            if masks[region] != size:
                 raise AuditError(
-                    f"{where}: item {item.id!r}: the mask of {region!r}, {path}, is "
-                    f"{_by(masks[path])} pixels, its picture {_by(size)}; they must be equal"
+                    f"{where}: item {item.id!r}: the mask of {name!r}, {region}, is "
+                    f"{_by(masks[region])} pixels, its picture {_by(size)}; they must be equal"
+                    f"{_turned(item.image)}"
                 )
         if isinstance(item.truth, Path) and item.truth not in digests:
             read_truth(item.truth)
@@ -91,7 +126,7 @@ def check_files(items: tuple[Item, ...], where: str) -> dict[Path, str]:
 def files_of(item: Item) -> Iterator[Path]:
     """Yield every file that an item names."""
     yield item.image
-    yield from item.regions.values()
+    yield from (region for region in item.regions.values() if isinstance(region, Path))
     if isinstance(item.truth, Path):
         yield item.truth
 
@@ -110,12 +145,41 @@ def inside(root: Path, relative: str, where: str) -> Path:
     return path
 
 
-def _picture_size(path: Path, where: str) -> tuple[int, int]:
+def picture_size(path: Path, where: str) -> tuple[int, int]:
+    """Return (width, height) of a picture as `read_image` gives it, without decoding it."""
     try:
         with _readable(path, "picture") as image:
-            return image.size
+            width, height = image.size
+            # Of a TIFF, Pillow tells the size as turned.
+            sideways = image.format != "TIFF" and _orientation(image) in ON_ITS_SIDE
+            return (height, width) if sideways else (width, height)
     except AuditError as error:
         raise AuditError(f"{where}: {error}") from error
+
+
+def orientation_of(path: Path) -> int:
+    """Return how a picture is stored: `UPRIGHT`, `ON_ITS_SIDE`, or turned in another way."""
+    with _readable(path, "picture") as image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(_ORIENTATION)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return UPRIGHT  # damaged: what it may have said, no viewer knows either
+    return found if found in _TURNS else UPRIGHT
+
+
+def _turned(path: Path) -> str:
+    turned = orientation_of(path) != UPRIGHT
+    return " (the picture is turned, as its EXIF orientation says)" if turned else ""
+
+
+def _upright(pixels: Image.Image, decoded: Image.Image) -> Image.Image:
+    """Turn the pixels of a picture as its orientation says; a TIFF that is decoded has none."""
+    turn = _TURNS.get(_orientation(decoded))
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 @contextmanager
@@ -124,14 +188,27 @@ def _readable(path: Path, kind: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)  # remarks on damaged metadata
             with Image.open(path) as image:
+                _check_form(image, path)
                 yield image
     except UnidentifiedImageError as error:
         raise AuditError(f"{path} cannot be read as a {kind}: its format is unknown") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise AuditError(f"{path} cannot be read as a {kind} ({error})") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise AuditError(f"{path} is too large to be decoded safely ({error})") from error
+
+
+def _check_form(image: ImageFile.ImageFile, path: Path) -> None:
+    """Refuse what Pillow would cut in silence: frames, and more than 8 bits of a colour."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's: the others are previews of the first
+        raise AuditError(f"{path} has {frames} frames; save the one that counts as a picture")
+    if any("16" in str(tile.args) for tile in image.tile):
+        raise AuditError(
+            f"{path} has 16 bits per channel; save it with 8, scaled as for the network's training"
+        )
 
 
 def _alpha(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from cnnaudit.image_sets.files import inside
@@ -13,7 +14,11 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 def read_folder(
     root: Path, where: str, *, masks: str = "masks"
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """Return an item per picture below a folder, its mask ``masks/<same path, same stem>.png``."""
+    """Return an item per picture below a folder, its mask ``masks/<same path, same stem>.png``.
+
+    The last part of `root` may choose among the pictures, as in ``photos/{cat,dog}.png``.
+    """
+    root, chosen = _chosen(root, where)
     pictures = [path for path in _pictures(root) if not path.is_relative_to(root / masks)]
     found = {}
     for path in _pictures(root / masks):
@@ -22,7 +27,7 @@ def read_folder(
         mask = path.relative_to(root / masks)
         found[mask.with_suffix("")] = mask
     items = []
-    for path in pictures:
+    for path in chosen or pictures:
         relative = path.relative_to(root)
         regions = {}
         if relative.with_suffix("") in found:
@@ -35,6 +40,18 @@ def read_folder(
         mask = root / masks / found[min(lonely)]
         raise AuditError(f"{where}: the mask {mask} belongs to no picture")
     return tuple(items), ()
+
+
+def _chosen(root: Path, where: str) -> tuple[Path, list[Path]]:
+    """Return the folder, and the files in it that a root with braces names."""
+    braces = re.fullmatch(r"(.*)\{(.+)\}(.*)", root.name)
+    if braces is None or root.is_dir():
+        return root, []
+    begin, names, end = braces.groups()
+    files = [root.with_name(f"{begin}{name.strip()}{end}") for name in names.split(",")]
+    if absent := [file for file in files if not file.is_file()]:
+        raise AuditError(f"{where}.root: there is no picture {absent[0]}")
+    return root.parent, files
 
 
 def _pictures(root: Path) -> list[Path]:

@@ -3,6 +3,10 @@
 Columns: ``id``, ``image``, regions (``mask`` for the object, ``mask:shadow`` and so on; an empty
 cell: this picture has no such region), ``truth`` (a label, or a ``.csv`` with one value per
 output), and any other column, which is a factor. Paths are relative to the manifest.
+
+A region is a mask file, ``box:LEFT TOP RIGHT BOTTOM`` or ``polygon:X Y X Y X Y …``, several
+polygons with ``;`` between them, in pixels of the picture as it is shown: (0, 0) is its top left
+corner, (width, height) the other one, and a pixel belongs when its centre lies inside.
 """
 
 from __future__ import annotations
@@ -12,10 +16,12 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from cnnaudit.image_sets.files import inside
-from cnnaudit.types import RESERVED_COLUMNS, AuditError, Item
+from cnnaudit.image_sets.files import inside, picture_size
+from cnnaudit.image_sets.outlines import is_outline, read_outline
+from cnnaudit.types import RESERVED_COLUMNS, AuditError, Item, Region
 
 REQUIRED = ("id", "image")
+_EXAMPLE = {"id": "cat 1", "image": "cat-1.jpg", "mask": "cat-1-mask.png"}
 
 
 def read_manifest(
@@ -33,6 +39,11 @@ def read_manifest(
             f"{path}: the column {clash[0]!r} has the name of a column of the results; rename it"
         )
     _check_unique([region for name in header if (region := _region(name))], path)
+    if not lines:
+        raise AuditError(
+            f"{path} has no line yet; give each picture one below {','.join(header)}, such as "
+            f"{','.join(_EXAMPLE.get(name, '') for name in header)}"
+        )
     items = [_item(line, root, factors, f"{path}, line {number}") for number, line in lines]
     _check_unique([item.id for item in items], path)
     return tuple(items), factors
@@ -67,8 +78,9 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
 def _item(line: Mapping[str, str], root: Path, factors: tuple[str, ...], where: str) -> Item:
     if not line["id"]:
         raise AuditError(f"{where}: the id is empty")
+    image = inside(root, line["image"], f"{where}, image")
     regions = {
-        region: inside(root, cell, f"{where}, {name}")
+        region: _read_region(cell, image, root, f"{where}, {name}")
         for name, cell in line.items()
         if (region := _region(name)) and cell
     }
@@ -77,11 +89,17 @@ def _item(line: Mapping[str, str], root: Path, factors: tuple[str, ...], where: 
         truth = inside(root, str(truth), f"{where}, truth")
     return Item(
         id=line["id"],
-        image=inside(root, line["image"], f"{where}, image"),
+        image=image,
         regions=regions,
         truth=truth,
         factors={name: line[name] for name in factors if line[name]},
     )
+
+
+def _read_region(cell: str, image: Path, root: Path, where: str) -> Region:
+    if is_outline(cell):
+        return read_outline(cell, picture_size(image, where), where)
+    return inside(root, cell, where)
 
 
 def _region(column: str) -> str:

@@ -131,3 +131,39 @@ def test_a_link_that_leads_out(tmp_path: Path) -> None:
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="holds no picture"):
         load(tmp_path)
+
+
+def test_braces_choose_among_the_pictures_in_their_order(tmp_path: Path) -> None:
+    for name in ("cat.png", "dog.png", "tank.png"):
+        picture(tmp_path / name)
+    found = load(tmp_path / "{tank, cat}.png")
+    assert [item.id for item in found.items] == ["tank.png", "cat.png"]
+    assert set(found.digests) == {tmp_path / "tank.png", tmp_path / "cat.png"}
+    names = load(tmp_path / "{cat.png,dog.png}")
+    assert [item.id for item in names.items] == ["cat.png", "dog.png"]
+
+
+def test_masks_of_pictures_that_are_not_chosen_are_no_error(tmp_path: Path) -> None:
+    for name in ("cat.png", "dog.png"):
+        picture(tmp_path / name)
+        mask(tmp_path / "masks" / name)
+    (item,) = load(tmp_path / "{cat}.png").items
+    assert item.regions == {"mask": tmp_path / "masks/cat.png"}
+    mask(tmp_path / "masks/nothing.png")  # a lonely one still is
+    with pytest.raises(AuditError, match=r"the mask .*masks/nothing.png belongs to no picture"):
+        load(tmp_path / "{cat}.png")
+
+
+def test_a_chosen_picture_that_is_not_there(tmp_path: Path) -> None:
+    picture(tmp_path / "cat.png")
+    with pytest.raises(AuditError, match=r"folder.root: there is no picture .*/dog.png"):
+        load(tmp_path / "{cat,dog}.png")
+    with pytest.raises(AuditError, match=r"folder.root: there is no folder .*/nowhere"):
+        load(tmp_path / "nowhere/{cat,dog}.png")
+
+
+def test_a_folder_with_braces_in_its_name_is_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "{cat,dog}.png"
+    for name in ("a.png", "b.png"):
+        picture(folder / name)
+    assert [item.id for item in load(folder).items] == ["a.png", "b.png"]

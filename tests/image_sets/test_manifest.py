@@ -136,7 +136,7 @@ def test_pictures_in_folders_below(root: Path) -> None:
     [
         ("", "the column 'id' is missing; found are none"),
         ("id,picture\none,a.png\n", "the column 'image' is missing; found are id, picture"),
-        ("id,image\n", "holds no picture"),
+        ("id,image\n", "has no line yet; give each picture one below id,image, such as cat 1,cat-"),
         ("id,image\none,a.png\none,b.png\n", "'one' stands there 2 times"),
         ("id,image,light,light\none,a.png,x,y\n", "'light' stands there 2 times"),
         ("id,image,mask,mask:mask\none,a.png,,\n", "'mask' stands there 2 times"),
@@ -208,8 +208,6 @@ def test_no_manifest_and_no_folder(root: Path) -> None:
     ("fields", "key"),
     [
         ({"unit": "scen"}, "unit"),
-        ({"grids": (GridSpec("light", "scene", ()), GridSpec("light", "scen", ()))}, "grids.1"),
-        ({"grids": (GridSpec("scen", "light", ()),)}, "grids.0"),
         ({"words": {"scen": {}}}, "words"),
     ],
 )
@@ -217,6 +215,22 @@ def test_a_name_that_is_no_factor(root: Path, fields: dict, key: str) -> None:
     message = refused(root, "id,image,scene,light\none,a.png,s1,left\n", **fields)
     assert message.startswith(f"image_set.set.{key}: 'scen' is no factor")
     assert message.endswith("scene, light")
+
+
+@pytest.mark.parametrize(
+    ("grids", "message"),
+    [
+        ((GridSpec("light", "scene", ()), GridSpec("light", "scen", ())),
+         "grids.1.cols: 'scen' is no allowed side. Did you mean 'scene'?"),
+        ((GridSpec("imag", "model", ()),),
+         "grids.0.rows: 'imag' is no allowed side. Did you mean 'image'?"),
+        ((GridSpec("light", "light", ()),), "grids.0: rows and cols are both 'light'"),
+        ((GridSpec("image", "light", ()),), "grids.0: 'image' × 'light' has one place for each"),
+    ],
+)  # fmt: skip
+def test_a_grid_that_cannot_be(root: Path, grids: tuple[GridSpec, ...], message: str) -> None:
+    found = refused(root, "id,image,scene,light\none,a.png,s1,left\n", grids=grids)
+    assert found.startswith(f"image_set.set.{message}")
 
 
 def test_a_level_that_is_none_of_the_factor(root: Path) -> None:
