@@ -57,7 +57,7 @@ def run_passes(
         if any(spec.head for spec in specs.values()):
             trace = stack.enter_context(hooks.head(model))
         outputs, scores, captured = _forward(model, leaf, score_from, layers, graph=graph)
-        signals = {}
+        signals: dict[str, Signals] = {}
         for name, weigh in targets.items():
             last = len(signals) == len(targets) - 1
             found = _backward(
