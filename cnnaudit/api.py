@@ -114,12 +114,17 @@ def techniques() -> pd.DataFrame:
 
 
 def score(
-    maps: Tensor, masks: Tensor | Sequence[Tensor | None], metric: Named = "mass_in_mask"
+    maps: Tensor,
+    masks: Tensor | Sequence[Tensor | None],
+    metric: Named = "mass_in_mask",
+    *,
+    tolerance: int | None = None,
 ) -> pd.DataFrame:
     """Hold heatmaps (B, H, W) against masks (B, H, W) bool; None: an image without the region.
 
-    `metric` is a name, a list of names, or names with their parameters. Returns a row per image and
-    metric: item, metric, value, chance, lift, flag, status, reason.
+    `metric` is a name, a list of names, or names with their parameters; `tolerance` in pixels is
+    for those that have one. Returns a row per image and metric: item, metric, value, chance, lift,
+    flag, status, reason.
     """
     if maps.ndim != 3:
         raise AuditError(f"maps: shape {tuple(maps.shape)}, (B, H, W) is expected")
@@ -133,7 +138,7 @@ def score(
         raise AuditError(f"masks: {len(own)} of them for {len(maps)} maps")
     panel = [
         MetricSpec(name, name, "mask", bind(OVERLAP[name].compute, parameters, f"metric.{name}"))
-        for name, parameters in _named(metric, OVERLAP, "metric").items()
+        for name, parameters in _tolerant(_named(metric, OVERLAP, "metric"), tolerance).items()
     ]
     return pd.DataFrame(
         {"item": item, "metric": name, "value": one.value, "chance": one.chance}
@@ -166,6 +171,21 @@ def _named(names: Named, known: Mapping[str, Any], kind: str) -> dict[str, Mappi
         if name not in known:
             raise AuditError(f"{kind}: {unknown(name, sorted(known), kind)}")
     return wanted
+
+
+def _tolerant(
+    wanted: Mapping[str, Mapping[str, Any]], tolerance: int | None
+) -> dict[str, Mapping[str, Any]]:
+    """Give a tolerance to the metrics that have one; raise AuditError if none has."""
+    if tolerance is None:
+        return dict(wanted)
+    able = [name for name in wanted if "tolerance" in parameters_of(OVERLAP[name].compute)]
+    if not able:
+        raise AuditError(f"tolerance: none of {', '.join(wanted)} has one")
+    return {
+        name: {"tolerance": tolerance, **given} if name in able else given
+        for name, given in wanted.items()
+    }
 
 
 def _heatmap_techniques() -> dict[str, Technique]:

@@ -103,6 +103,11 @@ def test_scores_of_every_status() -> None:
     mask = torch.zeros(5, 6, dtype=torch.bool)
     mask[:2] = True
     table = cnnaudit.score(maps, [mask, mask, None, mask], {"pointing_game": {"tolerance": 1}})
+    metrics = ["pointing_game", "mass_in_mask"]
+    same = cnnaudit.score(maps, [mask, mask, None, mask], metrics, tolerance=1)
+    pd.testing.assert_frame_equal(same[:4], table)
+    with pytest.raises(cnnaudit.AuditError, match="tolerance: none of auroc has one"):
+        cnnaudit.score(maps, [mask] * 4, "auroc", tolerance=1)
     assert list(table.status) == ["ok", "ok", "ineligible", "failed"]
     assert table.flag[1] == "dead"
     assert table["lift"][1] == pytest.approx(0)
