@@ -48,17 +48,17 @@ def loaded(spec: ModelSpec, audit: AuditSpec, device: torch.device) -> Iterator[
     import torch
 
     from cnnaudit.models import build_model
-    from cnnaudit.numerics import configure
+    from cnnaudit.numerics import configured
 
-    configure(audit)
-    model = build_model(spec, audit.seed).to(device)
-    try:
-        yield model
-    finally:
-        del model
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    with configured(audit):
+        model = build_model(spec, audit.seed).to(device)
+        try:
+            yield model
+        finally:
+            del model
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
 EXECUTORS: Mapping[str, Callable[..., None]] = {"local": run_local}

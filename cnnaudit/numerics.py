@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from cnnaudit.types import AuditSpec
 
+TF32 = False
 
-def configure(audit: AuditSpec) -> None:
-    """Seed torch and set the determinism that an audit asks for; full float32, no TF32."""
-    torch.manual_seed(audit.seed)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+
+@contextmanager
+def configured(audit: AuditSpec) -> Iterator[None]:
+    """Hold torch seeded and as deterministic as an audit asks for; full float32, no TF32.
+
+    Afterwards everything is as it was: a run in somebody's own process changes nothing of theirs.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    flags = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
     strict = audit.determinism == "strict"
     if strict:  # cuBLAS asks for it
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(audit.determinism != "off", warn_only=not strict)
-    torch.backends.cudnn.benchmark = audit.determinism == "off"
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.manual_seed(audit.seed)
+            matmul.allow_tf32 = cudnn.allow_tf32 = TF32
+            cudnn.benchmark = audit.determinism == "off"
+            torch.use_deterministic_algorithms(audit.determinism != "off", warn_only=not strict)
+            yield
+        finally:
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags
+            torch.use_deterministic_algorithms(deterministic, warn_only=only_warned)
 
 
 def describe(audit: AuditSpec) -> dict[str, Any]:
-    """Return the flags as they stand."""
-    return {
-        "determinism": audit.determinism,
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
-        "amp": False,
-    }
+    """Return what an audit is held to."""
+    return {"determinism": audit.determinism, "tf32": TF32, "amp": False}
 
 
 def gpu_name(device: torch.device) -> str | None:

@@ -1,0 +1,42 @@
+"""A run sets torch up as its audit asks, and leaves somebody's own process as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cnnaudit.config import load_specs
+from cnnaudit.numerics import configured
+
+
+def _state() -> tuple[object, ...]:
+    return (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_rng_state().tolist(),
+    )
+
+
+@pytest.mark.parametrize("determinism", ["strict", "warn", "off"])
+def test_torch_is_set_up_inside_and_as_it_was_afterwards(determinism: str) -> None:
+    audit = replace(load_specs([]), determinism=determinism)
+    torch.manual_seed(11)
+    before = _state()
+    draws = []
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), configured(audit):
+            assert torch.are_deterministic_algorithms_enabled() == (determinism != "off")
+            if determinism != "off":
+                only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+                assert only_warns == (determinism == "warn")
+            assert torch.backends.cudnn.benchmark == (determinism == "off")
+            assert not torch.backends.cuda.matmul.allow_tf32
+            draws.append(torch.rand(3).tolist())
+            raise ZeroDivisionError
+    assert _state() == before
+    assert draws[0] == draws[1]  # seeded
