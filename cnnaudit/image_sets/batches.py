@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cnnaudit.image_sets.files import read_image, read_region, read_truth
+from cnnaudit.image_sets.files import read_truth
+from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
 from cnnaudit.types import AuditError, Batch, Item
 
 Prepare = Callable[[Image.Image], Tensor]
@@ -38,8 +39,8 @@ class _Samples(Dataset[_Sample]):
     def __getitem__(self, index: int) -> _Sample:
         item = self.items[index]
         try:
-            image = self.prepare_image(read_image(item.image))
-            read = {name: read_region(region) for name, region in item.regions.items()}
+            image = self.prepare_image(read_picture(item))
+            read = {name: read_mask_of(item, name) for name in item.regions}
             masks = {name: self.prepare_mask(mask) for name, mask in read.items()}
             vanished = frozenset(n for n in read if read[n].getbbox() and not masks[n].any())
             return _Sample(item, image, masks, vanished, _truth(item), "")
