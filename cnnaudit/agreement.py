@@ -11,16 +11,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from cnnaudit.image_sets.files import picture_size
 from cnnaudit.models.preprocessing import frame_box
-from cnnaudit.statistics import estimate
+from cnnaudit.statistics import estimate, unit_ranks
 from cnnaudit.store import Store, cell_key
 from cnnaudit.summary import POOLED
 from cnnaudit.types import (
@@ -97,7 +99,7 @@ def find_agreement(table: pd.DataFrame, titles: Mapping[str, str]) -> list[dict[
         ]
         sides = part.groupby(["first", "second"], sort=False).correlation.mean()
         text = f"Heatmaps of {_KINDS.get(str(between), f'the two levels of {between}')} agree by "
-        text += f"{_listed(means)} (mean rank correlation on {image_set})"
+        text += f"{listed(means)} (mean rank correlation on {image_set})"
         if len(sides) > 1:
             pairs = [f"{first} and {second}" for first, second in sides.index]
             text += f"; most alike are {pairs[sides.argmax()]} ({sides.max():.2f}), "
@@ -109,7 +111,8 @@ def find_agreement(table: pd.DataFrame, titles: Mapping[str, str]) -> list[dict[
 _KINDS = {"target": "two targets", "model": "two models", "technique": "two techniques"}
 
 
-def _listed(texts: Sequence[str]) -> str:
+def listed(texts: Sequence[str]) -> str:
+    """Return texts as a sentence lists them."""
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
@@ -206,13 +209,14 @@ def _between_levels(
 
 def _pairs(contrast: ContrastSpec, image_set: ImageSet) -> Iterator[tuple[Item, Item]]:
     """Yield the items of a contrast's two levels that agree in every block."""
-    blocks: dict[tuple[str, ...], dict[str, Item]] = {}
+    blocks: dict[tuple[str, ...], dict[str, list[Item]]] = {}
     for item in image_set.items:
         block = tuple(item.factors.get(name, "") for name in contrast.blocks)
-        blocks.setdefault(block, {})[item.factors.get(contrast.factor, "")] = item
+        level = item.factors.get(contrast.factor, "")
+        blocks.setdefault((image_set.unit_of(item), *block), {}).setdefault(level, []).append(item)
     for found in blocks.values():
-        if set(contrast.levels) <= set(found):
-            yield found[contrast.levels[0]], found[contrast.levels[1]]
+        first, second = (found.get(level, ()) for level in contrast.levels)
+        yield from product(first, second)
 
 
 def _names(cell: Cell) -> dict[str, str]:
@@ -239,23 +243,18 @@ class _Ranks:
         return float("nan") if first is None or second is None else float(first @ second)
 
     def _ranks(self, cell: Cell, item: Item) -> Floats | None:
-        return self._held(cell.key, item.id, str(item.image), cell.model.preprocessing)
+        return self._held(cell.key, item.id, item.image, cell.model.preprocessing)
 
-    def _read(self, key: str, item: str, image: str, preprocessing: Any) -> Floats | None:
-        """Return mid-ranks, centred and of length 1; None for a heatmap that does not vary."""
-        from scipy.stats import rankdata  # a second to import
-
+    def _read(self, key: str, item: str, image: Path, preprocessing: Any) -> Floats | None:
+        """Return an item's ranks; None for a heatmap that does not vary."""
         items, maps = self._opened(key)
         if item not in items:
             return None
         heatmap = maps[items[item]].astype(np.float32)
         if len(self._seen) > 1:
-            with Image.open(image) as picture:
-                heatmap = self._common_part(heatmap, picture.size, preprocessing)
-        ranks: Floats = rankdata(heatmap.ravel())
-        ranks -= ranks.mean()
-        length = np.linalg.norm(ranks)
-        return ranks / length if length > 0 else None
+            size = picture_size(image, f"item {item!r}")
+            heatmap = self._common_part(heatmap, size, preprocessing)
+        return unit_ranks(heatmap.astype(np.float64))
 
     def _open(self, key: str) -> tuple[dict[str, int], NDArray[np.float16]]:
         items = json.loads(self._store.read(key, MAPS_OF_FILE))

@@ -17,6 +17,7 @@ from cnnaudit import provenance
 from cnnaudit.catalogue import make_catalogue
 from cnnaudit.contrasts import check_contrast, contrast_table
 from cnnaudit.image_sets import load_image_set
+from cnnaudit.image_sets.perturbed import with_perturbed
 from cnnaudit.metrics import measure_overlap
 from cnnaudit.metrics.truths import check_truth
 from cnnaudit.models import ModelFacts, choose_device, inspect_model, resolve_model
@@ -76,6 +77,7 @@ class Results:
     summary: pd.DataFrame
     contrasts: pd.DataFrame
     agreement: pd.DataFrame
+    randomisation: pd.DataFrame
     judgements: Sequence[Judgement]
     findings: Sequence[Mapping[str, str]]
     gaps: Sequence[Mapping[str, Any]]  # why items have no value
@@ -102,7 +104,8 @@ def prepare(audit: AuditSpec) -> Prepared:
     check_writable(audit.output_dir, "output_dir")
     check_writable(audit.store_dir, "store_dir")
     device = choose_device(audit.device)
-    image_sets = tuple(load_image_set(spec) for spec in audit.image_sets)
+    loaded = map(load_image_set, audit.image_sets)
+    image_sets = tuple(with_perturbed(loaded, audit.perturbations, audit.seed))
     audit = replace(audit, models=tuple(map(resolve_model, audit.models)))
     facts = {m.name: inspect_model(m, audit.seed) for m in audit.models}
     _check_truths(image_sets, audit.models, facts)
@@ -171,6 +174,11 @@ def _read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatc
     from cnnaudit import checks, summary
     from cnnaudit.agreement import agreement_table, find_agreement
     from cnnaudit.illustrations import illustrations_of
+    from cnnaudit.randomisation import (
+        find_failures,
+        find_randomisation,
+        randomisation_table,
+    )
 
     audit = ready.audit
     with watch.stage("summarise"):
@@ -178,6 +186,11 @@ def _read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatc
         table = summary.summarise(rows)
         findings = summary.find(table, ready.image_sets, catalogue)
         gaps = summary.find_gaps(rows)
+    with watch.stage("randomise"):
+        randomisation = randomisation_table(
+            audit, ready.facts, ready.image_sets, ready.device, ready.store
+        )
+        gaps += find_failures(randomisation)
     with watch.stage("judge"):
         contrasts = contrast_table(rows, audit.contrasts, audit.seed)
         judgements = checks.judge(rows, audit.checks, audit.contrasts, audit.seed)
@@ -189,6 +202,7 @@ def _read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatc
         )
         titles = {name: one["title"] for name, one in catalogue["techniques"].items()}
         findings += find_agreement(agreement, titles)
+        findings += find_randomisation(randomisation, titles)
     with watch.stage("illustrate"):
         illustrations = illustrations_of(
             audit, ready.facts, ready.image_sets, ready.device, rows, ready.store
@@ -198,6 +212,7 @@ def _read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatc
         table,
         contrasts,
         agreement,
+        randomisation,
         judgements,
         findings,
         gaps,
@@ -220,6 +235,7 @@ def _write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     write(folder / "summary.csv", summary.to_csv(found.summary))
     write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
     write(folder / "agreement.csv", summary.to_csv(found.agreement))
+    write(folder / "randomisation.csv", summary.to_csv(found.randomisation))
     write(folder / "checks.csv", summary.to_csv(checks.table_of(found.judgements)))
     write(run_dir / "junit.xml", junit_xml(audit.name, found.judgements, failures))
     _write_json(folder / "illustrations.json", {"schema": SCHEMA, **found.illustrations})
@@ -271,7 +287,8 @@ def _check_metrics(metrics: Sequence[MetricSpec]) -> None:
     heatmap, mask = torch.eye(4)[None], torch.eye(4, dtype=torch.bool)
     for metric in metrics:
         try:
-            measure_overlap(heatmap, [mask], [metric])
+            if metric.region:
+                measure_overlap(heatmap, [mask], [metric])
         except AuditError as error:
             raise AuditError(f"metric.{metric.name}.{error}") from error
 

@@ -6,8 +6,13 @@ from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
-from cnnaudit.metrics import CHANNELS, OVERLAP, behaviour_of
-from cnnaudit.metrics.registry import BehaviourMetric, ChannelMetric, OverlapMetric
+from cnnaudit.metrics import CHANNELS, OVERLAP, behaviour_of, metrics_of_heatmaps
+from cnnaudit.metrics.registry import (
+    BehaviourMetric,
+    ChannelMetric,
+    FaithfulnessMetric,
+    OverlapMetric,
+)
 from cnnaudit.models import ModelFacts
 from cnnaudit.plan import requests_of
 from cnnaudit.techniques import TECHNIQUES
@@ -28,11 +33,12 @@ def make_catalogue(
 
 
 def _metrics(audit: AuditSpec) -> dict[str, Any]:
-    overlap = {}
+    heatmaps = {}
     for metric in audit.metrics:
-        registered = OVERLAP[metric.uses]
-        overlap[metric.name] = _metric(
-            registered, "overlap", higher_is_better=registered.higher_is_better
+        registered = metrics_of_heatmaps()[metric.uses]
+        kind = "overlap" if metric.uses in OVERLAP else "faithfulness"
+        heatmaps[metric.name] = _metric(
+            registered, kind, higher_is_better=registered.higher_is_better
         )
     behaviour = {
         name: _metric(metric, "behaviour", higher_is_better=metric.higher_is_better)
@@ -50,11 +56,11 @@ def _metrics(audit: AuditSpec) -> dict[str, Any]:
         for name, metric in CHANNELS.items()
         if any(technique.gives == "channels" for technique in used)
     }
-    return {**overlap, **behaviour, **channels, **diagnostics}
+    return {**heatmaps, **behaviour, **channels, **diagnostics}
 
 
 def _metric(
-    metric: OverlapMetric | BehaviourMetric | ChannelMetric | Diagnostic,
+    metric: OverlapMetric | FaithfulnessMetric | BehaviourMetric | ChannelMetric | Diagnostic,
     kind: str,
     *,
     higher_is_better: bool | None,

@@ -15,6 +15,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -91,6 +92,8 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
 def _run(audit: AuditSpec, invocation: Invocation) -> int:
     from cnnaudit.audit import run_audit
 
+    if audit.preview is not None:
+        raise AuditError("preview: a run draws none; it is for `cnnaudit plan preview=…`")
     outcome = run_audit(audit, invocation)
     for text in audit.left_out:
         _say(f"left out: {text}")
@@ -119,7 +122,8 @@ def _announce(outcome: Outcome) -> None:
 def _plan(audit: AuditSpec, _invocation: Invocation) -> int:
     from cnnaudit.audit import prepare
 
-    plan = prepare(audit).plan
+    ready = prepare(audit)
+    plan = ready.plan
     found = plan.keys - plan.missing
     print(f"{plan.keys} cells: {found} in the store, {plan.missing} to compute")
     for unit in plan.units:
@@ -128,6 +132,11 @@ def _plan(audit: AuditSpec, _invocation: Invocation) -> int:
             f"  {unit.model.name} on {unit.image_set.spec.name}, {len(unit.chunk)} items: "
             f"{', '.join(names)}"
         )
+    if audit.preview is not None:
+        from cnnaudit.preview import write_preview
+
+        write_preview(ready.image_sets, audit.preview)
+        print(f"preview: {audit.preview}")
     return COMPLETE
 
 
@@ -266,7 +275,7 @@ def _in_one_message(error: Exception, overrides: Sequence[str]) -> str:
 
 def _config_dir(overrides: Sequence[str]) -> Path | None:
     """Return the folder of the user's own configs, if one was named."""
-    for flag, value in zip(overrides, [*overrides[1:], ""], strict=True):
+    for flag, value in pairwise([*overrides, ""]):
         if flag in ("--config-dir", "-cd"):
             return Path(value)
         if flag.startswith("--config-dir="):

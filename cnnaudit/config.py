@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cnnaudit import entries, own_code, shipped
+from cnnaudit.image_sets.perturbed import perturbed_name
 from cnnaudit.metrics import BEHAVIOUR, OVERLAP
 from cnnaudit.sections import Section, unknown
 from cnnaudit.techniques import TECHNIQUES
@@ -58,12 +59,14 @@ def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
         name=root.file_name("name"),
         models=_chosen(root, "model", partial(entries.read_model, allow_code=allow_code)),
         image_sets=_chosen(root, "image_set", entries.read_image_set),
+        perturbations=_chosen(root, "perturbation", entries.read_perturbation, at_least=0),
         targets=_chosen(root, "target", entries.read_target, at_least=0),
         techniques=_chosen(root, "technique", entries.read_technique, at_least=0),
         metrics=_chosen(root, "metric", entries.read_metric, at_least=0),
         contrasts=_chosen(root, "contrast", entries.read_contrast, at_least=0),
         checks=_chosen(root, "check", entries.read_check, at_least=0),
         agreements=_chosen(root, "agreement", entries.read_agreement, at_least=0),
+        sanities=_chosen(root, "sanity", entries.read_sanity, at_least=0),
         left_out=(),
         gate=root.boolean("gate"),
         seed=root.integer("seed", minimum=0),
@@ -72,6 +75,7 @@ def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
         workers=executor.integer("workers", minimum=0),
         determinism=root.choice("determinism", ("strict", "warn", "off")),
         regions=root.boolean("regions"),
+        preview=entries.read_preview(root),
         output_dir=shipped.resolve(root.text("output_dir")),
         store_dir=shipped.resolve(root.text("store_dir")),
         executor=executor.choice("uses", ("local",)),
@@ -137,6 +141,8 @@ def _compose(overrides: Iterable[str], config_dir: Path | None) -> DictConfig:
 def _about_what_is_chosen(spec: AuditSpec) -> AuditSpec:
     """Leave out, and note, contrasts and checks about image sets that are not chosen."""
     image_sets = {image_set.name for image_set in spec.image_sets}
+    if spec.perturbations:
+        image_sets |= set(map(perturbed_name, image_sets))
     contrasts = {contrast.name: contrast for contrast in spec.contrasts}
     for check in spec.checks:
         if check.contrast not in contrasts:
@@ -162,6 +168,10 @@ def _about_what_is_chosen(spec: AuditSpec) -> AuditSpec:
         contrasts=tuple(kept.values()),
         checks=checks,
         agreements=tuple(one for one in agreements if not one.contrast or one.contrast in kept),
+        sanities=tuple(
+            replace(one, techniques=_meant(one.techniques, spec, f"sanity.{one.name}"))
+            for one in spec.sanities
+        ),
         left_out=left_out,
     )
 
@@ -171,21 +181,25 @@ def _named(
 ) -> AgreementSpec:
     """Refuse what does not exist, and name the techniques that an agreement means."""
     where = f"agreement.{agreement.name}"
-    heatmaps = {t.name: TECHNIQUES[t.uses] for t in spec.techniques}
-    heatmaps = {name: used for name, used in heatmaps.items() if used.gives == "heatmap"}
     if agreement.contrast and agreement.contrast not in contrasts:
         raise AuditError(f"{where}.contrast: {unknown(agreement.contrast, contrasts)}")
-    for name in agreement.techniques:
+    return replace(agreement, techniques=_meant(agreement.techniques, spec, where))
+
+
+def _meant(named: tuple[str, ...], spec: AuditSpec, where: str) -> tuple[str, ...]:
+    """Refuse what gives no heatmaps here; none named stands for all that see the network."""
+    heatmaps = {t.name: TECHNIQUES[t.uses] for t in spec.techniques}
+    heatmaps = {name: used for name, used in heatmaps.items() if used.gives == "heatmap"}
+    for name in named:
         if name not in heatmaps:
             raise AuditError(f"{where}.technique: {unknown(name, heatmaps)}")
-    seeing = (name for name, used in heatmaps.items() if not used.sees_no_network)
-    return replace(agreement, techniques=agreement.techniques or tuple(seeing))
+    return named or tuple(name for name, used in heatmaps.items() if not used.sees_no_network)
 
 
 def _check_names(check: CheckSpec, spec: AuditSpec) -> None:
     """Refuse what does not exist; what exists and is not chosen is for the judging to say."""
     overlap = {name: metric.bounds for name, metric in OVERLAP.items()}
-    overlap |= {metric.name: OVERLAP[metric.uses].bounds for metric in spec.metrics}
+    overlap |= {m.name: OVERLAP[m.uses].bounds for m in spec.metrics if m.uses in OVERLAP}
     known = {**overlap, **{name: metric.bounds for name, metric in BEHAVIOUR.items()}}
     techniques = {*TECHNIQUES, *(technique.name for technique in spec.techniques)}
     where = f"check.{check.name}"

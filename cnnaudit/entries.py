@@ -8,7 +8,8 @@ from typing import Any
 
 from cnnaudit import own_code, shipped
 from cnnaudit.image_sets import READERS
-from cnnaudit.metrics import BEHAVIOUR, OVERLAP
+from cnnaudit.image_sets.perturbations import PERTURBATIONS, SEVERITIES
+from cnnaudit.metrics import BEHAVIOUR, OVERLAP, metrics_of_heatmaps
 from cnnaudit.metrics.behaviour import CLASSIFICATION
 from cnnaudit.models import BUILDERS, read_labels
 from cnnaudit.sections import Section, bind, parameters_of
@@ -16,6 +17,7 @@ from cnnaudit.targets import SIGNS, TARGETS
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
     BETWEEN,
+    CLEAN,
     DISPLAY,
     RESAMPLING,
     AgreementSpec,
@@ -27,13 +29,16 @@ from cnnaudit.types import (
     MetricSpec,
     ModelSpec,
     OutputAxis,
+    PerturbationSpec,
     Preprocessing,
     Requirement,
+    SanitySpec,
     TargetSpec,
     TechniqueSpec,
 )
 
 GIVES = ("logits", "probabilities")  # what a classification's outputs are
+SANITIES = ("randomisation",)
 TASKS = tuple(dict.fromkeys(metric.task for metric in BEHAVIOUR.values()))
 
 
@@ -193,6 +198,30 @@ def _grid(entry: Section) -> GridSpec:
     return grid
 
 
+def read_perturbation(name: str, entry: Section) -> PerturbationSpec:
+    if name == CLEAN:
+        raise AuditError(f"{entry.path}: {CLEAN!r} is the level of the pictures as they are")
+    uses, severities = entry.choice("uses", PERTURBATIONS), entry.take("severities")
+    if not isinstance(severities, list) or not _are_severities(severities):
+        allowed = f"a list of some of {', '.join(map(str, SEVERITIES))}, each once"
+        raise entry.wrong("severities", severities, allowed)
+    return PerturbationSpec(name, uses, tuple(severities))
+
+
+def _are_severities(values: list[Any]) -> bool:
+    known = all(type(value) is int and value in SEVERITIES for value in values)
+    return known and 0 < len(values) == len(set(values))
+
+
+def read_preview(root: Section) -> Path | None:
+    if root.take("preview", None) is None:
+        return None
+    preview = root.text("preview")
+    if not preview.lower().endswith(".png"):
+        raise root.wrong("preview", preview, "the name of a PNG file")
+    return shipped.resolve(preview)
+
+
 def read_target(name: str, entry: Section) -> TargetSpec:
     uses, sign = entry.choice("uses", TARGETS), entry.choice("sign", SIGNS, "positive")
     return TargetSpec(name, uses, bind(TARGETS[uses].declared, entry.rest(), entry.path), sign)
@@ -208,9 +237,10 @@ def read_technique(name: str, entry: Section) -> TechniqueSpec:
 
 
 def read_metric(name: str, entry: Section) -> MetricSpec:
-    uses = entry.choice("uses", OVERLAP)
-    region = entry.text("region", "mask")
-    return MetricSpec(name, uses, region, bind(OVERLAP[uses].compute, entry.rest(), entry.path))
+    known = metrics_of_heatmaps()
+    uses = entry.choice("uses", known)
+    region = entry.text("region", "mask") if uses in OVERLAP else ""
+    return MetricSpec(name, uses, region, bind(known[uses].compute, entry.rest(), entry.path))
 
 
 def read_contrast(name: str, entry: Section) -> ContrastSpec:
@@ -249,6 +279,21 @@ def read_agreement(name: str, entry: Section) -> AgreementSpec:
     between = entry.choice("between", BETWEEN)
     contrast = entry.text("contrast") if between == "levels" else ""
     return AgreementSpec(name, between, contrast, entry.texts("technique", []))
+
+
+def read_sanity(name: str, entry: Section) -> SanitySpec:
+    entry.choice("uses", SANITIES)
+    bound = entry.number("bound")
+    if bound is None or not 0 < bound < 1:
+        raise entry.wrong("bound", bound, "a correlation between 0 and 1")
+    return SanitySpec(
+        name=name,
+        techniques=entry.texts("technique", []),
+        items=entry.integer("items", minimum=1),
+        steps=entry.integer("steps", minimum=1),
+        seed=entry.integer("seed", minimum=0),
+        bound=bound,
+    )
 
 
 _REQUIRE = "allowed are level, lift and difference, each with min or max, and beats"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.image_sets.batches import batches
-from cnnaudit.image_sets.files import read_region
+from cnnaudit.image_sets.perturbed import read_mask_of
 from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import behaviour_rows, rows_of, to_parquet, truths_of, without_value
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
@@ -24,6 +24,7 @@ from cnnaudit.types import (
     Heatmaps,
     MetricRow,
     MetricSpec,
+    Perturbed,
     Region,
     Unit,
 )
@@ -135,14 +136,15 @@ def _halves(batch: Batch) -> tuple[Batch, Batch]:
 
 def _swap_masks(unit: Unit, metrics: Sequence[MetricSpec]) -> dict[tuple[str, str], Tensor]:
     """Return the masks of each item's partner, in input coordinates, each read once."""
-    prepared: dict[Region, Tensor] = {}
+    prepared: dict[tuple[Region, Perturbed | None], Tensor] = {}
     swaps = {}
     for item in unit.chunk:
         partner = unit.partners.get(item.id)
         for name in {metric.region for metric in metrics}:
-            region = partner.regions.get(name) if partner else None
-            if region is not None:
-                if region not in prepared:
-                    prepared[region] = prepare_mask(read_region(region), unit.model.preprocessing)
-                swaps[item.id, name] = prepared[region]
+            if partner is not None and name in partner.regions:
+                key = partner.regions[name], partner.perturbed
+                if key not in prepared:
+                    mask = read_mask_of(partner, name)
+                    prepared[key] = prepare_mask(mask, unit.model.preprocessing)
+                swaps[item.id, name] = prepared[key]
     return swaps

@@ -24,6 +24,7 @@ from cnnaudit.types import (
     Heatmaps,
     NoHeatmaps,
     PassSpec,
+    Scorer,
     Signals,
     TargetSpec,
 )
@@ -61,7 +62,7 @@ def compute_heatmaps(
         model,
         images,
         score_from,
-        {name: partial(_weights, target, truths) for name, target in targets.items()},
+        {name: partial(weights_of, target, truths) for name, target in targets.items()},
         {name: _pass_spec(r for r in requests if r.target.name == name) for name in targets},
     )
     results = [
@@ -78,7 +79,8 @@ def compute_heatmaps(
     return outputs, results
 
 
-def _weights(target: TargetSpec, truths: Truths | None, scores: Tensor) -> Tensor:
+def weights_of(target: TargetSpec, truths: Truths | None, scores: Tensor) -> Tensor:
+    """Return the weights (B, N) that a resolved target gives scores (B, N)."""
     if not TARGETS[target.uses].needs_truth:
         return weigh(target, scores, None)
     matrix = torch.zeros_like(scores)
@@ -137,7 +139,13 @@ def _compute(
     if not technique.sees_no_network:
         # A ReLU's gradient is 0 where it met a NaN: without a score a map may look sound.
         maps = maps.where(signals.has_score[:, None, None], torch.nan)
-    return Heatmaps(maps, diagnostics=diagnostics)
+    scorer = None if technique.sees_no_network else _scorer(signals, model, score_from)
+    return Heatmaps(maps, diagnostics=diagnostics, scorer=scorer)
+
+
+def _scorer(signals: Signals, model: nn.Module, score_from: str | None) -> Scorer:
+    query = make_query(model, score_from, signals.weights)
+    return Scorer(signals.images, lambda variants: query(variants, PassSpec()).score)
 
 
 def _upsampled(results: Sequence[Result], size: tuple[int, ...]) -> list[Result]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import batches
-from cnnaudit.image_sets.files import read_image, read_region
+from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
 from cnnaudit.measure import truths_of
 from cnnaudit.metrics import behaviour, is_dead
 from cnnaudit.metrics.truths import truth_array
@@ -60,13 +60,17 @@ def exemplars(image_set: ImageSet) -> dict[str, tuple[str, ...]]:
     """Return the ids of every item of the first few units, in the order of their digests.
 
     The digest decides, so nobody chose them, and they are the same for all models and techniques.
+    Where pictures are perturbed, they are one picture's versions alone.
     """
     ordered = sorted(
         {image_set.unit_of(item) for item in image_set.items},
         key=lambda unit: digest_bytes(unit.encode()),
     )
     chosen = set(ordered[: image_set.spec.exemplars])
-    return {item.id: ("exemplar",) for item in image_set.items if image_set.unit_of(item) in chosen}
+    shown = [item for item in image_set.items if image_set.unit_of(item) in chosen]
+    if any(item.perturbed for item in shown):
+        shown = [item for item in shown if item.origin == shown[0].id]
+    return {item.id: ("exemplar",) for item in shown}
 
 
 def illustrate(
@@ -170,7 +174,7 @@ def _store_batch(
 def _picture_files(
     spec: ModelSpec, item: Item, batch: Batch, index: int, output: Tensor
 ) -> dict[str, bytes]:
-    view = frame(read_image(item.image), spec.preprocessing)
+    view = frame(read_picture(item), spec.preprocessing)
     view.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     files = {
         "view.webp": encoded(view, "WEBP", quality=90),
@@ -179,9 +183,9 @@ def _picture_files(
         ),
     }
     regions = []
-    for number, (name, region) in enumerate(item.regions.items()):
+    for number, name in enumerate(item.regions):
         file = f"region-{number}.png"  # a region's name may be no file name
-        mask = frame(read_region(region), spec.preprocessing)
+        mask = frame(read_mask_of(item, name), spec.preprocessing)
         mask = mask.resize(view.size, Image.Resampling.NEAREST)
         files[file] = encoded(mask, "PNG")
         regions.append({"name": name, "file": file})

@@ -15,11 +15,14 @@ from cnnaudit.heatmaps import Result
 from cnnaudit.metrics import (
     CHANNELS,
     EMPTY_MASK,
+    FAITHFULNESS,
+    OVERLAP,
     Score,
     behaviour,
     behaviour_of,
     measure_behaviour,
     measure_channels,
+    measure_faithfulness,
     measure_overlap,
     measured,
 )
@@ -63,7 +66,11 @@ def rows_of(
     if isinstance(result, Channels):
         scores = measure_channels(result.maps, batch.images)
         return [row for name, column in scores.items() for row in _column(batch, "", name, column)]
-    rows = _overlap_rows(result, batch, metrics, swaps)
+    on_masks = [metric for metric in metrics if metric.uses in OVERLAP]
+    rows = _overlap_rows(result, batch, on_masks, swaps)
+    by_network = [metric for metric in metrics if metric.uses in FAITHFULNESS]
+    for name, column in measure_faithfulness(result.maps, result.scorer, by_network).items():
+        rows += _column(batch, "", name, column)
     for name, values in result.diagnostics.items():
         rows += _column(batch, "", name, [measured(value) for value in values.tolist()])
     left_out = {batch.ids[index]: reason for index, reason in result.ineligible.items()}

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cnnaudit.metrics import CHANNELS, OVERLAP, behaviour_of
-from cnnaudit.metrics.registry import BehaviourMetric, OverlapMetric
+from cnnaudit.image_sets.perturbations import VERSION
+from cnnaudit.metrics import CHANNELS, behaviour_of, metrics_of_heatmaps
+from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, OverlapMetric
 from cnnaudit.models import ModelFacts, library_version, sources_of
 from cnnaudit.models.layers import resolve_layer
 from cnnaudit.own_code import sources
@@ -18,6 +19,8 @@ from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest
 from cnnaudit.targets import resolve_target
 from cnnaudit.techniques import TECHNIQUES, Technique
 from cnnaudit.types import (
+    PERTURBATION,
+    SEVERITY,
     AuditSpec,
     Cell,
     HeatmapRequest,
@@ -66,7 +69,7 @@ def make_plan(
     for model in audit.models:
         for image_set in image_sets:
             partners = swap_partners(image_set)
-            for chunk in chunks(image_set.items):
+            for chunk in chunks_of(image_set):
                 made = list(_cells(audit, model, image_set, chunk, requests[model.name], partners))
                 new = {cell.key: cell for cell in made if cell.key not in planned}
                 missing = tuple(cell for key, cell in new.items() if not store.has(key))
@@ -97,6 +100,19 @@ def requests_of(
         explained = targets if registered.gives == "heatmap" else [NO_TARGET]
         requests += [HeatmapRequest(technique, target, layer) for target in explained]
     return tuple(requests)
+
+
+def chunks_of(image_set: ImageSet) -> Iterator[tuple[Item, ...]]:
+    """Yield the chunks of an image set, each of one perturbation and severity or of none.
+
+    So one more perturbation leaves every other chunk as it was.
+    """
+    alike: dict[tuple[str, ...], list[Item]] = {}
+    for item in image_set.items:
+        levels = (item.factors[PERTURBATION], item.factors[SEVERITY]) if item.perturbed else ()
+        alike.setdefault(levels, []).append(item)
+    for items in alike.values():
+        yield from chunks(tuple(items))
 
 
 def chunks(items: tuple[Item, ...]) -> Iterator[tuple[Item, ...]]:
@@ -190,7 +206,9 @@ def answer_fields(model: ModelSpec) -> dict[str, Any]:
     return {"task": model.task, "labels": labels, "gives": model.gives}
 
 
-def _code_fields(registered: Technique | OverlapMetric | BehaviourMetric) -> dict[str, Any]:
+def _code_fields(
+    registered: Technique | OverlapMetric | FaithfulnessMetric | BehaviourMetric,
+) -> dict[str, Any]:
     """Return what tells a registered function from an older one; a user's own by its file."""
     files = sources(registered.compute.__module__)
     return {"version": registered.version, "source": list(map(digest_file, files))}
@@ -218,7 +236,14 @@ def item_fields(image_set: ImageSet, item: Item) -> dict[str, Any]:
             for name, region in item.regions.items()
         },
         "truth": image_set.digests[truth] if isinstance(truth, Path) else truth,
+        **({"perturbed": [VERSION, asdict(item.perturbed)]} if item.perturbed else {}),
     }
+
+
+def _mask_fields(image_set: ImageSet, item: Item) -> dict[str, Any]:
+    """Return what determines an item's masks."""
+    fields = item_fields(image_set, item)
+    return {name: fields[name] for name in ("regions", "perturbed") if name in fields}
 
 
 def image_set_digest(image_set: ImageSet) -> str:
@@ -238,11 +263,12 @@ def _cells(
 ) -> Iterator[Cell]:
     pictures = [item_fields(image_set, item) for item in chunk]
     common = {**run_fields(audit, model), "chunk": pictures}
+    registered = metrics_of_heatmaps()
     panel = [
         {
             "name": metric.name,
             "uses": metric.uses,
-            **_code_fields(OVERLAP[metric.uses]),
+            **_code_fields(registered[metric.uses]),
             "region": metric.region,
             "parameters": dict(metric.parameters),
         }
@@ -256,7 +282,7 @@ def _cells(
     }
     yield Cell(cell_key(behaviour), behaviour, model, image_set, chunk, None)
     swapped = [
-        item_fields(image_set, partners[item.id])["regions"] if item.id in partners else None
+        _mask_fields(image_set, partners[item.id]) if item.id in partners else None
         for item in chunk
     ]
     measured: dict[str, dict[str, Any]] = {

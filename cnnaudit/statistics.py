@@ -49,6 +49,19 @@ def estimate(values: Array, confidence: float = 1 - ALPHA) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
+def unit_ranks(values: Array) -> Array | None:
+    """Return the mid-ranks of values of any shape, flat, centred and of length 1; None if all tie.
+
+    The product of two is Spearman's correlation.
+    """
+    from scipy.stats import rankdata  # a second to import
+
+    ranks: Array = rankdata(values.ravel())
+    ranks -= ranks.mean()
+    length = np.linalg.norm(ranks)
+    return ranks / length if length > 0 else None
+
+
 def sign_flip_p(values: Array, alternative: Alternative = "two-sided", seed: int = 0) -> float:
     """Return the p-value of values (n,) being symmetric about zero, by flipping their signs.
 

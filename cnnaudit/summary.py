@@ -80,7 +80,7 @@ def find_gaps(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def worst_items(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], dict[str, list[str]]]:
     """Return, per model and image set, the items with the lowest lift of a technique, and which."""
-    scored = rows[(rows.metric == metric) & (rows.technique != "") & (rows.status == "ok")]
+    scored = rows[(rows.metric == metric) & (rows.technique != "") & rows.lift.notna()]
     scored = scored.sort_values(["lift", "item"])
     worst: dict[tuple[str, str], dict[str, list[str]]] = {}
     keys = ["model", "image_set", "technique"]

@@ -9,7 +9,7 @@ Intent is a ``Spec`` (what the config says), work a ``Unit``, a result a ``Metri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -98,7 +98,7 @@ class TechniqueSpec:
 class MetricSpec:
     name: str
     uses: str
-    region: str  # the named mask that the heatmap is held against
+    region: str  # the named mask that the heatmap is held against; "": it needs none
     parameters: Mapping[str, Any]
 
 
@@ -126,6 +126,15 @@ class ImageSetSpec:
     grids: tuple[GridSpec, ...]
     words: Mapping[str, Mapping[str, str]]  # factor → level → how the report says it
     parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PerturbationSpec:
+    """What is done to the pictures of every image set, beside leaving them as they are."""
+
+    name: str  # a level of the factor PERTURBATION
+    uses: str  # a name in the registry of `image_sets.perturbations`
+    severities: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -174,18 +183,32 @@ class AgreementSpec:
 
 
 @dataclass(frozen=True)
+class SanitySpec:
+    """Which heatmaps are to change as the network's layers are re-initialised."""
+
+    name: str
+    techniques: tuple[str, ...]
+    items: int  # images, one of each unit of independence
+    steps: int  # groups of layers, at most
+    seed: int  # of the new weights
+    bound: float  # of the mean rank correlation once all is random
+
+
+@dataclass(frozen=True)
 class AuditSpec:
     """The whole audit as declared; everything after `config` reads this and no config."""
 
     name: str
     models: tuple[ModelSpec, ...]
     image_sets: tuple[ImageSetSpec, ...]
+    perturbations: tuple[PerturbationSpec, ...]  # each image set is then also audited under them
     targets: tuple[TargetSpec, ...]  # empty: each model's own default
     techniques: tuple[TechniqueSpec, ...]
     metrics: tuple[MetricSpec, ...]
     contrasts: tuple[ContrastSpec, ...]
     checks: tuple[CheckSpec, ...]
     agreements: tuple[AgreementSpec, ...]
+    sanities: tuple[SanitySpec, ...]
     left_out: tuple[str, ...]  # what is declared about an image set that is not chosen
     gate: bool  # whether the verdict counts in the exit code
     seed: int
@@ -194,6 +217,7 @@ class AuditSpec:
     workers: int  # processes that decode images ahead; 0: none
     determinism: str  # "strict", "warn" or "off"
     regions: bool  # whether the interesting region of every kept heatmap is written as a picture
+    preview: Path | None  # where a plan draws what the perturbations look like
     output_dir: Path
     store_dir: Path
     executor: str  # where units run
@@ -218,6 +242,16 @@ Region = Path | Outline  # a mask file, or where it lies
 
 
 @dataclass(frozen=True)
+class Perturbed:
+    """What is done to a picture whenever it is read."""
+
+    uses: str
+    severity: int  # 1–5
+    seed: int  # of what is drawn for it
+    origin: str  # id of the item that it is made from
+
+
+@dataclass(frozen=True)
 class Item:
     """One picture of an image set with everything that is declared about it."""
 
@@ -226,6 +260,12 @@ class Item:
     regions: Mapping[str, Region]  # by name; a region not declared is not a key
     truth: str | Path | None  # a label, or a file of a structured truth
     factors: Mapping[str, str]  # factor → level; a factor without a level here is not a key
+    perturbed: Perturbed | None = None  # None: the picture as it is
+
+    @property
+    def origin(self) -> str:
+        """The id of the item whose picture it is, perturbed or not."""
+        return self.id if self.perturbed is None else self.perturbed.origin
 
 
 @dataclass(frozen=True)
@@ -237,7 +277,8 @@ class ImageSet:
 
     def unit_of(self, item: Item) -> str:
         """Return the unit of independence (scene) that an item belongs to."""
-        return item.id if self.spec.unit is None else item.factors.get(self.spec.unit, item.id)
+        unit = self.spec.unit
+        return item.origin if unit is None else item.factors.get(unit, item.origin)
 
     def levels(self, factor: str) -> tuple[str, ...]:
         """Return the levels of a factor, in the manifest's order."""
@@ -385,6 +426,14 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Scorer:
+    """A batch's images, and how the network scores variants of them: each for its own target."""
+
+    images: Tensor  # (B, C, H, W)
+    score: Callable[[Tensor], Tensor]  # V variants, (V·B, C, H, W), variant by variant → (V·B,)
+
+
+@dataclass(frozen=True)
 class Heatmaps:
     """One request's heatmaps of a batch, in input coordinates, raw values."""
 
@@ -392,6 +441,7 @@ class Heatmaps:
     ineligible: Mapping[int, str] = field(default_factory=dict)  # index in the batch → why
     # what the technique says of its own accuracy: name → (B,)
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
+    scorer: Scorer | None = None  # None: they see no network
 
 
 @dataclass(frozen=True)
@@ -427,6 +477,9 @@ class MetricRow:
     status: Status
     reason: str
 
+
+# The factors of an image set under perturbations; clean is the level of a picture as it is.
+PERTURBATION, SEVERITY, CLEAN = "perturbation", "severity", "none"
 
 IMAGE_SWAP = "image_swap"  # the reference that stands in a row's column `swap`
 

@@ -60,6 +60,7 @@ def test_from_config_to_html_and_again_from_the_store(overrides: list[str], tmp_
         *("config.yaml", "manifest.json", "run.log", "summary.json", "report.html"),
         *("results/rows.parquet", "results/summary.csv", "results/illustrations.json"),
         *("results/contrasts.csv", "results/checks.csv", "results/agreement.csv", "junit.xml"),
+        "results/randomisation.csv",
     }
     manifest = json.loads((run_dir / "manifest.json").read_text())
     assert manifest["cells"] == {"planned": 9, "found": 0, "computed": 9}
@@ -312,3 +313,9 @@ def test_layers_need_no_weights_and_a_module_called_twice_is_there_twice(cli: Ca
     assert [use[:3] for use in uses] == [
         *(["67", "layer4.1.relu@0", "ReLU"], ["70", "layer4.1.relu", "ReLU"])
     ]
+
+
+def test_a_command_without_arguments_is_a_command(cli: Callable) -> None:
+    code, out, err = cli("layers")
+    assert code == 0, err
+    assert "perception: 249,539 parameters" in out

@@ -9,7 +9,8 @@ import pytest
 
 from cnnaudit import shipped
 from cnnaudit.config import load_specs
-from cnnaudit.metrics import OVERLAP
+from cnnaudit.image_sets.perturbations import PERTURBATIONS
+from cnnaudit.metrics import metrics_of_heatmaps
 from cnnaudit.sections import bind
 from cnnaudit.targets import TARGETS
 from cnnaudit.techniques import TECHNIQUES
@@ -40,7 +41,10 @@ def test_the_default_is_the_robot_audit() -> None:
 
 @pytest.mark.parametrize(
     ("group", "registry"),
-    [("technique", TECHNIQUES), ("metric", OVERLAP), ("target", TARGETS)],
+    [
+        *(("technique", TECHNIQUES), ("metric", metrics_of_heatmaps()), ("target", TARGETS)),
+        ("perturbation", PERTURBATIONS),
+    ],
 )
 def test_everything_registered_has_a_config(group: str, registry: dict[str, object]) -> None:
     assert set(registry) <= {path.stem for path in (CONF / group).glob("*.yaml")}

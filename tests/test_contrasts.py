@@ -139,7 +139,10 @@ def test_a_balanced_set_can_be_asked() -> None:
         (replace(COLOUR, within=("scene", "colour")), r"within: 'colour' must be one of the block"),
         (replace(COLOUR, blocks=("light",)), r"blocks: 'scene', the unit of s, must be one"),
         (replace(COLOUR, net_of=("edge",)), r"net_of: 'edge' .*Did you mean 'edges'"),
-        (replace(MODELS, levels=("mended", "n")), r"levels: 'n' is no level of 'model'.* m, mended"),
+        (
+            replace(MODELS, levels=("mended", "n")),
+            r"levels: 'n' is no level of 'model'.* m, mended",
+        ),
         (replace(MODELS, within=("lite",)), r"within: 'lite' is no factor of s"),
     ],
 )

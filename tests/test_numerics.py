@@ -29,7 +29,7 @@ def test_torch_is_set_up_inside_and_as_it_was_afterwards(determinism: str) -> No
     before = _state()
     draws = []
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), configured(audit):
+        with configured(audit):
             assert torch.are_deterministic_algorithms_enabled() == (determinism != "off")
             if determinism != "off":
                 only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -37,6 +37,12 @@ def test_torch_is_set_up_inside_and_as_it_was_afterwards(determinism: str) -> No
             assert torch.backends.cudnn.benchmark == (determinism == "off")
             assert not torch.backends.cuda.matmul.allow_tf32
             draws.append(torch.rand(3).tolist())
-            raise ZeroDivisionError
     assert _state() == before
     assert draws[0] == draws[1]  # seeded
+
+
+def test_torch_is_as_it_was_after_an_exception_too() -> None:
+    before = _state()
+    with pytest.raises(ZeroDivisionError), configured(load_specs([])):
+        raise ZeroDivisionError
+    assert _state() == before

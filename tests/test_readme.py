@@ -20,8 +20,11 @@ LIGHTS = {
 
 
 def _contrasts() -> pd.DataFrame:
+    numbers = ["difference", "low", "high", "first", "second", "dead_first"]
     table = pd.read_csv(EXAMPLE / "contrasts.csv", keep_default_na=False)
-    return table[table.contrast == "colour"].set_index(["metric", "technique", "within"])
+    table = table[(table.contrast == "colour") & (table.net_of == "")]
+    table[numbers] = table[numbers].apply(pd.to_numeric)
+    return table.set_index(["metric", "technique", "within"])
 
 
 def _said(number: float) -> str:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cnnaudit.metrics import behaviour, channels, overlap
+from cnnaudit.metrics import behaviour, channels, faithfulness, overlap
 from cnnaudit.metrics.registry import (
     BEHAVIOUR,
     CHANNELS,
+    FAITHFULNESS,
     OVERLAP,
     BehaviourMetric,
+    FaithfulnessMetric,
     Ineligible,
+    OverlapMetric,
     Overlay,
 )
-from cnnaudit.types import MetricSpec, Status
+from cnnaudit.types import MetricSpec, Scorer, Status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,17 +34,21 @@ __all__ = [
     "BEHAVIOUR",
     "CHANNELS",
     "EMPTY_MASK",
+    "FAITHFULNESS",
     "NO_TRUTH",
     "OVERLAP",
     "Score",
     "behaviour",
     "behaviour_of",
     "channels",
+    "faithfulness",
     "is_dead",
     "measure_behaviour",
     "measure_channels",
+    "measure_faithfulness",
     "measure_overlap",
     "measured",
+    "metrics_of_heatmaps",
     "overlap",
 ]
 
@@ -59,13 +66,17 @@ class Score:
     flag: str
     status: Status
     reason: str
+    endless: bool = False  # whether there is no best value: then there is no lift either
 
     @property
     def lift(self) -> float | None:
         """(value − chance) / (1 − chance): 0 at chance, 1 at the best."""
-        if self.value is None or self.chance is None or self.chance >= 1:
+        if self.value is None or self.chance is None or self.endless or self.chance >= 1:
             return None
         return (self.value - self.chance) / (1 - self.chance)
+
+
+_NOT_FINITE = Score(None, None, "", "failed", "the heatmap is not finite")
 
 
 def is_dead(heatmaps: Tensor) -> Tensor:
@@ -98,6 +109,31 @@ def measure_overlap(
                 flag = "dead" if peaks[i] == 0 else ""
                 columns[spec.name][i] = measured(value, chance, flag)
     return {name: [s for s in column if s is not None] for name, column in columns.items()}
+
+
+def measure_faithfulness(
+    heatmaps: Tensor, scorer: Scorer | None, metrics: Sequence[MetricSpec]
+) -> dict[str, list[Score]]:
+    """Ask the network about heatmaps (B, H, W); None: they see no network.
+
+    Returns a score per metric and image. A dead heatmap is scored as the random order.
+    """
+    if scorer is None:
+        refused = Score(None, None, "", "not_applicable", "the heatmap sees no network")
+        return {spec.name: [refused] * len(heatmaps) for spec in metrics}
+    heatmaps = heatmaps.detach().float()
+    dead, peaks = is_dead(heatmaps), _peak(heatmaps).tolist()
+    columns = {}
+    for spec in metrics:
+        values, chances = FAITHFULNESS[spec.uses].compute(heatmaps, scorer, **spec.parameters)
+        found = zip(peaks, chances.where(dead, values).tolist(), chances.tolist(), strict=True)
+        columns[spec.name] = [_endless(*one) for one in found]
+    return columns
+
+
+def metrics_of_heatmaps() -> dict[str, OverlapMetric | FaithfulnessMetric]:
+    """Return every metric that a config can choose, by name."""
+    return {**OVERLAP, **FAITHFULNESS}
 
 
 def measure_behaviour(
@@ -145,10 +181,18 @@ def _peak(heatmaps: Tensor) -> Tensor:
     return heatmaps.abs().amax(dim=(1, 2))
 
 
+def _endless(peak: float, value: float, chance: float) -> Score:
+    """Return a number that only its chance level gives a meaning."""
+    if not math.isfinite(peak):
+        return _NOT_FINITE
+    score = measured(value if math.isfinite(chance) else chance, chance, "dead" * (peak == 0))
+    return replace(score, endless=True)
+
+
 def _refusal(peak: float, mask: Tensor | None) -> Score | None:
     """Return the score of an image that can have no value, or None where it can."""
     if not math.isfinite(peak):
-        return Score(None, None, "", "failed", "the heatmap is not finite")
+        return _NOT_FINITE
     if mask is None:
         return Score(None, None, "", "ineligible", "no_such_region")
     area = int(mask.sum())

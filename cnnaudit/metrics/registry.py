@@ -1,4 +1,4 @@
-"""The registries of metrics: of a heatmap on a mask, of a prediction, of a layer's channels."""
+"""The registries of metrics: of a heatmap on a mask or before its network, and of what has none."""
 
 from __future__ import annotations
 
@@ -68,6 +68,22 @@ class OverlapMetric:
 
 
 @dataclass(frozen=True)
+class FaithfulnessMetric:
+    """A registered score of a heatmap by its network: `compute` gives values and chance levels.
+
+    Both are (B,) float64 in units of the explained score, which has no limits: there is no lift.
+    """
+
+    name: str
+    compute: Callable[..., tuple[Tensor, Tensor]]
+    title: str
+    meaning: str
+    bounds: tuple[float, float]
+    higher_is_better: bool
+    version: int
+
+
+@dataclass(frozen=True)
 class BehaviourMetric:
     """A registered score of one prediction against its truth."""
 
@@ -99,6 +115,7 @@ class Ineligible(Exception):
 
 
 OVERLAP: dict[str, OverlapMetric] = {}
+FAITHFULNESS: dict[str, FaithfulnessMetric] = {}
 BEHAVIOUR: dict[str, BehaviourMetric] = {}
 CHANNELS: dict[str, ChannelMetric] = {}
 
@@ -119,10 +136,30 @@ def overlap_metric(
 
     def register(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
         name = compute.__name__
-        if name in OVERLAP:
+        if name in OVERLAP or name in FAITHFULNESS:
             raise ValueError(f"a metric named {name!r} is registered already")
         OVERLAP[name] = OverlapMetric(
             name, compute, chance, title, meaning, bounds, higher_is_better, version
+        )
+        return compute
+
+    return register
+
+
+def faithfulness_metric(
+    *, title: str, meaning: str, higher_is_better: bool, version: int = 1
+) -> Callable[[Callable[..., tuple[Tensor, Tensor]]], Callable[..., tuple[Tensor, Tensor]]]:
+    """Register a function ``(heatmaps (B, H, W), scorer, *, parameters) -> (B,), (B,)``."""
+    endless = (-float("inf"), float("inf"))
+
+    def register(
+        compute: Callable[..., tuple[Tensor, Tensor]],
+    ) -> Callable[..., tuple[Tensor, Tensor]]:
+        name = compute.__name__
+        if name in FAITHFULNESS or name in OVERLAP:
+            raise ValueError(f"a metric named {name!r} is registered already")
+        FAITHFULNESS[name] = FaithfulnessMetric(
+            name, compute, title, meaning, endless, higher_is_better, version
         )
         return compute
 

@@ -122,13 +122,16 @@ class _Maker:
         *,
         triangle: bool = False,
     ) -> Table:
-        means = [_mean(one) for line in grid for one in line if one is not None]
+        means = [mean_of(one) for line in grid for one in line if one is not None]
         rests_on, shared = coverage(means, self.unit)
         statuses = [one["status"] for line in grid for one in line if one is not None]
         lacking = dict.fromkeys(status for status in statuses if status != "ok")
         empty = Cell("" if triangle else NO_LEVEL)
         rows = [
-            Row(head, tuple(_cell(one, self.unit, shared) if one else empty for one in line))
+            Row(
+                head,
+                tuple(correlation_cell(x, self.unit, shared) if x else empty for x in line),
+            )
             for head, line in zip(heads, grid, strict=True)
         ]
         return Table(
@@ -160,14 +163,16 @@ class _Maker:
         return "everywhere" if name == POOLED else name
 
 
-def _mean(one: Record) -> Mean:
+def mean_of(one: Record) -> Mean:
+    """Return a correlation with what it rests on."""
     counts = dict.fromkeys(STATUSES, 0)
     counts |= {name: int(one[name]) for name in ("units", "scored", "total")}
     return Mean(one["correlation"], math.nan, math.nan, math.nan, counts)
 
 
-def _cell(one: Record, unit: str, shared: set[str]) -> Cell:
-    found = cell(_mean(one), SCALE, unit, shared)
+def correlation_cell(one: Record, unit: str, shared: set[str]) -> Cell:
+    """Return a correlation with its interval as a table shows it."""
+    found = cell(mean_of(one), SCALE, unit, shared)
     status = () if one["status"] == "ok" else (one["status"].partition(":")[0],)
     known = math.isfinite(one["low"]) and math.isfinite(one["high"])
     interval = (f"[{decimals(one['low'], 2)}, {decimals(one['high'], 2)}]",) if known else ()

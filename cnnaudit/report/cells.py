@@ -116,6 +116,8 @@ def cell(mean: Mean | None, scale: tuple[float, float], unit: str, shared: set[s
     if not math.isfinite(mean.mean):
         return Cell(NO_LEVEL, notes=lacking)
     notes = []
+    if math.isfinite(mean.chance) and not math.isfinite(mean.lift):
+        notes.append(f"chance {number(mean.chance, scale)}")
     if mean.dead > 0:
         notes.append(f"{mean.dead:.0%} dead")
     if "units" not in shared:

@@ -109,8 +109,8 @@ def _contrast(run: Run, name: str, lines: Sequence[Record]) -> Contrast:
 
 
 def _measures(run: Run, lines: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Group by metric and region: behaviour before overlap, else in the catalogue's order."""
-    order = [*run.metrics("behaviour"), *run.metrics("overlap")]
+    """Group by metric and region: behaviour before heatmaps, else in the catalogue's order."""
+    order = [one for kind in ("behaviour", "overlap", "faithfulness") for one in run.metrics(kind)]
     found: dict[tuple[str, str], list[Record]] = {}
     for one in lines:
         found.setdefault((one["metric"], one["region"]), []).append(one)

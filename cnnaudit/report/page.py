@@ -23,6 +23,7 @@ from cnnaudit.report.facets import across_models
 from cnnaudit.report.layers import layer_views
 from cnnaudit.report.pictures import subject_pictures
 from cnnaudit.report.prediction import inline
+from cnnaudit.report.randomisation import randomisations
 from cnnaudit.report.run import Run, Subject, load
 from cnnaudit.report.tables import bare, subject_tables
 from cnnaudit.report.tiles import Tiles
@@ -98,6 +99,7 @@ def _page(run: Run) -> dict[str, Any]:
         "tables": [one for one in tables if not one.is_bare],
         "bare": bare(tables),
         "agreements": agreements(run),
+        "randomisations": randomisations(run),
         "across": across_models(run, tiles),
         "pictures": [subject_pictures(one) for one in tiles.values()],
         "layers": layer_views(run, tiles),
@@ -141,6 +143,8 @@ def _findings(run: Run, subjects: Sequence[Subject]) -> list[Finding]:
         evidence = f"{kind}-{subject}" if subject else ""
         if "between" in told:
             evidence = "agreement"
+        if "sanity" in told:
+            evidence = "randomisation"
         found.append(Finding(_words(clause), _words(rest), evidence))
     return found
 

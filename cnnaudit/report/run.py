@@ -22,6 +22,7 @@ OF_CONTRASTS = (
     *("dead_first", "dead_second", "scored", "eligible"),
 )
 OF_AGREEMENTS = ("correlation", "low", "high", "units", "scored", "total")
+OF_RANDOMISATIONS = (*OF_AGREEMENTS, "step", "share", "bound")
 COUNTS = ("units", "scored", "total", "ineligible", "undefined", "not_applicable", "failed")
 
 
@@ -54,6 +55,7 @@ class Run:
     judgements: tuple[Mapping[str, Any], ...]  # results/checks.csv
     contrasts: tuple[Mapping[str, Any], ...]  # results/contrasts.csv
     agreements: tuple[Mapping[str, Any], ...]  # results/agreement.csv, where there is one
+    randomisations: tuple[Mapping[str, Any], ...]  # results/randomisation.csv, the same
     pictures: tuple[Mapping[str, Any], ...]  # results/illustrations.json
     kernels: tuple[Mapping[str, Any], ...]
     store: Store
@@ -153,6 +155,7 @@ def load(folder: Path) -> Run:
     manifest = _json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
     agreement = folder / "results" / "agreement.csv"
+    random = folder / "results" / "randomisation.csv"
     illustrations = _json(folder / "results" / "illustrations.json")
     return Run(
         folder=folder,
@@ -164,6 +167,7 @@ def load(folder: Path) -> Run:
         contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
         rows=_rows(folder / "results" / "rows.parquet"),
         agreements=_records(agreement, OF_AGREEMENTS) if agreement.exists() else (),
+        randomisations=_records(random, OF_RANDOMISATIONS) if random.exists() else (),
         pictures=tuple(illustrations["pictures"]),
         kernels=tuple(illustrations.get("kernels", ())),
         store=Store(store.resolve()),

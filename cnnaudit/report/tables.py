@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -74,7 +75,8 @@ Index = Mapping[tuple[Variant, Measure, Levels], Mean]
 def subject_tables(run: Run, subject: Subject) -> SubjectTables:
     """Prepare the tables about one model on one image set."""
     maker = _Maker(run, subject)
-    measures = maker.measures("overlap") if maker.variants else []
+    kinds = ("overlap", "faithfulness") if maker.variants else ()
+    measures = [measure for kind in kinds for measure in maker.measures(kind)]
     known = [one for one in measures if maker.is_measured(one)]
     stated = [one for one in maker.measures("diagnostic") if maker.is_measured(one)]
     behaviour = [one for one in maker.measures("behaviour") if maker.is_measured(one)]
@@ -162,7 +164,8 @@ class _Maker:
         down = [name for name in self.factors if name != across]
         rows = self._combinations(down)
         if len(rows) > MOST_ROWS:
-            down = down[:1]
+            first = [name for name in down if self.grids and name == self.grids[0]["rows"]]
+            down = first or down[:1]
             rows = self._combinations(down)
         columns = [*self._levels(across), POOLED] if across else [POOLED]
         grid = [
@@ -215,15 +218,16 @@ class _Maker:
         # An item without a level (an empty place has no colour) has no place in the grid.
         within = [level for level in declared.get("levels") or self._levels(inner) if level]
         groups = [*(level for level in self._levels(outer) if level), POOLED]
-        pairs = [(group, level) for group in groups for level in within]
-        grid = [
-            [self._at(one, measure, {outer: group, inner: level}) for group, level in pairs]
-            for one in self.variants
-        ]
-        labels = [(level, level == within[0]) for _, level in pairs]
+        places = [{outer: group, inner: level} for group in groups for level in within]
+        # Not every two levels have pictures: of perturbations, each has severities of its own.
+        places = [at for at in places if any(self._at(one, measure, at) for one in self.variants)]
+        grid = [[self._at(one, measure, at) for at in places] for one in self.variants]
+        sizes = Counter(at[outer] for at in places)
+        begins = {group: next(at[inner] for at in places if at[outer] == group) for group in sizes}
+        labels = [(at[inner], at[inner] == begins[at[outer]]) for at in places]
         if not any(is_known(mean) for line in grid for mean in line):
             return None
-        heads = [(_column(group, outer), len(within)) for group in groups]
+        heads = [(_column(group, outer), size) for group, size in sizes.items()]
         return self._table([measure], ("technique",), heads, labels, self._technique_heads(), grid)
 
     def singly(self, measure: Measure) -> Table | None:

@@ -34,7 +34,7 @@ VIEWS = ("first_layer", "first_pool", "deep_layer")
 
 
 def journey(tmp_path: Path, models: tuple[str, ...], *more: str) -> AuditSpec:
-    """Return the journey of some of its networks and the twins, on small inputs, nothing fetched."""
+    """Return the journey of some networks and the twins, on small inputs, nothing fetched."""
     models = (*models, *TWINS)
     small = {"weights": "none", "labels": "IMAGENET1K_V1"}
     small |= {"preprocessing.resize": "72", "preprocessing.crop": "[64,64]"}
