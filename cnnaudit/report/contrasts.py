@@ -235,7 +235,8 @@ def _notes(run: Run, one: Record, scale: tuple[float, float]) -> list[str]:
             notes.append(f"{one[f'dead_{which}']:.0%} dead at {one[f'{which}_level']}")
     if one["scored"] != one["eligible"]:
         notes.append(f"{one['scored']:.0f} of {one['eligible']:.0f} images")
-    for net in one["nets"]:
+    reference = run.about("techniques", one["technique"]).get("reference")
+    for net in () if reference else one["nets"]:
         rest = interval(net["difference"], net["low"], net["high"], scale)
         notes.append(f"net of {spaced(run.title('techniques', net['net_of']))} {rest}")
     return notes
