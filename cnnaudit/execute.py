@@ -118,7 +118,6 @@ class _Work:
                  for cell in self.unit.cells if cell.request is None}  # fmt: skip
         for (cell, _), result in zip(asked, computed, strict=True):
             found[cell.key] = rows_of(cell, result, batch, self.metrics, self.swaps)
-        for (cell, _), result in zip(asked, computed, strict=True):
             if cell.keeps_maps and isinstance(result, Heatmaps):
                 self.maps[cell.key] |= kept_maps(result, batch)
         for key, rows in found.items():  # all or none of a batch: it may come again in halves
