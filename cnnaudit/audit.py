@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit import provenance
 from cnnaudit.catalogue import make_catalogue
+from cnnaudit.checks import check_levels
 from cnnaudit.contrasts import check_contrast, contrast_table
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.perturbed import with_perturbed
@@ -25,7 +26,7 @@ from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
 from cnnaudit.progress import progress
 from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes, digest_file
 from cnnaudit.store import write_atomically as write
-from cnnaudit.types import AuditError, AuditSpec, ImageSet, MetricSpec, ModelSpec
+from cnnaudit.types import RUN_SCHEMA, AuditError, AuditSpec, ImageSet, MetricSpec, ModelSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from cnnaudit.illustrations import Illustrations
 
 log = logging.getLogger(__name__)
-
-SCHEMA = 1  # of every file of a run directory
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,11 @@ def prepare(audit: AuditSpec) -> Prepared:
     _check_truths(image_sets, audit.models, facts)
     by_name = {image_set.spec.name: image_set for image_set in image_sets}
     for contrast in audit.contrasts:
-        check_contrast(contrast, by_name[contrast.image_set], _names(audit, facts))
+        image_set = by_name[contrast.image_set]
+        check_contrast(contrast, image_set, _names(audit, facts))
+        for check in audit.checks:
+            if check.contrast == contrast.name:
+                check_levels(check, contrast, image_set)
     _check_metrics(audit.metrics)
     store = Store(audit.store_dir)
     return Prepared(
@@ -238,13 +241,13 @@ def _write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     write(folder / "randomisation.csv", summary.to_csv(found.randomisation))
     write(folder / "checks.csv", summary.to_csv(checks.table_of(found.judgements)))
     write(run_dir / "junit.xml", junit_xml(audit.name, found.judgements, failures))
-    _write_json(folder / "illustrations.json", {"schema": SCHEMA, **found.illustrations})
+    _write_json(folder / "illustrations.json", {"schema": RUN_SCHEMA, **found.illustrations})
     if audit.regions:
         write_regions(found.illustrations["pictures"], ready.store, run_dir / "regions")
     _write_json(
         run_dir / "summary.json",
         {
-            "schema": SCHEMA,
+            "schema": RUN_SCHEMA,
             "name": audit.name,
             "status": "COMPLETE" if found.complete else "INCOMPLETE",
             "verdict": found.verdict,
@@ -305,7 +308,7 @@ def _manifest(
     audit, plan = ready.audit, ready.plan
     weights = {m.name: m.weights and digest_file(m.weights) for m in audit.models}
     return {
-        "schema": SCHEMA,
+        "schema": RUN_SCHEMA,
         "name": audit.name,
         "created": _now().isoformat(timespec="seconds").replace("+00:00", "Z"),
         "command": invocation.command,

@@ -37,9 +37,12 @@ def _metrics(audit: AuditSpec) -> dict[str, Any]:
     for metric in audit.metrics:
         registered = metrics_of_heatmaps()[metric.uses]
         kind = "overlap" if metric.uses in OVERLAP else "faithfulness"
-        heatmaps[metric.name] = _metric(
-            registered, kind, higher_is_better=registered.higher_is_better
-        )
+        about = _metric(registered, kind, higher_is_better=registered.higher_is_better)
+        if metric.name != metric.uses:
+            about["title"] = metric.name.replace("_", " ")
+        if metric.region not in ("", "mask"):
+            about["meaning"] += f" (here: the region {metric.region})"
+        heatmaps[metric.name] = about
     behaviour = {
         name: _metric(metric, "behaviour", higher_is_better=metric.higher_is_better)
         for model in audit.models

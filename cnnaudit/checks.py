@@ -1,16 +1,16 @@
 """Declared checks → judgements → verdicts.
 
-A check is judged at every level of the factors that its contrast names, for every technique, never
-pooled. PASS: the one-sided 95 % interval keeps the bound (all must, so no adjustment is needed).
-FAIL: a one-sided sign-flip test against the bound rejects it, after Holm over all judgements.
-Else INCONCLUSIVE. NOT MEASURED: too few units, too little coverage, or a reference level that does
-not itself see the object.
+A check is judged at every level of the factors that its contrast and it itself name, for every
+technique, never pooled. PASS: the one-sided 95 % interval keeps the bound (all must, so no
+adjustment is needed). FAIL: a one-sided sign-flip test against the bound rejects it, after Holm
+over all judgements. Else INCONCLUSIVE. NOT MEASURED: too few units, too little coverage, or a
+reference level that does not itself see the object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,15 @@ import pandas as pd
 
 from cnnaudit.contrasts import pairs_of, subjects, within_levels
 from cnnaudit.statistics import ALPHA, Array, estimate, fewest_units, holm, sign_flip_p
-from cnnaudit.types import IMAGE_SWAP, CheckSpec, ContrastSpec, Requirement
+from cnnaudit.types import (
+    COMPARED,
+    IN_ROW,
+    AuditError,
+    CheckSpec,
+    ContrastSpec,
+    ImageSet,
+    Requirement,
+)
 
 INCOMPLETE, FAIL, NOT_MEASURED = "INCOMPLETE", "FAIL", "NOT MEASURED"
 INCONCLUSIVE, PASS = "INCONCLUSIVE", "PASS"
@@ -84,6 +92,24 @@ def judge(
     return tuple(_judgement(trial, of_trial.get(id(trial), [])) for trial in trials)
 
 
+def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) -> None:
+    """Raise AuditError if a check asks for the levels of what is no factor of an image set."""
+    for name in check.each:
+        if name not in image_set.factors:
+            known = ", ".join(image_set.factors) or "none"
+            raise AuditError(
+                f"check.{check.name}.each: {name!r} is no factor of {image_set.spec.name}; "
+                f"allowed are {known}"
+            )
+        compares = any(required.statistic == "difference" for required in check.requirements)
+        stays_equal = contrast.factor in COMPARED or name in (contrast.factor, *contrast.blocks)
+        if compares and not stays_equal:
+            raise AuditError(
+                f"check.{check.name}.each: {name!r} is none of the blocks of the contrast "
+                f"{contrast.name}, so the two sides of a difference may differ in it"
+            )
+
+
 def overall(checks: Sequence[CheckSpec], judgements: Iterable[Judgement], *, complete: bool) -> str:
     """Return the verdict of an audit; "" where it declares no check."""
     if not checks:
@@ -131,8 +157,10 @@ def worst(verdicts: Iterable[str]) -> str:
 
 def _trials(rows: pd.DataFrame, check: CheckSpec, contrast: ContrastSpec) -> Iterator[_Trial]:
     own = rows[(rows.metric == check.metric) & rows.technique.isin(check.techniques or [""])]
+    each = dict.fromkeys((*contrast.within, *check.each))
+    contrast = replace(contrast, within=tuple(name for name in each if name != contrast.factor))
     found = False
-    for subject, part in subjects(own, contrast):
+    for subject, part in subjects(own, contrast, check.at):
         for where, here in within_levels(part, contrast):
             found = True
             about = {name: subject[name] for name in ("model", "target", "technique")}
@@ -143,7 +171,8 @@ def _trials(rows: pd.DataFrame, check: CheckSpec, contrast: ContrastSpec) -> Ite
         found = True
         yield _refused(check, technique, f"{technique} is not part of this audit")
     if not found:
-        yield _refused(check, "", f"no {check.metric} at both levels of the contrast")
+        where = " and ".join(check.at) or "both levels of the contrast"
+        yield _refused(check, "", f"no {check.metric} at {where}")
 
 
 def _refused(check: CheckSpec, technique: str, reason: str) -> _Trial:
@@ -163,7 +192,7 @@ def _required(
     if requirement.statistic == "difference":
         yield _difference(here, check, contrast, requirement, about)
         return
-    for level in contrast.levels:
+    for level in check.at or contrast.levels:
         part = here[here[contrast.factor] == level]
         if requirement.statistic == "beats":
             for reference in requirement.references:
@@ -216,8 +245,9 @@ def _beats(
     reference: str,
     about: Mapping[str, str],
 ) -> _Trial:
-    earned = part.swap  # what the reference earns on each item
-    if reference != IMAGE_SWAP:
+    if reference in IN_ROW:
+        earned = part[IN_ROW[reference]]  # what the reference earns on each item
+    else:
         same = (rows.technique == reference) & (rows.metric == check.metric)
         for name in ("model", "target", "image_set"):  # of a level that is compared, its own
             same &= rows[name] == part[name].iloc[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,8 @@ from cnnaudit.metrics import BEHAVIOUR, OVERLAP
 from cnnaudit.sections import Section, unknown
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
-    IMAGE_SWAP,
+    IN_ROW,
+    UNTRAINED_TWIN,
     AgreementSpec,
     AuditError,
     AuditSpec,
@@ -74,6 +76,7 @@ def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
         batch_size=root.integer("batch_size", minimum=1),
         workers=executor.integer("workers", minimum=0),
         determinism=root.choice("determinism", ("strict", "warn", "off")),
+        untrained_twin=root.boolean("untrained_twin"),
         regions=root.boolean("regions"),
         preview=entries.read_preview(root),
         output_dir=shipped.resolve(root.text("output_dir")),
@@ -154,6 +157,7 @@ def _about_what_is_chosen(spec: AuditSpec) -> AuditSpec:
     checks = tuple(check for check in spec.checks if check.contrast in kept)
     for check in checks:
         _check_names(check, spec)
+        _check_levels(check, kept[check.contrast])
     if spec.gate and not checks:
         raise AuditError("gate: true, but there is no check that could fail; add 'check=[…]'")
     left_out = tuple(
@@ -172,8 +176,14 @@ def _about_what_is_chosen(spec: AuditSpec) -> AuditSpec:
             replace(one, techniques=_meant(one.techniques, spec, f"sanity.{one.name}"))
             for one in spec.sanities
         ),
+        untrained_twin=spec.untrained_twin or _asks_for_twin(checks, kept.values()),
         left_out=left_out,
     )
+
+
+def _asks_for_twin(checks: Iterable[CheckSpec], contrasts: Iterable[ContrastSpec]) -> bool:
+    beaten = [required.references for check in checks for required in check.requirements]
+    return any(UNTRAINED_TWIN in names for names in (*beaten, *(c.net_of for c in contrasts)))
 
 
 def _named(
@@ -198,7 +208,9 @@ def _meant(named: tuple[str, ...], spec: AuditSpec, where: str) -> tuple[str, ..
 
 def _check_names(check: CheckSpec, spec: AuditSpec) -> None:
     """Refuse what does not exist; what exists and is not chosen is for the judging to say."""
-    overlap = {name: metric.bounds for name, metric in OVERLAP.items()}
+    unbound = (-math.inf, math.inf)  # of an entry that is not chosen nobody knows what it uses
+    overlap = dict.fromkeys(group_options("metric", None), unbound)
+    overlap |= {name: metric.bounds for name, metric in OVERLAP.items()}
     overlap |= {m.name: OVERLAP[m.uses].bounds for m in spec.metrics if m.uses in OVERLAP}
     known = {**overlap, **{name: metric.bounds for name, metric in BEHAVIOUR.items()}}
     techniques = {*TECHNIQUES, *(technique.name for technique in spec.techniques)}
@@ -213,10 +225,22 @@ def _check_names(check: CheckSpec, spec: AuditSpec) -> None:
             raise AuditError(f"{where}.technique: {unknown(name, sorted(techniques))}")
     for requirement in check.requirements:
         for name in requirement.references:
-            if name not in (*techniques, IMAGE_SWAP):
-                allowed = sorted((*techniques, IMAGE_SWAP))
+            if name not in (*techniques, *IN_ROW):
+                allowed = sorted((*techniques, *IN_ROW))
                 raise AuditError(f"{where}.require.beats: {unknown(name, allowed)}")
         _check_bound(requirement, known[check.metric], f"{where}.require")
+
+
+def _check_levels(check: CheckSpec, contrast: ContrastSpec) -> None:
+    """Refuse to judge at levels that the contrast does not compare, or a difference of one."""
+    where = f"check.{check.name}"
+    for level in check.at:
+        if level not in contrast.levels:
+            raise AuditError(f"{where}.at: {unknown(level, contrast.levels, 'level')}")
+    if check.at and any(required.statistic == "difference" for required in check.requirements):
+        raise AuditError(
+            f"{where}.require.difference: needs both levels, and at names {check.at[0]}"
+        )
 
 
 def _check_bound(requirement: Requirement, bounds: tuple[float, float], where: str) -> None:

@@ -15,7 +15,7 @@ from cnnaudit.sections import unknown
 from cnnaudit.statistics import Array, Estimate, estimate, fewest_units, holm, sign_flip_p
 from cnnaudit.summary import POOLED
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import COMPARED, AuditError, ContrastSpec, ImageSet
+from cnnaudit.types import COMPARED, IN_ROW, AuditError, ContrastSpec, ImageSet
 
 SUBJECT = ("model", "target", "technique", "layer", "region", "metric")
 
@@ -74,9 +74,10 @@ def check_contrast(
                 f"{where}.levels: {level!r} is no level of {contrast.factor!r}; "
                 f"allowed are {', '.join(levels)}"
             )
+    references = {*TECHNIQUES, *names["technique"], *IN_ROW}
     for name in contrast.net_of:  # one that is not chosen is not there to be taken away
-        if name not in (*TECHNIQUES, *names["technique"]):
-            raise AuditError(f"{where}.net_of: {unknown(name, sorted(TECHNIQUES), 'technique')}")
+        if name not in references:
+            raise AuditError(f"{where}.net_of: {unknown(name, sorted(references), 'reference')}")
     if compared:
         return  # the two sides of a pair are one image
     if image_set.spec.unit not in (None, *contrast.blocks):
@@ -119,15 +120,18 @@ def within_levels(rows: pd.DataFrame, contrast: ContrastSpec) -> Iterator[tuple[
 
 
 def subjects(
-    rows: pd.DataFrame, contrast: ContrastSpec
+    rows: pd.DataFrame, contrast: ContrastSpec, levels: Sequence[str] = ()
 ) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Yield what has values at both levels, its columns of SUBJECT ("" for what is compared)."""
+    """Yield what has values at both levels, its columns of SUBJECT ("" for what is compared).
+
+    With `levels` what has values at these.
+    """
     own = rows[rows.image_set == contrast.image_set]
     compared = {contrast.factor, "layer"} if contrast.factor in COMPARED else set()
     columns = [name for name in SUBJECT if name not in compared]
     for key, part in own.groupby(columns, sort=True):
-        levels = set(part.loc[part.status != "ineligible", contrast.factor])
-        if set(contrast.levels) <= levels:
+        found = set(part.loc[part.status != "ineligible", contrast.factor])
+        if set(levels or contrast.levels) <= found:
             about = dict(zip(columns, map(str, key), strict=True))
             yield {**dict.fromkeys(SUBJECT, ""), **about}, part
 
@@ -147,7 +151,7 @@ def contrast_table(
             for where, here in within_levels(part, contrast):
                 pairs = pairs_of(here, contrast)
                 lines.append(_line(contrast, about, where, here, pairs, seed))
-                lines += _net_lines(rows, contrast, about, where, pairs)
+                lines += _net_lines(rows, contrast, about, where, here, pairs)
     table = pd.DataFrame(lines, columns=_COLUMNS)
     for _, family in table.groupby(["contrast", "metric", "region"]):
         p_values = family.p.to_numpy(np.float64)
@@ -199,6 +203,7 @@ def _net_lines(
     contrast: ContrastSpec,
     about: Mapping[str, str],
     where: str,
+    here: pd.DataFrame,
     pairs: Pairs,
 ) -> Iterator[dict[str, object]]:
     """Yield a heatmap's difference less what each reference's heatmaps show of it themselves."""
@@ -209,9 +214,13 @@ def _net_lines(
         if name != contrast.factor:
             same &= rows[name] == about[name]
     for reference in contrast.net_of:
-        theirs = dict(within_levels(rows[same & (rows.technique == reference)], contrast))
-        if where in theirs:
-            found = estimate(pairs.net_of(pairs_of(theirs[where], contrast)))
+        if reference in IN_ROW:
+            theirs = pairs_of(here, contrast, IN_ROW[reference])
+        else:
+            levels = dict(within_levels(rows[same & (rows.technique == reference)], contrast))
+            theirs = pairs_of(levels.get(where, here[:0]), contrast)
+        if theirs.units:
+            found = estimate(pairs.net_of(theirs))
             yield {**_of(contrast, about, where), "net_of": reference, **_estimated(found)}
 
 

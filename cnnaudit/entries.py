@@ -269,6 +269,8 @@ def read_check(name: str, entry: Section) -> CheckSpec:
         techniques=entry.texts("technique", []),
         requirements=_requirements(entry.section("require")),
         coverage=coverage,
+        each=entry.texts("each", []),
+        at=entry.texts("at", []),
     )
     if not check.requirements:
         raise AuditError(f"{entry.path}.require: nothing is required; {_REQUIRE}")

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cnnaudit.heatmaps import compute_heatmaps
+from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import batches
 from cnnaudit.image_sets.perturbed import read_mask_of
 from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import behaviour_rows, rows_of, to_parquet, truths_of, without_value
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
+from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
     ROWS_FILE,
     AuditError,
     Batch,
+    Cell,
     Heatmaps,
     MetricRow,
     MetricSpec,
@@ -44,10 +46,14 @@ def execute(
     *,
     batch_size: int,
     workers: int,
+    twin: nn.Module | None = None,
 ) -> None:
-    """Compute the cells of a unit with its model, which lies on its device, and store them."""
+    """Compute the cells of a unit with its model, which lies on its device, and store them.
+
+    With its untrained `twin` every heatmap of the network is set beside the twin's.
+    """
     preprocessing = unit.model.preprocessing
-    work = _Work(unit, model, metrics)
+    work = _Work(unit, model, metrics, twin)
     for batch in batches(
         unit.chunk,
         partial(prepare_image, preprocessing=preprocessing),
@@ -71,8 +77,10 @@ def execute(
 class _Work:
     """The rows of a unit's cells, gathered batch by batch."""
 
-    def __init__(self, unit: Unit, model: nn.Module, metrics: Sequence[MetricSpec]) -> None:
-        self.unit, self.model, self.metrics = unit, model, metrics
+    def __init__(
+        self, unit: Unit, model: nn.Module, metrics: Sequence[MetricSpec], twin: nn.Module | None
+    ) -> None:
+        self.unit, self.model, self.metrics, self.twin = unit, model, metrics, twin
         self.swaps = _swap_masks(unit, metrics)
         self.rows: dict[str, list[MetricRow]] = {cell.key: [] for cell in unit.cells}
         self.maps: dict[str, dict[str, Kept]] = {cell.key: {} for cell in unit.cells}
@@ -104,24 +112,39 @@ class _Work:
             self.rows[cell.key] += without_value(cell, items, self.metrics, "failed", reason)
 
     def _add(self, batch: Batch) -> None:
-        spec = self.unit.model
-        asked = [(cell, cell.request) for cell in self.unit.cells if cell.request is not None]
+        spec, cells = self.unit.model, self.unit.cells
         images = batch.images.to(next(self.model.parameters()).device, non_blocking=True)
-        outputs, computed = compute_heatmaps(
-            self.model,
-            spec.score_from,
-            images,
-            [request for _, request in asked],
-            partial(truths_of, spec, batch),
-        )
-        found = {cell.key: behaviour_rows(spec, outputs, batch)
-                 for cell in self.unit.cells if cell.request is None}  # fmt: skip
-        for (cell, _), result in zip(asked, computed, strict=True):
-            found[cell.key] = rows_of(cell, result, batch, self.metrics, self.swaps)
+        outputs, results = self._compute(self.model, cells, batch, images)
+        beside: dict[str, Result] = {}
+        if self.twin is not None:
+            explaining = [
+                cell
+                for cell in cells
+                if cell.request and TECHNIQUES[cell.request.technique.uses].explains_network
+            ]
+            _, beside = self._compute(self.twin, explaining, batch, images)
+        found = {}
+        for cell in cells:
+            if cell.request is None:
+                found[cell.key] = behaviour_rows(spec, outputs, batch)
+                continue
+            result, twin = results[cell.key], beside.get(cell.key)
+            found[cell.key] = rows_of(cell, result, batch, self.metrics, self.swaps, twin)
             if cell.keeps_maps and isinstance(result, Heatmaps):
                 self.maps[cell.key] |= kept_maps(result, batch)
         for key, rows in found.items():  # all or none of a batch: it may come again in halves
             self.rows[key] += rows
+
+    def _compute(
+        self, model: nn.Module, cells: Sequence[Cell], batch: Batch, images: Tensor
+    ) -> tuple[Tensor, dict[str, Result]]:
+        """Return a model's outputs (B, N) and what each cell's request gives of it."""
+        spec = self.unit.model
+        asked = {cell.key: cell.request for cell in cells if cell.request is not None}
+        outputs, computed = compute_heatmaps(
+            model, spec.score_from, images, asked.values(), partial(truths_of, spec, batch)
+        )
+        return outputs, dict(zip(asked, computed, strict=True))
 
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:

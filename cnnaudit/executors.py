@@ -26,9 +26,12 @@ def run_local(
 ) -> None:
     """Execute units in this process, model by model."""
     from cnnaudit.execute import execute
+    from cnnaudit.models.untrained import untrained_twin
 
     for spec, group in groupby(units, key=lambda unit: unit.model):
         with loaded(spec, audit, device) as model:
+            # a draw of its own, also beside a model that is itself untrained
+            twin = untrained_twin(model, audit.seed + 1) if audit.untrained_twin else None
             for unit in group:
                 execute(
                     unit,
@@ -37,6 +40,7 @@ def run_local(
                     store,
                     batch_size=audit.batch_size,
                     workers=audit.workers,
+                    twin=twin,
                 )
                 log.info("%s on %s: %d items", spec.name, unit.image_set.spec.name, len(unit.chunk))
                 done(unit)

@@ -140,7 +140,8 @@ def _compute(
         # A ReLU's gradient is 0 where it met a NaN: without a score a map may look sound.
         maps = maps.where(signals.has_score[:, None, None], torch.nan)
     scorer = None if technique.sees_no_network else _scorer(signals, model, score_from)
-    return Heatmaps(maps, diagnostics=diagnostics, scorer=scorer)
+    h, w = maps.shape[-2:]
+    return Heatmaps(maps, (h, w), diagnostics=diagnostics, scorer=scorer)
 
 
 def _scorer(signals: Signals, model: nn.Module, score_from: str | None) -> Scorer:

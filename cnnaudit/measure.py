@@ -28,7 +28,9 @@ from cnnaudit.metrics import (
 )
 from cnnaudit.metrics.truths import truth_array
 from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.techniques.procedures import upsampled
 from cnnaudit.types import (
+    EARNED,
     Batch,
     Cell,
     Channels,
@@ -48,26 +50,33 @@ Swaps = Mapping[tuple[str, str], Tensor]  # (item id, region) → its partner's 
 
 VANISHED_MASK = "vanished_mask"  # by resizing or cropping
 
-_NUMBERS = ("value", "chance", "lift", "swap")
 _SCHEMA = pa.schema(
     [
-        (field.name, pa.float64() if field.name in _NUMBERS else pa.string())
+        (field.name, pa.float64() if field.name in EARNED else pa.string())
         for field in fields(MetricRow)
     ]
 )
 
 
 def rows_of(
-    cell: Cell, result: Result, batch: Batch, metrics: Sequence[MetricSpec], swaps: Swaps
+    cell: Cell,
+    result: Result,
+    batch: Batch,
+    metrics: Sequence[MetricSpec],
+    swaps: Swaps,
+    twin: Result | None = None,
 ) -> list[MetricRow]:
-    """Return the rows of one request's heatmaps, or channels, of a batch."""
+    """Return the rows of one request's heatmaps, or channels, of a batch.
+
+    `twin` has what the same request gave of the untrained network, where that was asked.
+    """
     if isinstance(result, NoHeatmaps):
         return without_value(cell, batch.ids, metrics, result.status, result.reason)
     if isinstance(result, Channels):
         scores = measure_channels(result.maps, batch.images)
         return [row for name, column in scores.items() for row in _column(batch, "", name, column)]
     on_masks = [metric for metric in metrics if metric.uses in OVERLAP]
-    rows = _overlap_rows(result, batch, on_masks, swaps)
+    rows = _overlap_rows(cell, result, batch, on_masks, swaps, twin)
     by_network = [metric for metric in metrics if metric.uses in FAITHFULNESS]
     for name, column in measure_faithfulness(result.maps, result.scorer, by_network).items():
         rows += _column(batch, "", name, column)
@@ -130,18 +139,41 @@ def _measured_in(cell: Cell, metrics: Sequence[MetricSpec]) -> list[tuple[str, s
 
 
 def _overlap_rows(
-    result: Heatmaps, batch: Batch, metrics: Sequence[MetricSpec], swaps: Swaps
+    cell: Cell,
+    result: Heatmaps,
+    batch: Batch,
+    metrics: Sequence[MetricSpec],
+    swaps: Swaps,
+    twin: Result | None,
 ) -> list[MetricRow]:
     rows = []
     for region in dict.fromkeys(metric.region for metric in metrics):
         masks = [batch.masks.get(region, {}).get(item.id) for item in batch.items]
-        others = [swaps.get((item.id, region)) for item in batch.items]
+        compared = {"swap": (result.maps, [swaps.get((item.id, region)) for item in batch.items])}
+        if isinstance(twin, Heatmaps):
+            compared["twin"] = twin.maps, masks
+        if cell.request is not None and cell.request.layer:
+            compared["ceiling"] = _at_resolution(masks, result), masks
         panel = [metric for metric in metrics if metric.region == region]
-        own, swapped = (measure_overlap(result.maps, some, panel) for some in (masks, others))
+        own = measure_overlap(result.maps, masks, panel)
+        beside = {name: measure_overlap(*pair, panel) for name, pair in compared.items()}
         for name, scores in own.items():
             reasoned = _with_reasons(scores, batch, region)
-            rows += _column(batch, region, name, reasoned, swapped[name])
+            references = {column: found[name] for column, found in beside.items()}
+            rows += _column(batch, region, name, reasoned, references)
     return rows
+
+
+def _at_resolution(masks: Sequence[Tensor | None], result: Heatmaps) -> Tensor:
+    """Return masks as the best heatmaps that a layer's grid can give, (B, H, W) in 0–1."""
+    import torch
+
+    perfect = torch.zeros_like(result.maps, dtype=torch.float32)
+    for place, mask in zip(perfect, masks, strict=True):
+        if mask is not None:
+            place.copy_(mask)
+    coarse = torch.nn.functional.interpolate(perfect[:, None], result.grid, mode="area")[:, 0]
+    return upsampled(coarse, tuple(perfect.shape[-2:]))
 
 
 def _with_reasons(scores: Iterable[Score], batch: Batch, region: str) -> list[Score]:
@@ -159,17 +191,23 @@ def _column(
     region: str,
     metric: str,
     scores: Sequence[Score],
-    swapped: Sequence[Score] | None = None,
+    references: Mapping[str, Sequence[Score]] | None = None,
 ) -> list[MetricRow]:
-    others: Sequence[Score | None] = swapped or [None] * len(scores)
-    return [
-        _row(item, region, metric, score, swap)
-        for item, score, swap in zip(batch.ids, scores, others, strict=True)
-    ]
+    rows = []
+    for index, (item, score) in enumerate(zip(batch.ids, scores, strict=True)):
+        earned = {name: column[index].value for name, column in (references or {}).items()}
+        rows.append(_row(item, region, metric, score, earned))
+    return rows
 
 
-def _row(item: str, region: str, metric: str, score: Score, swap: Score | None = None) -> MetricRow:
-    ok = score.status == "ok"
+def _row(
+    item: str,
+    region: str,
+    metric: str,
+    score: Score,
+    earned: Mapping[str, float | None] | None = None,
+) -> MetricRow:
+    beside = earned if earned and score.status == "ok" else {}
     return MetricRow(
         item,
         region,
@@ -177,7 +215,9 @@ def _row(item: str, region: str, metric: str, score: Score, swap: Score | None =
         score.value,
         score.chance,
         score.lift,
-        swap.value if swap and ok else None,
+        beside.get("swap"),
+        beside.get("twin"),
+        beside.get("ceiling"),
         score.flag,
         score.status,
         score.reason,

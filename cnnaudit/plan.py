@@ -12,7 +12,7 @@ from typing import Any
 from cnnaudit.image_sets.perturbations import VERSION
 from cnnaudit.metrics import CHANNELS, behaviour_of, metrics_of_heatmaps
 from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, OverlapMetric
-from cnnaudit.models import ModelFacts, library_version, sources_of
+from cnnaudit.models import ModelFacts, library_version, sources_of, untrained
 from cnnaudit.models.layers import resolve_layer
 from cnnaudit.own_code import sources
 from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest_file
@@ -297,6 +297,8 @@ def _cells(
         gives, keeps = TECHNIQUES[request.technique.uses].gives, request.technique.name in compared
         if gives in measured and (panel or keeps or gives != "heatmap"):
             fields = {**signal_fields(audit, model, request), "chunk": pictures, **measured[gives]}
+            if audit.untrained_twin and TECHNIQUES[request.technique.uses].explains_network:
+                fields["untrained_twin"] = untrained.VERSION
             if keeps:
                 fields["maps"] = "kept"
             yield Cell(cell_key(fields), fields, model, image_set, chunk, request, keeps)

@@ -29,6 +29,7 @@ from cnnaudit.image_sets.batches import batches
 from cnnaudit.measure import truths_of
 from cnnaudit.models import ModelFacts
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
+from cnnaudit.models.untrained import own_parameters, reinitialise
 from cnnaudit.passes import forward
 from cnnaudit.plan import item_fields, request_fields, requests_of, run_fields
 from cnnaudit.statistics import Array, estimate, unit_ranks
@@ -185,33 +186,11 @@ def layers_from_the_top(model: nn.Module, images: torch.Tensor, score_from: str 
     paths: dict[nn.Module, str] = {}
     for path, module in (*called, *others):
         paths.setdefault(module, path)
-    return [(path, module) for module, path in paths.items() if _own_parameters(module)]
-
-
-def reinitialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Give a module on the CPU new parameters, by its own rule where it has one.
-
-    What that leaves as it was is drawn anew with the same mean and spread.
-    """
-    before = [parameter.clone() for parameter in _own_parameters(module)]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.set_state(generator.get_state())
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
-        for parameter, old in zip(_own_parameters(module), before, strict=True):
-            if torch.equal(parameter, old):
-                parameter.normal_(float(old.mean()), float(old.std(correction=0)))
-        generator.set_state(torch.default_generator.get_state())
-
-
-def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
-    own = module.parameters(recurse=False)
-    return [parameter for parameter in own if parameter.is_floating_point()]
+    return [(path, module) for module, path in paths.items() if own_parameters(module)]
 
 
 def _count(layers: Layers) -> int:
-    return sum(parameter.numel() for _, module in layers for parameter in _own_parameters(module))
+    return sum(parameter.numel() for _, module in layers for parameter in own_parameters(module))
 
 
 def _cascade(

@@ -19,7 +19,7 @@ from typing import Any
 
 from cnnaudit.types import AuditError
 
-SCHEMA = 2  # raise when the content of a cell changes its meaning
+SCHEMA = 3  # raise when the content of a cell changes its meaning
 DONE = "done.json"
 
 

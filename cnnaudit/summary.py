@@ -16,6 +16,7 @@ import pandas as pd
 from cnnaudit.store import Store
 from cnnaudit.types import (
     CELL_COLUMNS,
+    EARNED,
     RESERVED_COLUMNS,
     ROWS_FILE,
     SUMMARY_COLUMNS,
@@ -155,18 +156,40 @@ def _grid_findings(
         for kind in ("behaviour", "overlap"):
             named = [name for name in metrics if metrics[name]["kind"] == kind]
             pairs = {name: _pairs(of_model, name, rows, cols, levels) for name in named}
-            metric = next((name for name in named if len(pairs[name])), None)
+            found = (
+                pairs
+                if any(map(len, pairs.values()))
+                else {name: _alone(of_model, name, rows, cols, levels) for name in named}
+            )
+            metric = next((name for name in named if len(found[name])), None)
             if metric is None:
                 continue
-            for technique, pair in pairs[metric].groupby("technique", sort=False):
+            for technique, part in found[metric].groupby("technique", sort=False):
                 subject = metrics[metric]["title"]
                 if catalogue["techniques"].get(technique, {}).get("reference"):
                     continue
                 if technique:
                     subject += f" of {catalogue['techniques'][technique]['title']}"
-                text = _sentence(subject, str(model), pair, levels, say)
-                found = {"model": model, "metric": metric, "technique": str(technique)}
-                yield {**found, "text": text}
+                about = {"model": model, "metric": metric, "technique": str(technique)}
+                if found is pairs:
+                    yield {**about, "text": _sentence(subject, str(model), part, levels, say)}
+                else:
+                    yield {**about, "text": _sentence_of_one(subject, str(model), part, say)}
+
+
+def _sentence_of_one(subject: str, model: str, means: pd.DataFrame, say: _Words) -> str:
+    """Say at which column the one level that has a value is highest, and at which lowest."""
+    most, least = means.iloc[means["first"].argmax()], means.iloc[means["first"].argmin()]
+    where = say.col(most["col"])
+    text = (
+        f"{where[:1].upper()}{where[1:]} the {subject} is {most['first']:.2f} for "
+        f"{say.row(most['level'])} ({model}, {most['units']:.0f} {say.units}"
+    )
+    if pd.notna(most["chance"]):
+        text += f"; by chance {most['chance']:.2f}"
+    if most["col"] != least["col"]:
+        text += f"); it is lowest {say.col(least['col'])}: {least['first']:.2f}."
+    return text if text.endswith(".") else f"{text})."
 
 
 def _sentence(
@@ -208,6 +231,15 @@ def _pairs(
     )
 
 
+def _alone(
+    table: pd.DataFrame, metric: str, rows: str, cols: str, levels: tuple[str, ...]
+) -> pd.DataFrame:
+    """Return the means of a region that one of the levels alone has: what only a shadow has."""
+    own = table[(table.metric == metric) & table["mean"].notna() & table[rows].isin(levels)]
+    renamed = own.rename(columns={cols: "col", "mean": "first", rows: "level"})
+    return renamed[["technique", "col", "level", "first", "chance", "units"]]
+
+
 def _grid_table(summary: pd.DataFrame, image_set: ImageSet, rows: str, cols: str) -> pd.DataFrame:
     """Return the part of the summary that has levels of two factors, the others pooled."""
     others = [f for f in _factor_columns(summary) if f not in (rows, cols)]
@@ -220,14 +252,10 @@ def _grid_table(summary: pd.DataFrame, image_set: ImageSet, rows: str, cols: str
 def _means(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     ok = rows.status == "ok"
     heatmaps = rows.technique != ""
-    by_unit = (
-        rows[ok].groupby([*keys, "unit"], sort=False)[["value", "chance", "lift", "swap"]].mean()
-    )
+    by_unit = rows[ok].groupby([*keys, "unit"], sort=False)[[*EARNED]].mean()
     means = by_unit.groupby(keys, sort=False).agg(
         mean=("value", "mean"),
-        chance=("chance", "mean"),
-        lift=("lift", "mean"),
-        swap=("swap", "mean"),
+        **{name: (name, "mean") for name in EARNED[1:]},
         units=("value", "count"),
     )
     marks = pd.DataFrame(

@@ -170,6 +170,8 @@ class CheckSpec:
     techniques: tuple[str, ...]  # empty: the metric is one of behaviour
     requirements: tuple[Requirement, ...]
     coverage: float  # least share of eligible items that have a value
+    each: tuple[str, ...] = ()  # factors at each level of which it is judged, beside the contrast's
+    at: tuple[str, ...] = ()  # the levels of the contrast at which it is judged; empty: both
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ class AuditSpec:
     batch_size: int
     workers: int  # processes that decode images ahead; 0: none
     determinism: str  # "strict", "warn" or "off"
+    untrained_twin: bool  # whether every heatmap is set beside its untrained twin's
     regions: bool  # whether the interesting region of every kept heatmap is written as a picture
     preview: Path | None  # where a plan draws what the perturbations look like
     output_dir: Path
@@ -438,6 +441,7 @@ class Heatmaps:
     """One request's heatmaps of a batch, in input coordinates, raw values."""
 
     maps: Tensor  # (B, H, W)
+    grid: tuple[int, int]  # (h, w) that the technique gave, before they were upsampled
     ineligible: Mapping[int, str] = field(default_factory=dict)  # index in the batch → why
     # what the technique says of its own accuracy: name → (B,)
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -473,6 +477,8 @@ class MetricRow:
     chance: float | None
     lift: float | None  # (value − chance) / (1 − chance)
     swap: float | None  # the same heatmap on the mask of a partner: what position alone would earn
+    twin: float | None  # the same technique on the network with new weights, untrained
+    ceiling: float | None  # the mask itself at the layer's resolution: what is the most to earn
     flag: str  # "dead": the heatmap is zero everywhere; else ""
     status: Status
     reason: str
@@ -481,7 +487,9 @@ class MetricRow:
 # The factors of an image set under perturbations; clean is the level of a picture as it is.
 PERTURBATION, SEVERITY, CLEAN = "perturbation", "severity", "none"
 
-IMAGE_SWAP = "image_swap"  # the reference that stands in a row's column `swap`
+# The references that stand in every row, and in which column; the others are techniques.
+IMAGE_SWAP, UNTRAINED_TWIN = "image_swap", "untrained_twin"
+IN_ROW = {IMAGE_SWAP: "swap", UNTRAINED_TWIN: "twin"}
 
 # A Pillow filter each; here, because reading a config must not wait for torch.
 RESAMPLING = ("box", "bilinear", "bicubic", "lanczos", "nearest")
@@ -495,12 +503,15 @@ COMPARED = ("model", "technique", "target")  # what a contrast can compare, besi
 MAPS_FILE = "maps.npy"  # of a cell whose heatmaps are compared: (n, H, W), each in units of its
 MAPS_OF_FILE = "maps.json"  # largest value; and the ids of their n items
 
+RUN_SCHEMA = 2  # of every file of a run directory; raise it when one of them changes its meaning
+
 ROWS_FILE = "rows.parquet"  # of a cell of scores: what executing writes and the summary reads
 
 # What a cell adds to each of its rows when they become one table; "" where it does not apply.
 CELL_COLUMNS = ("model", "target", "technique", "layer", "image_set")
 ROW_COLUMNS = tuple(column.name for column in fields(MetricRow))
-SUMMARY_COLUMNS = ("mean", "chance", "lift", "swap", "units", "scored", "total", "dead")
+EARNED = ("value", "chance", "lift", "swap", "twin", "ceiling")  # the numbers of a row
+SUMMARY_COLUMNS = ("mean", *EARNED[1:], "units", "scored", "total", "dead")
 
 # What a grid of the report can span beside factors; no factor is called so.
 FACETS = ("image", "model", "target", "technique")

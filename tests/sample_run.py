@@ -17,6 +17,7 @@ from cnnaudit.checks import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, Judgement, t
 from cnnaudit.contrasts import _COLUMNS as CONTRAST_COLUMNS
 from cnnaudit.store import Store, digest_bytes
 from cnnaudit.summary import to_csv
+from cnnaudit.types import RUN_SCHEMA
 
 EVIL = "<script>window.ran=1</script><img src=x onerror=window.ran=1>\"'{{7*7}}javascript:alert(1)"
 FACTORS = ["colour", "light", "presence"]
@@ -60,7 +61,7 @@ def build_run(
     (run / "results" / "agreement.csv").write_bytes(to_csv(agreement))
     store = Store(folder / "store")
     illustrations = {"pictures": _pictures(store, items, say), "kernels": _kernels(store, say)}
-    _write(run / "results" / "illustrations.json", {"schema": 1, **illustrations})
+    _write(run / "results" / "illustrations.json", {"schema": RUN_SCHEMA, **illustrations})
     _write(run / "manifest.json", _manifest(items, say))
     _write(run / "summary.json", _summary(say, status, judged=judged))
     (run / "config.yaml").write_text(f"name: {say('robot')!r}\n")
@@ -151,7 +152,7 @@ def _means(rows: pd.DataFrame, say: Say) -> pd.DataFrame:
                     dict.fromkeys(names, "*")
                     | dict(zip([*keys, *kept], levels, strict=True))
                     | {"mean": units["value"], "chance": units["chance"], "lift": units["lift"]}
-                    | {"swap": None}
+                    | {"swap": None, "twin": None, "ceiling": None}
                     | {"units": scored["unit"].nunique(), "scored": len(scored)}
                     | {"total": len(group), "undefined": 0, "not_applicable": 0, "failed": 0}
                     | {"ineligible": len(group) - len(scored)}
@@ -386,7 +387,7 @@ def _manifest(items: dict[str, list[dict[str, Any]]], say: Say) -> dict[str, Any
     plain["grids"] = [{"rows": rows, "cols": cols, "levels": []} for rows, cols in sides]
     across = {"rows": say("colour"), "cols": "model", "levels": []}
     return {
-        "schema": 1, "name": say("robot"), "created": "2026-11-23T15:40:00Z",
+        "schema": RUN_SCHEMA, "name": say("robot"), "created": "2026-11-23T15:40:00Z",
         "command": say("python run.py"), "overrides": [say("seed=1")], "store": "../store",
         "git": {"commit": None, "dirty": None}, "packages": {"cnnaudit": "0.1.0"},
         "hardware": {"device": "cpu", "gpu": None, say("fan"): {"speed": say("fast")}},
@@ -431,7 +432,8 @@ def _summary(say: Say, status: str, *, judged: bool) -> dict[str, Any]:
     verdict = "INCOMPLETE" if status == "INCOMPLETE" else FAIL
     failure = {"reason": say("NaN"), "items": 1, "examples": [say("dog")]}
     return {
-        "schema": 1, "name": say("robot"), "status": status, "counts": {"ok": 80, "failed": 1},
+        "schema": RUN_SCHEMA, "name": say("robot"), "status": status,
+        "counts": {"ok": 80, "failed": 1},
         "verdict": verdict if judged else "",
         "checks": {say(name): one for name, one in checks.items()} if judged else {},
         "contradictions": [say("a passes, b fails")] if judged else [],

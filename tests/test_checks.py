@@ -14,6 +14,7 @@ from cnnaudit.checks import (
     INCONCLUSIVE,
     NOT_MEASURED,
     PASS,
+    check_levels,
     contradictions,
     judge,
     overall,
@@ -21,8 +22,8 @@ from cnnaudit.checks import (
     worst,
 )
 from cnnaudit.junit import junit_xml
-from cnnaudit.types import CheckSpec, Requirement
-from tests.test_contrasts import COLOUR, make_rows
+from cnnaudit.types import AuditError, CheckSpec, Requirement
+from tests.test_contrasts import COLOUR, make_image_set, make_rows
 
 DIFFERENCE = Requirement("difference", minimum=-0.1)
 LEVEL = Requirement("level", minimum=0.5)
@@ -134,6 +135,61 @@ def test_beating_references() -> None:
     assert found[("beats edges", "left", "equal")] == FAIL
     assert found[("beats image_swap", "left", "equal")] == PASS
     assert set(_verdicts(rows, beats).values()) == {NOT_MEASURED, PASS}
+
+
+def test_beating_the_untrained_twin() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0})
+    beats = replace(CHECK, requirements=(Requirement("beats", references=("untrained_twin",)),))
+    assert set(_verdicts(rows, beats).values()) == {PASS}
+    assert set(_verdicts(rows.assign(twin=0.95), beats).values()) == {FAIL}
+    assert set(_verdicts(rows.assign(twin=np.nan), beats).values()) == {NOT_MEASURED}
+
+
+def test_a_check_can_be_about_one_level_alone() -> None:
+    """Only one of two levels has a shadow: the other has no such region."""
+    rows = make_rows({"left": 0.0, "overhead": 0.0})
+    other = rows.colour == "different"
+    rows.loc[other, ["value", "lift", "status"]] = [np.nan, np.nan, "ineligible"]
+    only = replace(CHECK, requirements=(LEVEL,), at=("equal",))
+    assert _verdicts(rows, only) == {
+        ("level", "left", "equal"): PASS,
+        ("level", "overhead", "equal"): PASS,
+    }
+    assert _one(rows, replace(CHECK, requirements=(LEVEL,))) == NOT_MEASURED
+    rows.loc[~other, "status"] = "ineligible"
+    (judgement,) = judge(rows, [only], [COLOUR], 0)
+    assert (judgement.verdict, judgement.reason) == (NOT_MEASURED, "no mass at equal")
+
+
+def test_each_names_factors_that_are_never_pooled() -> None:
+    """What fails at one level of a factor does not pass because another makes up for it."""
+    good = make_rows({"left": 0.0, "overhead": 0.0}, distance="near")
+    bad = make_rows({"left": -0.3, "overhead": -0.3}, distance="far", seed=1)
+    rows = pd.concat([good, bad])
+    assert set(_verdicts(rows, replace(CHECK, requirements=(LEVEL,))).values()) != {PASS}
+    found = _verdicts(rows, replace(CHECK, requirements=(LEVEL,), each=("colour", "distance")))
+    assert {within for _, within, _ in found} == {
+        *("left · near", "left · far", "overhead · near", "overhead · far")
+    }
+    assert found["level", "left · near", "equal"] == PASS
+    assert found["level", "left · far", "equal"] == FAIL
+
+
+@pytest.mark.parametrize(
+    ("each", "requirement", "message"),
+    [
+        ("shade", LEVEL, r"check.looks.each: 'shade' is no factor of s;"),
+        ("presence", DIFFERENCE, "check.looks.each: 'presence' is none of the blocks"),
+    ],
+)
+def test_levels_of_what_is_no_factor_or_no_block_are_refused(
+    each: str, requirement: Requirement, message: str
+) -> None:
+    image_set = replace(make_image_set(), factors=("scene", "light", "colour", "presence"))
+    check = replace(CHECK, each=(each,), requirements=(requirement,))
+    with pytest.raises(AuditError, match=message):
+        check_levels(check, COLOUR, image_set)
+    check_levels(replace(check, each=("colour", "light")), COLOUR, image_set)
 
 
 def test_what_is_not_part_of_the_audit_is_not_measured() -> None:

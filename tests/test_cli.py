@@ -125,7 +125,7 @@ def test_a_folder_of_pictures_is_an_image_set(cli: Callable, weights: Path, tmp_
     )
     assert code == 0, err
     rows = pd.read_parquet(_run_dir(tmp_path) / "results/rows.parquet")
-    heatmaps = rows[rows.technique != ""]
+    heatmaps = rows[rows.region == "mask"]
     assert set(heatmaps[heatmaps["item"] == "a.jpg"].status) == {"ok"}
     without = heatmaps[heatmaps["item"] == "b.jpg"]
     assert set(without.status) == {"ineligible"}

@@ -34,9 +34,12 @@ def test_the_default_is_the_robot_audit() -> None:
         *("center_prior", "smooth_random", "edges"),
     }
     assert [check.name for check in audit.checks] == [
-        *("sees_the_obstacle", "looks_at_the_obstacle", "no_alarm_for_a_shadow")
+        *("sees_the_obstacle", "looks_at_the_obstacle"),
+        *("no_alarm_for_a_shadow", "looks_past_the_shadow"),
     ]
-    assert [m.name for m in audit.metrics] == ["mass_in_mask", "pointing_game", "iou"]
+    overlap = ["mass_in_mask", "pointing_game", "iou"]
+    assert [m.name for m in audit.metrics] == [*overlap, "mass_in_shadow"]
+    assert audit.untrained_twin  # a check names it
 
 
 @pytest.mark.parametrize(
@@ -119,12 +122,25 @@ def test_a_users_own_config_dir(tmp_path: Path) -> None:
             r"outputs.sensor: .abc. is not a number of outputs",
         ),
         (["model.perception.weights=shipped:nothing"], r"nothing is not among the files"),
+        (["check.looks_past_the_shadow.at=[shade]"], r"shadow.at: 'shade' .*shadow"),
+        (
+            ["+check.sees_the_obstacle.at=[equal]"],
+            r"sees_the_obstacle.require.difference: needs both levels, and at names equal",
+        ),
+        (["check.looks_past_the_shadow.metric=mass_in_shade"], r"metric: .*Did you mean 'mass_in"),
         (["output_dir=${oc.env:NO_SUCH_VARIABLE}"], r"output_dir: .*NO_SUCH_VARIABLE"),
     ],
 )
 def test_a_mistake_is_said_with_its_key(overrides: list[str], message: str) -> None:
     with pytest.raises(AuditError, match=message):
         load_specs(overrides)
+
+
+def test_the_untrained_twin_is_made_where_it_is_asked_for() -> None:
+    plain = ["experiment=none", "image_set=[robot_lighting]", "technique=[robot]"]
+    assert not load_specs(plain).untrained_twin
+    assert load_specs([*plain, "untrained_twin=true"]).untrained_twin
+    assert load_specs([*plain, "contrast=[colour]"]).untrained_twin  # it is net of it
 
 
 def test_parameters_are_bound_with_their_defaults() -> None:

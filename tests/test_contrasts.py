@@ -45,6 +45,8 @@ def make_rows(
                     "value": value,
                     "chance": 0.1,
                     "swap": 0.12,
+                    "twin": 0.15,
+                    "ceiling": 0.9,
                     "lift": (value - 0.1) / 0.9,
                     "flag": "",
                     "status": "ok",
@@ -202,3 +204,14 @@ def test_a_difference_is_shown_net_of_what_a_reference_shows_itself() -> None:
     tested = table[table.net_of == ""]
     alone = contrast_table(pd.concat([cam, edges]), [COLOUR], 0)
     assert list(tested.p_holm) == list(alone.p_holm)  # the family stays what it was
+
+
+def test_a_difference_is_shown_net_of_the_untrained_twin() -> None:
+    rows = make_rows({"left": -0.1, "overhead": -0.4})
+    rows["twin"] = 0.2 - 0.05 * (rows.colour == "equal")
+    twin = (*("edges", "untrained_twin"),)  # edges are not part of it and have no line
+    table = contrast_table(rows, [replace(COLOUR, net_of=twin)], 0)
+    net = table[table.net_of != ""]
+    assert list(net.net_of) == ["untrained_twin"] * 2
+    own = table[table.net_of == ""]
+    assert net.difference.to_numpy() == pytest.approx(own.difference.to_numpy() + 0.05)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +20,7 @@ from cnnaudit.config import load_specs
 from cnnaudit.execute import execute
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.models import build_model
+from cnnaudit.models.untrained import untrained_twin
 from cnnaudit.plan import requests_of
 from cnnaudit.summary import collect_rows
 from cnnaudit.techniques import TECHNIQUES
@@ -31,7 +34,9 @@ Run = Callable[..., pd.DataFrame]
 def run(overrides: list[str]) -> Run:
     """Execute an audit's units, with a model if one is given, and return all rows."""
 
-    def run(*more: str, model: nn.Module | None = None) -> pd.DataFrame:
+    def run(
+        *more: str, model: nn.Module | None = None, twin: nn.Module | None = None
+    ) -> pd.DataFrame:
         ready = prepare(load_specs([*overrides, *more]))
         audit = ready.audit
         for unit in ready.plan.units:
@@ -42,6 +47,7 @@ def run(overrides: list[str]) -> Run:
                 ready.store,
                 batch_size=audit.batch_size,
                 workers=0,
+                twin=twin,
             )
         return collect_rows(ready.plan.cells, ready.store)
 
@@ -73,7 +79,7 @@ def test_a_mask_that_vanishes_on_the_way_to_the_input_is_told_from_an_empty_one(
     empty.putpixel((0, 0), 255)
     empty.save(image_set / "masks/scene_01.png")
     rows = run("technique=[saliency]")
-    heatmaps = rows[(rows.technique != "") & (rows.presence == "obstacle")]
+    heatmaps = rows[(rows.region == "mask") & (rows.presence == "obstacle")]
     found = heatmaps.groupby(heatmaps["item"].str[:8])[["status", "reason"]].agg(set)
     assert found.loc["scene_00"].tolist() == [{"undefined"}, {"empty_mask"}]
     assert found.loc["scene_01"].tolist() == [{"undefined"}, {"vanished_mask"}]
@@ -82,9 +88,10 @@ def test_a_mask_that_vanishes_on_the_way_to_the_input_is_told_from_an_empty_one(
 
 def test_a_row_for_every_item_technique_and_metric(run: Run) -> None:
     rows = run()
-    assert len(rows) == 24 * (8 * 3 + 5)
+    assert len(rows) == 24 * (8 * 4 + 5)
     assert not rows.duplicated(["technique", "item", "metric"]).any()
-    heatmaps = rows[rows.technique != ""]
+    assert set(rows[rows.region == "shadow"].status) == {"ineligible"}  # this set declares none
+    heatmaps = rows[rows.region == "mask"]
     on_obstacle = heatmaps[heatmaps.presence == "obstacle"]
     assert set(on_obstacle.status) == {"ok"}
     assert set(heatmaps[heatmaps.presence != "obstacle"].status) == {"ineligible"}
@@ -101,6 +108,42 @@ def test_swap_is_the_heatmap_on_the_mask_of_the_partner(run: Run) -> None:
     for levels in own.index:
         assert sorted(own.loc[levels]) == pytest.approx(sorted(swapped.loc[levels]))
         assert list(own.loc[levels]) != pytest.approx(list(swapped.loc[levels]))
+
+
+def test_the_twin_is_the_same_technique_on_new_weights(
+    run: Run, overrides: list[str], tmp_path: Path
+) -> None:
+    """What an untrained network earns, measured in an audit of its own, stands in the column."""
+    asked = ["technique=[saliency,grad_cam,edges]", "metric=[mass_in_mask]"]
+    spec = prepare(load_specs([*overrides, *asked])).audit.models[0]
+    twin = untrained_twin(build_model(spec, 0), seed=1)
+    beside = run(*asked, twin=twin).set_index(["technique", "item"])
+    alone = run(*asked, f"store_dir={tmp_path / 'other'}", model=twin)
+    alone = alone.set_index(["technique", "item"])
+    for name in ("saliency", "grad_cam"):
+        found = beside.loc[name]
+        assert found.twin.notna().sum() == (found.status == "ok").sum() == 12
+        pd.testing.assert_series_equal(found.twin, alone.loc[name].value, check_names=False)
+        assert not (found.twin == found.value).any()
+    assert beside.loc["edges"].twin.isna().all()
+
+
+def test_the_ceiling_is_the_mask_at_the_resolution_of_the_layer(run: Run, image_set: Path) -> None:
+    rows = run(
+        "technique=[saliency,grad_cam,hires_cam]",
+        "technique.hires_cam.layer=first_conv",
+        "metric=[mass_in_mask]",
+    )
+    rows = rows[(rows.region == "mask") & (rows.status == "ok")]
+    ceiling = rows.groupby("technique").ceiling.mean()
+    assert ceiling["grad_cam"] < ceiling["hires_cam"] <= 1
+    assert np.isnan(ceiling["saliency"])  # it has the input's resolution
+    one = rows[(rows.technique == "grad_cam") & rows["item"].str.startswith("scene_00")].iloc[0]
+    with Image.open(image_set / "masks/scene_00.png") as file:
+        mask = np.asarray(file.resize((80, 64), Image.Resampling.NEAREST)) > 0
+    coarse = cv2.resize(mask.astype(np.float32), (20, 16), interpolation=cv2.INTER_AREA)
+    best = cv2.resize(coarse, (80, 64), interpolation=cv2.INTER_LINEAR)
+    assert one.ceiling == pytest.approx(best[mask].sum() / best.sum(), abs=1e-5)
 
 
 def test_the_batch_size_does_not_change_numbers(run: Run, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import cnnaudit
 from cnnaudit.audit import Invocation, run_audit
 from cnnaudit.config import load_specs
 
-PANEL = ["image_set=[robot_lighting]", "technique=[robot]", "metric=[mass_in_mask]", "device=cpu"]
+PANEL = ["image_set=[robot_lighting]", "technique=[robot]", "device=cpu"]
+PANEL += ["metric=[mass_in_mask,mass_in_shadow]"]
 
 
 def _run(tmp_path: Path, *more: str) -> cnnaudit.FinishedRun:

@@ -42,6 +42,8 @@ def _row(unit: str, colour: str, light: str, value: float | None, **more: object
         "chance": 0.1,
         "lift": None if value is None else (value - 0.1) / 0.9,
         "swap": 0.05,
+        "twin": 0.04,
+        "ceiling": 0.8,
         "flag": "",
         "status": "ok" if value is not None else "undefined",
         "reason": "" if value is not None else "empty_mask",
@@ -150,6 +152,20 @@ def test_findings_say_the_largest_difference_first_by_behaviour(
     assert heatmap["technique"] == "cam"
     assert "the mass in mask of CAM is 0.20 for the same colour and 0.60" in heatmap["text"]
     assert "smallest at light 'left': 0.40 and 0.60" in heatmap["text"]
+
+
+def test_a_region_that_one_level_alone_has_is_a_finding(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    """Only where a shadow lies alone can be said how much lies on it."""
+    lacking = {"value": None, "chance": None, "lift": None, "status": "ineligible"}
+    other = (rows.colour == "different") & (rows.metric == "mass")
+    rows.loc[other, list(lacking)] = list(lacking.values())
+    _, heatmap = find(summarise(rows), [image_set], CATALOGUE)
+    assert heatmap["text"] == (
+        "At light 'left' the mass in mask of CAM is 0.40 for the same colour (m, 2 scenes; by "
+        "chance 0.10); it is lowest from above: 0.20."
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cnnaudit.summary import POOLED
@@ -27,6 +28,7 @@ class Mean(NamedTuple):
     lift: float
     dead: float
     counts: Mapping[str, int]
+    beside: Mapping[str, float] = MappingProxyType({})  # what references earn in its place
 
 
 @dataclass(frozen=True)

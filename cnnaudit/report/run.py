@@ -13,9 +13,10 @@ import pandas as pd
 
 from cnnaudit.store import Store
 from cnnaudit.summary import unguarded
-from cnnaudit.types import FACETS, AuditError
+from cnnaudit.types import FACETS, RUN_SCHEMA, AuditError
 
-NUMBERS = ("mean", "chance", "lift", "swap", "dead")
+BESIDE = ("swap", "twin", "ceiling")  # what references earn in the place of a heatmap
+NUMBERS = ("mean", "chance", "lift", *BESIDE, "dead")
 OF_CHECKS = ("value", "low", "high", "units", "p", "p_holm")  # the numbers of checks.csv
 OF_CONTRASTS = (
     *("first", "second", "difference", "low", "high", "units", "p", "p_holm"),
@@ -204,8 +205,11 @@ def _json(path: Path) -> dict[str, Any]:
         found = json.loads(_bytes(path))
     except ValueError as error:
         raise _unreadable(path, error) from error
-    if not isinstance(found, dict) or found.get("schema") != 1:
-        raise AuditError(f"{path}: not of schema 1, the one that this version of cnnaudit reads")
+    if not isinstance(found, dict) or found.get("schema") != RUN_SCHEMA:
+        raise AuditError(
+            f"{path}: not of schema {RUN_SCHEMA}, which this version of cnnaudit reads; "
+            "run the audit again"
+        )
     return found
 
 

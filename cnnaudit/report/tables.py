@@ -10,10 +10,21 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from cnnaudit.report.cells import NO_LEVEL, Cell, Mean, cell, coverage, is_known, levels_label
-from cnnaudit.report.run import COUNTS, NUMBERS, Run, Subject, Variant
+from cnnaudit.report.run import BESIDE, COUNTS, Run, Subject, Variant
 from cnnaudit.summary import POOLED
 
 MOST_ROWS = 40  # of a table by every combination of factors; above it, one factor at a time
+_EARNED = {
+    "mean": "heatmap",
+    "chance": "chance",
+    "swap": "image swap",
+    "twin": "untrained twin",
+    "ceiling": "layer’s ceiling",
+}
+_BESIDE = (
+    "Image swap: the same heatmap on the mask of another scene. Untrained twin: the same technique "
+    "on the network with new weights. The layer’s ceiling: the mask itself at its resolution"
+)
 Levels = tuple[str, ...]  # one per factor of the image set
 
 
@@ -49,6 +60,7 @@ class SubjectTables:
     words: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]  # factor → (level, how to say it)
     behaviour: tuple[Table, ...]
     overview: tuple[Table, ...]  # techniques by metrics, everything pooled
+    references: tuple[Table, ...]  # the primary metric beside what its references earn
     overlap: tuple[Table, ...]  # the primary metric over the first declared grid
     more: tuple[Table, ...]  # the other grids and metrics, and each factor alone
     accuracy: tuple[Table, ...]  # what techniques state about themselves
@@ -88,6 +100,7 @@ def subject_tables(run: Run, subject: Subject) -> SubjectTables:
         words=_words(run, subject.image_set),
         behaviour=tuple(maker.behaviour(measure) for measure in behaviour),
         overview=(maker.overview(known),) if known else (),
+        references=tuple(filter(None, [maker.references(one) for one in known[:1]])),
         overlap=tuple(tables[:1]),
         more=tuple(tables[1:]),
         accuracy=tuple(maker.accuracy(one) for one in stated),
@@ -199,6 +212,24 @@ class _Maker:
                     if self._meaning(one)]  # fmt: skip
         title = "Every technique and metric, all images together"
         return replace(table, title=title, meaning=". ".join(meanings))
+
+    def references(self, measure: Measure) -> Table | None:
+        """Set what heatmaps earn beside what chance and references earn, over all items."""
+        grid = [self._beside(self._at(one, measure, {})) for one in self.variants]
+        names = [name for name in _EARNED if any(is_known(line.get(name)) for line in grid)]
+        if not set(names) & set(BESIDE):
+            return None
+        lines = [[line.get(name) for name in names] for line in grid]
+        labels = [(_EARNED[name], False) for name in names]
+        table = self._table([measure], ("technique",), (), labels, self._technique_heads(), lines)
+        return replace(table, title=f"{table.title} beside its references", meaning=_BESIDE)
+
+    def _beside(self, mean: Mean | None) -> dict[str, Mean]:
+        if mean is None:
+            return {}
+        earned = {"mean": mean.mean, "chance": mean.chance, **mean.beside}
+        bare = mean._replace(chance=math.nan, lift=math.nan, dead=0.0)
+        return {name: bare._replace(mean=value) for name, value in earned.items()}
 
     def accuracy(self, measure: Measure) -> Table:
         """Set the techniques that state something about themselves against it, over all items."""
@@ -338,8 +369,9 @@ def _index(run: Run, subject: Subject, factors: Sequence[str]) -> Index:
         measure = Measure(record["metric"], record["region"])
         levels = tuple(record[name] for name in factors)
         counts = {name: _count(record[name]) for name in COUNTS}
-        value, chance, lift, _, dead = (float(record[name]) for name in NUMBERS)
-        mean = Mean(value, chance, lift, dead, counts)
+        value, chance, lift, dead = (float(record[x]) for x in ("mean", "chance", "lift", "dead"))
+        beside = {name: float(record[name]) for name in BESIDE}
+        mean = Mean(value, chance, lift, dead, counts, beside)
         found.setdefault((_variant(record), measure, levels), mean)
     return found
 

@@ -52,6 +52,11 @@ class Technique:
         return self.needs == Needs()
 
     @property
+    def explains_network(self) -> bool:
+        """Whether it gives heatmaps that a network behind them determines."""
+        return self.gives == "heatmap" and not self.sees_no_network
+
+    @property
     def sees_no_image(self) -> bool:
         """Whether it shows the network alone, once for all images."""
         return self.gives == "kernels"
