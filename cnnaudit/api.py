@@ -45,6 +45,8 @@ class FinishedRun:
     summary: pd.DataFrame
     contrasts: pd.DataFrame
     checks: pd.DataFrame
+    agreement: pd.DataFrame  # empty where nothing was declared to be compared
+    randomisation: pd.DataFrame  # empty where no sanity check was declared
     verdict: str  # "" where nothing was declared to be checked
 
 
@@ -153,14 +155,22 @@ def load_run(run_dir: str | Path) -> FinishedRun:
     folder = Path(run_dir)
     try:
         summary, contrasts, checks = (
-            pd.read_csv(folder / "results" / f"{name}.csv", keep_default_na=False, na_values=[""])
-            for name in ("summary", "contrasts", "checks")
+            _read(folder, name) for name in ("summary", "contrasts", "checks")
+        )
+        agreement, randomisation = (
+            _read(folder, name) if (folder / "results" / f"{name}.csv").exists() else pd.DataFrame()
+            for name in ("agreement", "randomisation")
         )
         rows = pd.read_parquet(folder / "results" / "rows.parquet")
         verdict = str(json.loads((folder / "summary.json").read_bytes())["verdict"])
     except (OSError, ValueError, KeyError) as error:
         raise AuditError(f"{folder} is no finished run ({error})") from error
-    return FinishedRun(rows, summary, contrasts, checks, verdict)
+    return FinishedRun(rows, summary, contrasts, checks, agreement, randomisation, verdict)
+
+
+def _read(folder: Path, name: str) -> pd.DataFrame:
+    path = folder / "results" / f"{name}.csv"
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def _named(names: Named, known: Mapping[str, Any], kind: str) -> dict[str, Mapping[str, Any]]:

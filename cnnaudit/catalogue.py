@@ -41,7 +41,7 @@ def _metrics(audit: AuditSpec) -> dict[str, Any]:
         if metric.name != metric.uses:
             about["title"] = metric.name.replace("_", " ")
         if metric.region not in ("", "mask"):
-            about["meaning"] += f" (here: the region {metric.region})"
+            about["meaning"] = about["meaning"].replace("the object", f"the {metric.region}")
         heatmaps[metric.name] = about
     behaviour = {
         name: _metric(metric, "behaviour", higher_is_better=metric.higher_is_better)

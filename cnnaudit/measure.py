@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 Swaps = Mapping[tuple[str, str], Tensor]  # (item id, region) → its partner's mask (H, W)
 
+HEATMAP = "heatmap"  # of a cell that measures nothing: why there is none to be compared
 VANISHED_MASK = "vanished_mask"  # by resizing or cropping
 
 _SCHEMA = pa.schema(
@@ -134,7 +135,7 @@ def _measured_in(cell: Cell, metrics: Sequence[MetricSpec]) -> list[tuple[str, s
     technique = TECHNIQUES[cell.request.technique.uses]
     if technique.gives == "channels":
         return [("", name) for name in CHANNELS]
-    panel = [(metric.region, metric.name) for metric in metrics]
+    panel = [(metric.region, metric.name) for metric in metrics] or [("", HEATMAP)]
     return [*panel, *(("", name) for name in technique.diagnostics)]
 
 

@@ -108,7 +108,7 @@ def find(
             say = _Words(image_set, grid.rows, grid.cols)
             for finding in _grid_findings(table, levels[:2], grid.rows, grid.cols, say, catalogue):
                 findings.append({**finding, "image_set": image_set.spec.name, "grid": str(number)})
-    return findings
+    return sorted(findings, key=lambda finding: finding["technique"] != "")
 
 
 class _Words:

@@ -255,3 +255,19 @@ def test_a_picture_of_another_mode_is_read(run: Run, image_set: Path) -> None:
     path = image_set / "images/scene_00-left-none.png"
     Image.open(io.BytesIO(path.read_bytes())).convert("L").save(path)
     assert "failed" not in set(run().status)
+
+
+def test_a_heatmap_that_nothing_measures_fails_in_a_row_of_its_own(
+    run: Run, technique: Callable
+) -> None:
+    """It is only compared with others; without it an audit is not complete all the same."""
+
+    def broken(signals: Signals, *, reduce: str) -> Tensor:
+        raise ValueError("no such thing")
+
+    technique(broken)
+    rows = run("metric=[]", "check=[]", "agreement=[techniques]", "technique=[saliency,grad_cam]")
+    failed = rows[rows.status == "failed"]
+    assert set(failed.metric) == {"heatmap"}
+    assert set(failed.technique) == {"saliency"}
+    assert len(failed) == 24

@@ -45,6 +45,7 @@ class Line:
     levels: tuple[str, str]
     units: str
     p: str
+    nets: tuple[str, ...]  # one per reference that differences are shown net of
     notes: tuple[str, ...]
 
 
@@ -62,6 +63,7 @@ class Forest:
     height: str
     described: str
     lines: tuple[Line, ...]
+    nets: tuple[str, ...]  # what differences are shown net of
     noted: bool  # whether any line has notes
     below: tuple[str, ...]  # what the hollow marks lack, and the notes that all lines share
 
@@ -83,7 +85,8 @@ def contrasts(run: Run) -> list[Contrast]:
     by_name: dict[str, list[Record]] = {}
     for one in run.contrasts:
         if one["net_of"]:  # it stands after what it is net of
-            by_name[one["contrast"]][-1]["nets"].append(one)
+            if not run.about("techniques", one["technique"]).get("reference"):
+                by_name[one["contrast"]][-1]["nets"].append(one)
         else:
             by_name.setdefault(one["contrast"], []).append({**one, "nets": []})
     return [_contrast(run, name, lines) for name, lines in by_name.items()]
@@ -131,13 +134,14 @@ def _forest(run: Run, found: Sequence[Record]) -> Forest:
     one, scale = records[0], run.scale(records[0]["metric"])
     corner, heads = _heads(run, records)
     ticks = _ticks(records)
-    notes = [_notes(run, record, scale) for record in records]
+    notes = [_notes(record) for record in records]
     shared = [note for note in notes[0] if all(note in other for other in notes)]
     own = [
         (*_status(record), *(note for note in found if note not in shared))
         for record, found in zip(records, notes, strict=True)
     ]
-    lines = _lines(records, heads, own, scale)
+    nets = list(dict.fromkeys(net["net_of"] for record in records for net in record["nets"]))
+    lines = _lines(records, heads, nets, own, scale)
     marks = [_mark(*pair, n, len(records), ticks)
              for n, pair in enumerate(zip(records, lines, strict=True))]  # fmt: skip
     lacking = dict.fromkeys(r["status"] for r in records if r["status"] != "ok")
@@ -155,6 +159,7 @@ def _forest(run: Run, found: Sequence[Record]) -> Forest:
         height=f"{ROW * len(lines):.1f}",
         described=_described(lines),
         lines=tuple(lines),
+        nets=tuple(f"net of {spaced(run.title('techniques', name))}" for name in nets),
         noted=any(line.notes for line in lines),
         below=(
             *(f"hollow: {status}" for status in lacking),
@@ -198,6 +203,7 @@ def _heads(run: Run, records: Sequence[Record]) -> tuple[tuple[str, ...], list[t
 def _lines(
     records: Sequence[Record],
     heads: Sequence[tuple[str, ...]],
+    nets: Sequence[str],
     notes: Sequence[tuple[str, ...]],
     scale: tuple[float, float],
 ) -> list[Line]:
@@ -217,6 +223,7 @@ def _lines(
                 levels=(number(one["first"], scale), number(one["second"], scale)),
                 units=f"{units:.0f}" if math.isfinite(units) else NO_LEVEL,
                 p=probability(one["p_holm"]),
+                nets=tuple(_net(one, name, scale) for name in nets),
                 notes=notes[n],
             )
         )
@@ -227,19 +234,21 @@ def _status(one: Record) -> list[str]:
     return [] if one["status"] == "ok" else [one["status"].partition(":")[0]]
 
 
-def _notes(run: Run, one: Record, scale: tuple[float, float]) -> list[str]:
-    """Say what a difference rests on where that is less than everything, and what it is net."""
+def _notes(one: Record) -> list[str]:
+    """Say what a difference rests on where that is less than everything."""
     notes = []
     for which in ("first", "second"):
         if one[f"dead_{which}"] > 0:
             notes.append(f"{one[f'dead_{which}']:.0%} dead at {one[f'{which}_level']}")
     if one["scored"] != one["eligible"]:
         notes.append(f"{one['scored']:.0f} of {one['eligible']:.0f} images")
-    reference = run.about("techniques", one["technique"]).get("reference")
-    for net in () if reference else one["nets"]:
-        rest = interval(net["difference"], net["low"], net["high"], scale)
-        notes.append(f"net of {spaced(run.title('techniques', net['net_of']))} {rest}")
     return notes
+
+
+def _net(one: Record, reference: str, scale: tuple[float, float]) -> str:
+    """Write what is left of a difference net of a reference's own."""
+    found = (net for net in one["nets"] if net["net_of"] == reference)
+    return next((interval(n["difference"], n["low"], n["high"], scale) for n in found), NO_LEVEL)
 
 
 def _mark(one: Record, line: Line, n: int, rows: int, ticks: Sequence[float]) -> Mark | None:
