@@ -168,7 +168,7 @@ def _execute(ready: Prepared) -> None:
             plan.units,
             ready.device,
             ready.store,
-            lambda unit: advance(len(unit.chunk), unit.model.name),
+            lambda finished: advance(len(finished.unit.chunk), finished.unit.model.name),
         )
 
 

@@ -1,10 +1,10 @@
-"""One unit of work → the rows of its cells, in shared passes; a failure stays where it happened."""
+"""Units of work → the rows of their cells, in shared passes; a failure stays where it happened."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A unit whose cells are in the store."""
+
+    unit: Unit
+    batch_size: int  # the largest batch that the memory took
+
+
 def execute(
-    unit: Unit,
+    units: Iterable[Unit],
     model: nn.Module,
     metrics: Sequence[MetricSpec],
     store: Store,
@@ -47,11 +55,26 @@ def execute(
     batch_size: int,
     workers: int,
     twin: nn.Module | None = None,
-) -> None:
-    """Compute the cells of a unit with its model, which lies on its device, and store them.
+) -> Iterator[Finished]:
+    """Compute the cells of units of one model, which lies on its device, and store them.
 
-    With its untrained `twin` every heatmap of the network is set beside the twin's.
+    Yields each unit when all of it is stored. With its untrained `twin` every heatmap of the
+    network is set beside the twin's.
     """
+    for unit in units:
+        _execute(unit, model, metrics, store, twin, batch_size, workers)
+        yield Finished(unit, batch_size)
+
+
+def _execute(
+    unit: Unit,
+    model: nn.Module,
+    metrics: Sequence[MetricSpec],
+    store: Store,
+    twin: nn.Module | None,
+    batch_size: int,
+    workers: int,
+) -> None:
     preprocessing = unit.model.preprocessing
     work = _Work(unit, model, metrics, twin)
     for batch in batches(

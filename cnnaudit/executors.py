@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from cnnaudit.execute import Finished
     from cnnaudit.store import Store
 
 log = logging.getLogger(__name__)
-Done = Callable[[Unit], None]  # called after each unit, for progress
+Done = Callable[["Finished"], None]  # called after each unit, for progress
 
 
 def run_local(
@@ -32,18 +33,18 @@ def run_local(
         with loaded(spec, audit, device) as model:
             # a draw of its own, also beside a model that is itself untrained
             twin = untrained_twin(model, audit.seed + 1) if audit.untrained_twin else None
-            for unit in group:
-                execute(
-                    unit,
-                    model,
-                    audit.metrics,
-                    store,
-                    batch_size=audit.batch_size,
-                    workers=audit.workers,
-                    twin=twin,
-                )
+            for finished in execute(
+                group,
+                model,
+                audit.metrics,
+                store,
+                batch_size=audit.batch_size,
+                workers=audit.workers,
+                twin=twin,
+            ):
+                unit = finished.unit
                 log.info("%s on %s: %d items", spec.name, unit.image_set.spec.name, len(unit.chunk))
-                done(unit)
+                done(finished)
 
 
 @contextmanager

@@ -41,12 +41,12 @@ def test_a_recipe_gives_numbers(
         ready = prepare(load_specs([*overrides, f"{kind}=[{name}]"], tmp_path / "conf"))
         (unit,) = ready.plan.units
         model = build_model(unit.model, 0)
-        execute(unit, model, ready.audit.metrics, ready.store, batch_size=8, workers=0)
+        (_,) = execute([unit], model, ready.audit.metrics, ready.store, batch_size=8, workers=0)
         rows = collect_rows(ready.plan.cells, ready.store)
     finally:
         for name in set(registry) - before:
             del registry[name]
-    scored = rows[(rows[kind] == name) & (rows.technique != "") & (rows.presence == "obstacle")]
+    scored = rows[(rows[kind] == name) & (rows.region == "mask") & (rows.presence == "obstacle")]
     assert len(scored)
     assert set(scored.status) == {"ok"}
     assert scored.value.between(0, 1).all()

@@ -40,8 +40,8 @@ def run(overrides: list[str]) -> Run:
         ready = prepare(load_specs([*overrides, *more]))
         audit = ready.audit
         for unit in ready.plan.units:
-            execute(
-                unit,
+            (_,) = execute(
+                [unit],
                 model or build_model(unit.model, audit.seed),
                 audit.metrics,
                 ready.store,
