@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from cnnaudit.metrics import measure_overlap
 from cnnaudit.metrics.truths import check_truth
 from cnnaudit.models import ModelFacts, choose_device, inspect_model, resolve_model
 from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
-from cnnaudit.progress import progress
+from cnnaudit.progress import Status, progress, reported
 from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes, digest_file
 from cnnaudit.store import write_atomically as write
 from cnnaudit.types import RUN_SCHEMA, AuditError, AuditSpec, ImageSet, MetricSpec, ModelSpec
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from cnnaudit.checks import Judgement
+    from cnnaudit.execute import Finished
     from cnnaudit.illustrations import Illustrations
 
 log = logging.getLogger(__name__)
@@ -87,12 +89,14 @@ class Results:
 
 @dataclass
 class Stopwatch:
-    """Seconds per stage."""
+    """Seconds per stage; says which one has begun."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    begun: Callable[[str], None] = lambda _stage: None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        self.begun(name)
         started = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - started, 3)
@@ -127,49 +131,84 @@ def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
 
     Returns where the results lie and whether every cell could be computed.
     """
-    from cnnaudit.report import write_report
-
     watch = Stopwatch()
     with watch.stage("plan"):
         ready = prepare(audit)
     run_dir = _make_run_dir(audit, invocation)
-    with _logged(run_dir / "run.log"):
-        log.info("%s", invocation.command)
-        for text in audit.left_out:
-            log.warning("left out: %s", text)
-        log.info(
-            "%d cells, %d of them in the store, %d to compute",
-            ready.plan.keys,
-            ready.plan.keys - ready.plan.missing,
-            ready.plan.missing,
-        )
+    with logged(run_dir / "run.log"), reported(run_dir / "status.json") as status:
+        watch.begun = lambda stage: status.say(stage=stage)
+        log_plan(ready, invocation)
         with watch.stage("execute"):
-            _execute(ready)
-        catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
-        found = _read_results(ready, catalogue, watch)
-        _write_results(found, ready, run_dir)
-        manifest = _manifest(ready, run_dir, invocation, catalogue, watch.seconds)
-        write(run_dir / "config.yaml", invocation.config.encode())
-        _write_json(run_dir / "manifest.json", manifest)
-        page = write_report(run_dir)
-        log.info("wrote %s", page)
+            executed = execute_plan(ready, status)
+        outcome = finish(ready, run_dir, invocation, executed, watch)
+        status.say(complete=outcome.complete, verdict=outcome.verdict)
+        return outcome
+
+
+def log_plan(ready: Prepared, invocation: Invocation) -> None:
+    """Log what is about to be computed."""
+    log.info("%s", invocation.command)
+    for text in ready.audit.left_out:
+        log.warning("left out: %s", text)
+    log.info(
+        "%d cells, %d of them in the store, %d to compute",
+        ready.plan.keys,
+        ready.plan.keys - ready.plan.missing,
+        ready.plan.missing,
+    )
+
+
+def finish(
+    ready: Prepared, run_dir: Path, invocation: Invocation, executed: Executed, watch: Stopwatch
+) -> Outcome:
+    """Sum up and judge what the store has of an audit, and write it all into a run directory."""
+    from cnnaudit.report import write_report
+
+    catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
+    found = _read_results(ready, catalogue, watch)
+    _write_results(found, ready, run_dir)
+    manifest = _manifest(ready, run_dir, invocation, catalogue, executed, watch.seconds)
+    write(run_dir / "config.yaml", invocation.config.encode())
+    write_json(run_dir / "manifest.json", manifest)
+    page = write_report(run_dir)
+    log.info("wrote %s", page)
     sentences = [finding["text"] for finding in found.findings]
     return Outcome(run_dir, page, found.complete, found.verdict, sentences)
 
 
-def _execute(ready: Prepared) -> None:
+@dataclass(frozen=True)
+class Executed:
+    """What executing found out about the machine."""
+
+    batch_sizes: Mapping[str, int]  # of each model that was run: the largest that its memory took
+    nondeterministic: Sequence[str]  # operations of which torch warns that they may vary
+
+
+def execute_plan(ready: Prepared, status: Status) -> Executed:
+    """Compute what the store lacks."""
     from cnnaudit.executors import EXECUTORS
+    from cnnaudit.numerics import noted_operations
 
     plan = ready.plan
-    total = sum(len(unit.chunk) for unit in plan.units)
-    with progress("images", total) as advance:
-        EXECUTORS[ready.audit.executor](
+    totals = Counter[str]()
+    for unit in plan.units:
+        totals[unit.model.name] += len(unit.chunk)
+    batch_sizes: dict[str, int] = {}
+
+    def done(finished: Finished) -> None:
+        name = finished.unit.model.name
+        batch_sizes[name] = min(batch_sizes.get(name, finished.batch_size), finished.batch_size)
+        advance(len(finished.unit.chunk), name)
+
+    with progress(totals, status) as advance, noted_operations() as nondeterministic:
+        EXECUTORS[ready.audit.executor.uses](
             ready.audit,
             plan.units,
             ready.device,
             ready.store,
-            lambda finished: advance(len(finished.unit.chunk), finished.unit.model.name),
+            done,
         )
+    return Executed(batch_sizes, nondeterministic)
 
 
 def _read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch) -> Results:
@@ -233,7 +272,7 @@ def _write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     audit = ready.audit
     failures = [gap for gap in found.gaps if gap["status"] == "failed"]
     folder = run_dir / "results"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # of shards, joined once more
     write(folder / "rows.parquet", found.rows.to_parquet(index=False))
     write(folder / "summary.csv", summary.to_csv(found.summary))
     write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
@@ -241,10 +280,10 @@ def _write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     write(folder / "randomisation.csv", summary.to_csv(found.randomisation))
     write(folder / "checks.csv", summary.to_csv(checks.table_of(found.judgements)))
     write(run_dir / "junit.xml", junit_xml(audit.name, found.judgements, failures))
-    _write_json(folder / "illustrations.json", {"schema": RUN_SCHEMA, **found.illustrations})
+    write_json(folder / "illustrations.json", {"schema": RUN_SCHEMA, **found.illustrations})
     if audit.regions:
         write_regions(found.illustrations["pictures"], ready.store, run_dir / "regions")
-    _write_json(
+    write_json(
         run_dir / "summary.json",
         {
             "schema": RUN_SCHEMA,
@@ -301,12 +340,10 @@ def _manifest(
     run_dir: Path,
     invocation: Invocation,
     catalogue: Mapping[str, Any],
+    executed: Executed,
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
-    from cnnaudit.numerics import describe, gpu_name
-
     audit, plan = ready.audit, ready.plan
-    weights = {m.name: m.weights and digest_file(m.weights) for m in audit.models}
     return {
         "schema": RUN_SCHEMA,
         "name": audit.name,
@@ -314,15 +351,9 @@ def _manifest(
         "command": invocation.command,
         "overrides": list(invocation.overrides),
         "store": _relative(audit.store_dir, run_dir),
-        "git": provenance.git_state(),
-        "packages": provenance.packages(),
-        "hardware": provenance.hardware(str(ready.device), gpu_name(ready.device)),
-        "digests": {
-            "weights": weights,
-            "image_sets": {s.spec.name: image_set_digest(s) for s in ready.image_sets},
-        },
-        "seed": audit.seed,
-        **describe(audit),
+        **environment(ready),
+        "nondeterministic": list(executed.nondeterministic),
+        "batch_size": {"asked": audit.batch_size, **executed.batch_sizes},
         "timings": dict(timings),
         "cells": {
             "planned": plan.keys,
@@ -330,6 +361,24 @@ def _manifest(
             "computed": plan.missing,
         },
         "catalogue": catalogue,
+    }
+
+
+def environment(ready: Prepared) -> dict[str, Any]:
+    """Return what the numbers of a run depend on beside its config: inputs, code and machine."""
+    from cnnaudit.numerics import describe, gpu_name
+
+    audit = ready.audit
+    return {
+        "git": provenance.git_state(),
+        "packages": provenance.packages(),
+        "hardware": provenance.hardware(str(ready.device), gpu_name(ready.device)),
+        "digests": {
+            "weights": {m.name: m.weights and digest_file(m.weights) for m in audit.models},
+            "image_sets": {s.spec.name: image_set_digest(s) for s in ready.image_sets},
+        },
+        "seed": audit.seed,
+        **describe(audit),
     }
 
 
@@ -350,7 +399,7 @@ def _make_run_dir(audit: AuditSpec, invocation: Invocation) -> Path:
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
+def logged(path: Path) -> Iterator[None]:
     """Write what the package logs into a file, and warnings too: torch names what may vary."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -373,7 +422,7 @@ def _relative(path: Path, start: Path) -> str:
     return os.path.relpath(path, start)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     write(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 

@@ -9,15 +9,15 @@ reference level that does not itself see the object.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cnnaudit.contrasts import pairs_of, subjects, within_levels
-from cnnaudit.statistics import ALPHA, Array, estimate, fewest_units, holm, sign_flip_p
+from cnnaudit.contrasts import Place, Places
+from cnnaudit.statistics import ALPHA, Array, estimate, fewest_units, holm, sign_flip_ps
 from cnnaudit.types import (
     COMPARED,
     IN_ROW,
@@ -85,7 +85,10 @@ def judge(
     for trial in open_trials:
         if len(trial.value) < fewest:
             trial.refusal = f"{len(trial.value)} units, at least {fewest} are needed"
-        trial.p = [sign_flip_p(sample, "less", seed) for sample in trial.samples]
+    samples = [sample for trial in open_trials for sample in trial.samples]
+    p_values = sign_flip_ps(samples, "less", seed).reshape(-1, len(_DEAD_SCORES))
+    for trial, p in zip(open_trials, p_values.tolist(), strict=True):
+        trial.p = p
     tested = [trial for trial in open_trials if not trial.refusal]
     adjusted = [holm(np.array([t.p[i] for t in tested])) for i in range(len(_DEAD_SCORES))]
     of_trial = {id(trial): [float(a[n]) for a in adjusted] for n, trial in enumerate(tested)}
@@ -159,18 +162,15 @@ def _trials(rows: pd.DataFrame, check: CheckSpec, contrast: ContrastSpec) -> Ite
     own = rows[(rows.metric == check.metric) & rows.technique.isin(check.techniques or [""])]
     each = dict.fromkeys((*contrast.within, *check.each))
     contrast = replace(contrast, within=tuple(name for name in each if name != contrast.factor))
-    found = False
-    for subject, part in subjects(own, contrast, check.at):
-        for where, here in within_levels(part, contrast):
-            found = True
-            about = {name: subject[name] for name in ("model", "target", "technique")}
-            about |= {"check": check.name, "metric": check.metric, "within": where}
-            for requirement in check.requirements:
-                yield from _required(rows, here, check, contrast, requirement, about)
-    for technique in sorted(set(check.techniques) - set(own.technique)):
-        found = True
+    places = Places(own, contrast, check.at)
+    required = [_required(rows, places, check, one) for one in check.requirements]
+    for of_place in zip(*required, strict=True):
+        for trials in of_place:
+            yield from trials
+    absent = sorted(set(check.techniques) - set(own.technique))
+    for technique in absent:
         yield _refused(check, technique, f"{technique} is not part of this audit")
-    if not found:
+    if not (len(places) or absent):
         where = " and ".join(check.at) or "both levels of the contrast"
         yield _refused(check, "", f"no {check.metric} at {where}")
 
@@ -182,89 +182,100 @@ def _refused(check: CheckSpec, technique: str, reason: str) -> _Trial:
 
 
 def _required(
-    rows: pd.DataFrame,
-    here: pd.DataFrame,
-    check: CheckSpec,
-    contrast: ContrastSpec,
-    requirement: Requirement,
-    about: Mapping[str, str],
-) -> Iterator[_Trial]:
+    rows: pd.DataFrame, places: Places, check: CheckSpec, requirement: Requirement
+) -> list[list[_Trial]]:
+    """Return the trials of a requirement at each place."""
     if requirement.statistic == "difference":
-        yield _difference(here, check, contrast, requirement, about)
-        return
-    for level in check.at or contrast.levels:
-        part = here[here[contrast.factor] == level]
-        if requirement.statistic == "beats":
-            for reference in requirement.references:
-                yield _beats(rows, part, check, level, reference, about)
-        else:
-            yield _bounded(part, check, level, requirement, about)
+        return _differences(places, check, requirement)
+    if requirement.statistic == "beats":
+        beaten = [_beaten(rows, places, check, one) for one in requirement.references]
+        # At each place level by level, at each level all references.
+        return [
+            [one for at in zip(*of, strict=True) for one in at] for of in zip(*beaten, strict=True)
+        ]
+    scores = _with_dead(places, _column_of(requirement))
+    about = {"statistic": requirement.statistic, "bound": _say(requirement)}
+    return _at_levels(places, check, requirement, scores, about)
 
 
-def _bounded(
-    part: pd.DataFrame,
-    check: CheckSpec,
-    level: str,
-    requirement: Requirement,
-    about: Mapping[str, str],
-) -> _Trial:
-    column = "value" if requirement.statistic == "level" else "lift"
-    samples = [_by_unit(_with_dead(part, score), column) for score in _DEAD_SCORES]
-    return _Trial(
-        {**about, "statistic": requirement.statistic, "level": level, "bound": _say(requirement)},
-        tuple(_kept(sample, requirement) for sample in samples),
-        _by_unit(part, column),
-        _too_little(part, check),
-    )
+def _beaten(
+    rows: pd.DataFrame, places: Places, check: CheckSpec, reference: str
+) -> list[list[_Trial]]:
+    earned = _earned(rows, places, check, reference)
+    leads = [scores - earned for scores in _with_dead(places, "value")]
+    about = {"statistic": f"beats {reference}", "bound": "> 0"}
+    trials = _at_levels(places, check, Requirement("beats", minimum=0.0), leads, about)
+    lacks = places.count(places.is_ok & np.isnan(earned))
+    levels = _levels(places, check)
+    for number, of_place in enumerate(trials):
+        for (level, _), trial in zip(levels, of_place, strict=True):
+            if not trial.refusal and lacks[number, level]:
+                trial.refusal = f"{reference} has no value for some of the images"
+    return trials
 
 
-def _difference(
-    here: pd.DataFrame,
-    check: CheckSpec,
-    contrast: ContrastSpec,
-    requirement: Requirement,
-    about: Mapping[str, str],
-) -> _Trial:
-    samples = [pairs_of(_with_dead(here, s), contrast).difference for s in _DEAD_SCORES]
-    level = f"{contrast.levels[0]} − {contrast.levels[1]}"
-    reference = here[here[contrast.factor] == contrast.levels[1]]
-    refusal = _too_little(here[here[contrast.factor].isin(contrast.levels)], check)
-    return _Trial(
-        {**about, "statistic": "difference", "level": level, "bound": _say(requirement)},
-        tuple(_kept(sample, requirement) for sample in samples),
-        pairs_of(here, contrast).difference,
-        refusal or _blind_reference(reference, check, contrast.levels[1]),
-    )
-
-
-def _beats(
-    rows: pd.DataFrame,
-    part: pd.DataFrame,
-    check: CheckSpec,
-    level: str,
-    reference: str,
-    about: Mapping[str, str],
-) -> _Trial:
+def _earned(rows: pd.DataFrame, places: Places, check: CheckSpec, reference: str) -> Array:
+    """Return what a reference earns on the image of each row, NaN where it has no value."""
     if reference in IN_ROW:
-        earned = part[IN_ROW[reference]]  # what the reference earns on each item
-    else:
-        same = (rows.technique == reference) & (rows.metric == check.metric)
-        for name in ("model", "target", "image_set"):  # of a level that is compared, its own
-            same &= rows[name] == part[name].iloc[0]
-        earned = part["item"].map(rows[same].set_index("item").value)
-    refusal = _too_little(part, check)
-    if not refusal and earned[part.status == "ok"].isna().any():
-        refusal = f"{reference} has no value for some of the images"
-    leads = [
-        _by_unit(scored.assign(value=scored.value - earned), "value")
-        for scored in (part, *(_with_dead(part, score) for score in _DEAD_SCORES))
+        return places.column(IN_ROW[reference])
+    keys = ["model", "target", "image_set", "item"]  # of a level that is compared, its own
+    theirs = rows[(rows.technique == reference) & (rows.metric == check.metric)]
+    theirs = theirs[[*keys, "value"]]
+    joined = places.rows[keys].merge(theirs, on=keys, how="left", validate="many_to_one")
+    return joined["value"].to_numpy(np.float64)
+
+
+def _at_levels(
+    places: Places,
+    check: CheckSpec,
+    requirement: Requirement,
+    scores: Sequence[Array],
+    about: dict[str, str],
+) -> list[list[_Trial]]:
+    """Return a trial of each level at each place, of scores as `_with_dead` returns them."""
+    means = [places.unit_means(one) for one in scores]
+    return [
+        [
+            _Trial(
+                {**_about(place, check), **about, "level": name},
+                tuple(_kept(one[number][level], requirement) for one in means[1:]),
+                means[0][number][level],
+                _too_little(places.eligible[number, level], places.scored[number, level], check),
+            )
+            for level, name in _levels(places, check)
+        ]
+        for number, place in enumerate(places.places)
     ]
-    return _Trial(
-        {**about, "statistic": f"beats {reference}", "level": level, "bound": "> 0"},
-        tuple(leads[1:]),
-        leads[0],
-        refusal,
-    )
+
+
+def _levels(places: Places, check: CheckSpec) -> list[tuple[int, str]]:
+    """Return the levels that a check is judged at, each with its place in the contrast."""
+    levels = places.contrast.levels
+    return [(levels.index(level), level) for level in check.at or levels]
+
+
+def _differences(places: Places, check: CheckSpec, requirement: Requirement) -> list[list[_Trial]]:
+    first, second = places.contrast.levels
+    about = {"statistic": "difference", "level": f"{first} − {second}", "bound": _say(requirement)}
+    pairs = [places.pairs(scores) for scores in _with_dead(places, "value")]
+    blind = _blind_references(places, check)
+    return [
+        [
+            _Trial(
+                {**_about(place, check), **about},
+                tuple(_kept(one[number].difference, requirement) for one in pairs[1:]),
+                pairs[0][number].difference,
+                _too_little(places.eligible[number].sum(), places.scored[number].sum(), check)
+                or blind[number],
+            )
+        ]
+        for number, place in enumerate(places.places)
+    ]
+
+
+def _about(place: Place, check: CheckSpec) -> dict[str, str]:
+    names = {name: place.about[name] for name in ("model", "target", "technique")}
+    return names | {"check": check.name, "metric": check.metric, "within": place.within}
 
 
 def _judgement(trial: _Trial, adjusted: Sequence[float]) -> Judgement:
@@ -292,7 +303,7 @@ def _decide(margin: Array, p: float) -> str:
     """Decide from the margins over the bound and the adjusted p of their lying below it."""
     if p <= ALPHA:
         return FAIL
-    return PASS if estimate(margin, 1 - 2 * ALPHA).low >= 0 else INCONCLUSIVE
+    return PASS if _least(margin) >= 0 else INCONCLUSIVE
 
 
 def _kept(values: Array, requirement: Requirement) -> Array:
@@ -303,45 +314,43 @@ def _kept(values: Array, requirement: Requirement) -> Array:
     return requirement.maximum - values
 
 
-def _with_dead(rows: pd.DataFrame, score: float) -> pd.DataFrame:
-    """Return rows in which dead heatmaps have scored this much."""
-    dead = rows.flag == "dead"
-    if not dead.any():
-        return rows
-    lift = (score - rows.chance) / (1 - rows.chance)
-    return rows.assign(value=rows.value.mask(dead, score), lift=rows.lift.mask(dead, lift))
+def _with_dead(places: Places, column: str) -> list[Array]:
+    """Return what each row scores: as it is, and had dead heatmaps scored either extreme."""
+    own = places.column(column)
+    dead = (places.rows["flag"] == "dead").to_numpy() & places.is_ok
+    chance = places.column("chance") if column == "lift" else np.zeros(len(own))
+    return [own, *(np.where(dead, (s - chance) / (1 - chance), own) for s in _DEAD_SCORES)]
 
 
-def _by_unit(rows: pd.DataFrame, column: str) -> Array:
-    scored = rows[rows.status == "ok"].dropna(subset=[column])
-    means: Array = scored.groupby("unit", sort=True)[column].mean().to_numpy(np.float64)
-    return means
-
-
-def _too_little(rows: pd.DataFrame, check: CheckSpec) -> str:
-    eligible = int((rows.status != "ineligible").sum())
-    scored = int((rows.status == "ok").sum())
+def _too_little(eligible: int, scored: int, check: CheckSpec) -> str:
     if eligible and scored >= check.coverage * eligible:
         return ""
     return f"{scored} of {eligible} eligible images have a value, {check.coverage:.0%} are asked"
 
 
-def _blind_reference(rows: pd.DataFrame, check: CheckSpec, level: str) -> str:
-    """Say so if the reference level does not itself see the object: then no difference is no news.
+def _blind_references(places: Places, check: CheckSpec) -> list[str]:
+    """Say of each place if the reference level does not itself see the object.
 
-    It does if it keeps the check's own bound on the level, or else scores above chance, by the
-    one-sided 95 % interval.
+    Then no difference is no news. It does if it keeps the check's own bound on the level, or else
+    scores above chance, by the one-sided 95 % interval.
     """
+    level = places.contrast.levels[1]
     own = next((r for r in check.requirements if r.statistic in ("level", "lift")), None)
+    values = places.unit_means(places.column(_column_of(own) if own else "lift"))
     if own is not None:
-        column = "value" if own.statistic == "level" else "lift"
-        values = _by_unit(rows, column)
-        sees = estimate(_kept(values, own), 1 - 2 * ALPHA).low >= 0
-        return "" if sees else f"{level!r} itself does not keep {own.statistic} {_say(own)}"
-    lift = _by_unit(rows, "lift")
-    if not check.techniques or (len(lift) and estimate(lift, 1 - 2 * ALPHA).low > 0):
-        return ""
-    return f"the heatmaps at {level!r} are not above chance"
+        blind = f"{level!r} itself does not keep {own.statistic} {_say(own)}"
+        return ["" if _least(_kept(of, own)) >= 0 else blind for _, of in values]
+    blind = f"the heatmaps at {level!r} are not above chance"
+    return ["" if not check.techniques or _least(of) > 0 else blind for _, of in values]
+
+
+def _least(values: Array) -> float:
+    """Return the end of the one-sided 95 % interval, NaN where there is none."""
+    return estimate(values, 1 - 2 * ALPHA).low
+
+
+def _column_of(requirement: Requirement) -> str:
+    return "value" if requirement.statistic == "level" else "lift"
 
 
 def _say(requirement: Requirement) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``cnnaudit run · plan · layers · report · explain · init · import``.
+"""The commands: ``cnnaudit run · plan · layers · report · reproduce · explain · init · import``.
 
 ``run.py`` is ``cnnaudit run``.
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from cnnaudit.asking import Asked
-    from cnnaudit.audit import Invocation, Outcome
+    from cnnaudit.audit import Invocation, Outcome, Prepared
     from cnnaudit.types import AuditSpec
 
 COMPLETE, ERROR, FAILED, INCOMPLETE, UNDECIDED, INTERRUPTED = 0, 1, 3, 4, 5, 130
@@ -35,9 +35,11 @@ _USAGE = """\
 cnnaudit: find out whether a CNN looks at the right thing
 
   cnnaudit run [KEY=VALUE …]     run an audit, or continue it; writes an HTML report
-  cnnaudit plan [KEY=VALUE …]    say what a run would compute, and compute nothing
+  cnnaudit plan [KEY=VALUE …]    say what a run would compute and how long it would take;
+                                 with --explain why, cell by cell
   cnnaudit layers [KEY=VALUE …]  list each model's modules in execution order
   cnnaudit report RUN_DIR        make the report of a run again, from its results
+  cnnaudit reproduce RUN_DIR     compute a run again from scratch, and say which cells agree
   cnnaudit explain MODEL IMAGE…  write heatmaps of pictures; its options: cnnaudit explain --help
   cnnaudit init FOLDER           write a config and an empty manifest to start from
   cnnaudit import FORMAT …       make an image set of COCO, Pascal VOC or ImageNet-S; its options:
@@ -75,9 +77,10 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
         return COMPLETE
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "run": lambda rest: _with_hydra(_run, rest),
-        "plan": lambda rest: _with_hydra(_plan, rest),
+        "plan": _plan,
         "layers": lambda rest: _with_hydra(_layers, rest),
         "report": _report,
+        "reproduce": _reproduce,
         "explain": _explain,
         "init": _init,
         "import": _import,
@@ -94,13 +97,27 @@ def _run(audit: AuditSpec, invocation: Invocation) -> int:
 
     if audit.preview is not None:
         raise AuditError("preview: a run draws none; it is for `cnnaudit plan preview=…`")
-    outcome = run_audit(audit, invocation)
-    for text in audit.left_out:
-        _say(f"left out: {text}")
-    _announce(outcome)
-    if not outcome.complete:
-        return INCOMPLETE
-    return _verdict_code(outcome.verdict) if audit.gate else COMPLETE
+    if audit.executor.shard is not None:
+        return _run_shard(audit, invocation)
+    if audit.executor.shards > 1:
+        last = audit.executor.shards - 1
+        raise AuditError(f"executor.shard: say which one is to be computed here, 0 to {last}")
+    return _announce(audit, run_audit(audit, invocation))
+
+
+def _run_shard(audit: AuditSpec, invocation: Invocation) -> int:
+    """Compute a share of a run; it is for who joins the shares to judge."""
+    from cnnaudit import own_code
+    from cnnaudit.shards import run_shard
+
+    did = run_shard(audit, invocation)
+    print(f"shard {did.shard} of {did.shards}: {did.units} units of work, {did.cells} cells")
+    if did.failed:
+        print(f"INCOMPLETE: something failed in {did.failed} of them")
+    allowing = [own_code.GIVEN] if own_code.given(invocation.overrides) else []
+    joins = shlex.join(["cnnaudit", "report", str(did.run_dir), *allowing])
+    print(f"when all shards are done: {joins}")
+    return INCOMPLETE if did.failed else COMPLETE
 
 
 def _verdict_code(verdict: str) -> int:
@@ -109,7 +126,10 @@ def _verdict_code(verdict: str) -> int:
     return {PASS: COMPLETE, FAIL: FAILED}.get(verdict, UNDECIDED)
 
 
-def _announce(outcome: Outcome) -> None:
+def _announce(audit: AuditSpec, outcome: Outcome) -> int:
+    """Say what came out of an audit, and return its exit code."""
+    for text in audit.left_out:
+        _say(f"left out: {text}")
     for sentence in outcome.findings:
         print(sentence)
     if not outcome.complete:
@@ -117,10 +137,20 @@ def _announce(outcome: Outcome) -> None:
     if outcome.verdict:
         print(f"verdict: {outcome.verdict}")
     print(f"report: {outcome.report}")
+    if not outcome.complete:
+        return INCOMPLETE
+    return _verdict_code(outcome.verdict) if audit.gate else COMPLETE
 
 
-def _plan(audit: AuditSpec, _invocation: Invocation) -> int:
+def _plan(rest: Sequence[str]) -> int:
+    explains = "--explain" in rest  # not one of Hydra's
+    overrides = [argument for argument in rest if argument != "--explain"]
+    return _with_hydra(partial(_show_plan, explains), overrides)
+
+
+def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int:
     from cnnaudit.audit import prepare
+    from cnnaudit.reasons import reasons
 
     ready = prepare(audit)
     plan = ready.plan
@@ -132,12 +162,31 @@ def _plan(audit: AuditSpec, _invocation: Invocation) -> int:
             f"  {unit.model.name} on {unit.image_set.spec.name}, {len(unit.chunk)} items: "
             f"{', '.join(names)}"
         )
+    if explains:
+        for text in reasons(plan.units, ready.store):
+            print(f"  why {text}")
+    if plan.units:
+        _show_cost(ready)
     if audit.preview is not None:
         from cnnaudit.preview import write_preview
 
         write_preview(ready.image_sets, audit.preview)
         print(f"preview: {audit.preview}")
     return COMPLETE
+
+
+def _show_cost(ready: Prepared) -> None:
+    from cnnaudit.estimate import count_passes, estimate
+    from cnnaudit.progress import clock
+
+    passes = count_passes(ready.plan.units, twin=ready.audit.untrained_twin)
+    own = f", and the own passes of {', '.join(passes.queried_by)}" if passes.queried_by else ""
+    print(f"passes: {passes.forward} images forward, {passes.backward} backward{own}")
+    cost = estimate(ready.audit, ready.plan.units, ready.device)
+    print(
+        f"about {clock(cost.seconds)} on {ready.device} and {cost.size / 1e6:.1f} MB in the store, "
+        "from a short calibration; what illustrates and sums up comes on top"
+    )
 
 
 def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
@@ -166,11 +215,30 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 def _report(rest: Sequence[str]) -> int:
     from cnnaudit.report import write_report
+    from cnnaudit.shards import join_shards, to_be_joined
 
+    if rest and to_be_joined(Path(rest[0])):
+        return _announce(*join_shards(Path(rest[0]), rest[1:]))
     if len(rest) != 1:
         raise AuditError("report takes one run directory: cnnaudit report outputs/robot/…")
     print(f"report: {write_report(Path(rest[0]))}")
     return COMPLETE
+
+
+def _reproduce(rest: Sequence[str]) -> int:
+    """Exit with 0 only if every cell agrees."""
+    from cnnaudit.reproduce import reproduce
+    from cnnaudit.stored import stored_audit
+
+    if not rest:
+        raise AuditError("reproduce takes a run directory: cnnaudit reproduce outputs/robot/…")
+    run_dir, overrides = Path(rest[0]), rest[1:]
+    audit, _ = stored_audit(run_dir, overrides)
+    found = reproduce(run_dir, audit)
+    for line in found.lines:
+        print(line)
+    print("reproduced" if found.agrees else "NOT reproduced")
+    return COMPLETE if found.agrees else ERROR
 
 
 def _explain(rest: Sequence[str]) -> int:
@@ -215,18 +283,13 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
     from cnnaudit import shipped
     from cnnaudit.own_code import refuse_settings_of_hydra
 
-    code = COMPLETE
-    stopped: list[BaseException] = []
+    called = "python run.py" if Path(sys.argv[0]).name == "run.py" else "cnnaudit run"
+    command = f"{called} {shlex.join(overrides)}".rstrip()
+    _ends.clear()
 
-    def entry(config: DictConfig) -> None:
-        # Under -m this is called several times: the worst code counts, and a stop stops them all.
-        nonlocal code
-        if stopped:
-            return
-        try:
-            code = min(code, stage(*_declared(config, overrides)), key=_WORST_FIRST.index)
-        except (AuditError, KeyboardInterrupt) as error:
-            stopped.append(error)  # Hydra would print a text of its own around it
+    def entry(config: DictConfig) -> _End:
+        # A launcher may take it to another process: it holds nothing but what can be pickled.
+        return _end_of(stage, config, command, overrides)
 
     # Hydra reads the process's arguments, and would print tracebacks or exit by itself.
     sys.argv = [sys.argv[0], *overrides]
@@ -240,22 +303,47 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
         raise AuditError(_in_one_message(error, overrides)) from error
     except SystemExit as error:  # Hydra's own usage message, already printed
         return ERROR if error.code else COMPLETE
-    if stopped:
-        raise stopped[0]
-    return code
+    for end in _ends:
+        if end.stopped is not None:
+            raise end.stopped
+    return min((end.code for end in _ends), key=_WORST_FIRST.index, default=COMPLETE)
 
 
-def _declared(config: DictConfig, overrides: Sequence[str]) -> tuple[AuditSpec, Invocation]:
-    from omegaconf import OmegaConf
+class _End:
+    """How a job ended: its exit code, or what stopped it.
 
+    Under -m there are several, and Hydra drops what they return. So an end is noted when it is
+    made, here or, on its way back from another process, once more here.
+    """
+
+    def __init__(self, code: int, stopped: BaseException | None = None) -> None:
+        self.code, self.stopped = code, stopped
+        _ends.append(self)
+
+    def __reduce__(self) -> tuple[type[_End], tuple[int, BaseException | None]]:
+        return _End, (self.code, self.stopped)
+
+
+_ends: list[_End] = []  # of the jobs of this process's command
+
+
+def _end_of(
+    stage: Callable[[AuditSpec, Invocation], int],
+    config: DictConfig,
+    command: str,
+    overrides: Sequence[str],
+) -> _End:
+    """Run a stage, unless one before it was stopped."""
     from cnnaudit.audit import Invocation
-    from cnnaudit.config import to_specs
+    from cnnaudit.config import config_text, to_specs
 
-    audit = to_specs(config, overrides)
-    called = ["python", "run.py"] if Path(sys.argv[0]).name == "run.py" else ["cnnaudit", "run"]
-    command = shlex.join([*called, *overrides])
-    # Not resolved: what ${oc.env:…} stands for may be a secret, and stays out of every output.
-    return audit, Invocation(command, overrides, OmegaConf.to_yaml(config))
+    if _ends and (stopped := _ends[-1].stopped) is not None:
+        return _End(COMPLETE, stopped)
+    try:
+        audit = to_specs(config, overrides)
+        return _End(stage(audit, Invocation(command, overrides, config_text(config))))
+    except (AuditError, KeyboardInterrupt) as error:
+        return _End(COMPLETE, error)  # not raised: Hydra would print a text of its own around it
 
 
 def _in_one_message(error: Exception, overrides: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from cnnaudit import entries, own_code, shipped
 from cnnaudit.image_sets.perturbed import perturbed_name
@@ -38,6 +40,29 @@ def load_specs(overrides: Iterable[str] = (), config_dir: Path | None = None) ->
     return to_specs(_compose(overrides, config_dir), overrides)
 
 
+def stored_specs(text: str, overrides: Iterable[str]) -> tuple[AuditSpec, str]:
+    """Turn a run's stored config, keys of it set anew, into specs; return the config as well."""
+    overrides = tuple(overrides)
+    try:
+        stored = OmegaConf.create(text)
+        assert isinstance(stored, DictConfig)
+        stored.merge_with_dotlist([override.lstrip("+") for override in overrides])
+    except (OmegaConfBaseException, YAMLError, AssertionError, ValueError) as error:
+        raise AuditError(f"the stored config cannot be read again: {error}") from error
+    return to_specs(stored, overrides), config_text(stored)
+
+
+def config_text(config: DictConfig) -> str:
+    """Return a composed config as YAML, the same for all shards of it.
+
+    It is not resolved: what ${oc.env:…} stands for may be a secret, and stays out of every output.
+    """
+    common = copy.deepcopy(config)
+    if "shard" in common.get("executor", {}):
+        common.executor.shard = None
+    return OmegaConf.to_yaml(common)
+
+
 def plain(config: DictConfig) -> dict[str, Any]:
     """Return a composed config as plain containers, its interpolations resolved."""
     try:
@@ -55,7 +80,8 @@ def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
     """
     root = Section("", plain(config))
     allow_code = own_code.open_door(root.boolean("allow_code"), overrides)
-    own_code.import_plugins(root.texts("plugins"), allow_code)
+    plugins = root.texts("plugins")
+    own_code.import_plugins(plugins, allow_code)
     executor, report = root.section("executor"), root.section("report")
     spec = AuditSpec(
         name=root.file_name("name"),
@@ -74,14 +100,14 @@ def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
         seed=root.integer("seed", minimum=0),
         device=root.text("device"),
         batch_size=root.integer("batch_size", minimum=1),
-        workers=executor.integer("workers", minimum=0),
         determinism=root.choice("determinism", ("strict", "warn", "off")),
         untrained_twin=root.boolean("untrained_twin"),
         regions=root.boolean("regions"),
         preview=entries.read_preview(root),
         output_dir=shipped.resolve(root.text("output_dir")),
         store_dir=shipped.resolve(root.text("store_dir")),
-        executor=executor.choice("uses", ("local",)),
+        executor=entries.read_executor(executor),
+        plugins=plugins,
         report=report.choice("uses", ("single_file",)),
     )
     for section in (executor, report, root):

@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cnnaudit.sections import unknown
-from cnnaudit.statistics import Array, Estimate, estimate, fewest_units, holm, sign_flip_p
+from cnnaudit.statistics import (
+    Array,
+    Estimate,
+    Ints,
+    estimate,
+    fewest_units,
+    group_means,
+    holm,
+    means_of,
+    sign_flip_ps,
+)
 from cnnaudit.summary import POOLED
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import COMPARED, IN_ROW, AuditError, ContrastSpec, ImageSet
@@ -90,50 +103,132 @@ def check_contrast(
     _check_balance(contrast, image_set, where)
 
 
-def pairs_of(rows: pd.DataFrame, contrast: ContrastSpec, value: str = "value") -> Pairs:
-    """Pair one subject's rows, already restricted to one level of each factor `within`.
+@dataclass(frozen=True)
+class Place:
+    """Where a contrast is judged: a subject at one level of each factor `within`."""
 
-    `value` names the column that is compared. Pairs of which one side has no value are left out
-    of the means and stay in the count of eligible items.
+    about: Mapping[str, str]  # its columns of SUBJECT, "" for what is compared
+    within: str
+
+
+class Places:
+    """All places of a contrast, their rows side by side: what is asked is computed of all at once.
+
+    A place has rows at both levels of the contrast, or at `levels`. Arrays of values are (n,), one
+    for each of `rows`; arrays of counts are (places, 2), one for each level.
     """
-    own = rows[rows[contrast.factor].isin(contrast.levels)]
-    eligible = own[own.status != "ineligible"]
-    scored = eligible[eligible.status == "ok"].dropna(subset=[value])
-    blocks = ("item",) if contrast.factor in COMPARED else contrast.blocks
-    keys = ["unit", *(name for name in blocks if name in rows)]  # the unit has its column
-    table = scored.groupby([*keys, contrast.factor])[value].mean().unstack(contrast.factor)
-    table = table.reindex(columns=list(contrast.levels)).dropna()
-    by_unit = table.groupby(level="unit").mean()
-    first, second = (by_unit[level].to_numpy(np.float64) for level in contrast.levels)
-    return Pairs(tuple(map(str, by_unit.index)), first, second, len(scored), len(eligible))
+
+    def __init__(
+        self, rows: pd.DataFrame, contrast: ContrastSpec, levels: Sequence[str] = ()
+    ) -> None:
+        compared = {contrast.factor, "layer"} if contrast.factor in COMPARED else set()
+        columns = [name for name in SUBJECT if name not in compared]
+        own = _of_subjects(rows, columns, contrast, levels or contrast.levels)
+        self.contrast = contrast
+        number, first = _numbered(own, [*columns, *contrast.within])
+        names = own[[*columns, *contrast.within]].iloc[first].astype(str)
+        self.places = [
+            Place({**dict.fromkeys(SUBJECT, ""), **about}, " · ".join(levels) or POOLED)
+            for about, levels in zip(
+                (dict(zip(columns, key, strict=True)) for key in names[columns].to_numpy()),
+                names[list(contrast.within)].to_numpy(),
+                strict=True,
+            )
+        ]
+        at_level = np.full(len(own), -1)
+        for place, level in enumerate(contrast.levels):
+            at_level[own[contrast.factor] == level] = place
+        compares = at_level >= 0
+        self.rows = own[compares]
+        self._place, self._level = number[compares], at_level[compares]
+        self._unit, of_unit = _numbered(self.rows, ["unit"])
+        self._units = self.rows["unit"].iloc[of_unit].astype(str).to_numpy()
+        self.is_ok = (self.rows["status"] == "ok").to_numpy()
+        self.eligible = self.count((self.rows["status"] != "ineligible").to_numpy())
+        self.scored = self.count(self.is_ok)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def column(self, name: str) -> Array:
+        """Return a column's values, NaN where a row has none."""
+        return np.where(self.is_ok, self.rows[name].to_numpy(np.float64), np.nan)
+
+    def count(self, which: NDArray[np.bool_]) -> Ints:
+        """Return how many rows of a choice (n,) each place has at each level."""
+        places = 2 * self._place[which] + self._level[which]
+        return np.bincount(places, minlength=2 * len(self)).reshape(-1, 2)
+
+    def means(self, values: Array) -> Array:
+        """Return the mean at each level of each place, (places, 2), NaN where there is none."""
+        at = 2 * self._place + self._level
+        return means_of(at, values, 2 * len(self)).reshape(-1, 2)
+
+    def unit_means(self, values: Array) -> list[tuple[Array, Array]]:
+        """Return the mean of each unit that has one, at both levels of each place."""
+        at = 2 * self._place + self._level
+        numbers, means = group_means(at * len(self._units) + self._unit, values)
+        ends = np.searchsorted(numbers, np.arange(2 * len(self) + 1) * len(self._units))
+        parts = [means[a:b] for a, b in pairwise(ends)]
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+    def pairs(self, values: Array) -> list[Pairs]:
+        """Pair the values of each place.
+
+        Pairs of which one side has no value are left out of the means and stay in the counts.
+        """
+        block, of_block, blocks = self._blocks
+        sides, means = group_means(2 * (self._place * blocks + block) + self._level, values)
+        firsts = np.flatnonzero(sides[:-1] // 2 == sides[1:] // 2)  # the next one is its second
+        pair = sides[firsts] // 2
+        units = max(len(self._units), 1)
+        group = pair // max(blocks, 1) * units + self._unit[of_block[pair % max(blocks, 1)]]
+        numbers, first = group_means(group, means[firsts])
+        _, second = group_means(group, means[firsts + 1])
+        places = numbers // units
+        names = self._units[numbers % units]
+        of_place = np.searchsorted(places, np.arange(len(self) + 1))
+        scored = self.count(~np.isnan(values)).sum(axis=1)
+        eligible = self.eligible.sum(axis=1)
+        return [
+            Pairs(tuple(names[a:b]), first[a:b], second[a:b], int(scored[n]), int(eligible[n]))
+            for n, (a, b) in enumerate(pairwise(of_place))
+        ]
+
+    @cached_property
+    def _blocks(self) -> tuple[Ints, Ints, int]:
+        """Number the rows by what stays equal within a pair, as `_numbered`, and how many it is."""
+        compared = self.contrast.factor in COMPARED
+        blocks = ("item",) if compared else self.contrast.blocks
+        keys = ["unit", *(name for name in blocks if name in self.rows)]  # the unit has its column
+        number, first = _numbered(self.rows, keys)
+        return number, first, len(first)
 
 
-def within_levels(rows: pd.DataFrame, contrast: ContrastSpec) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the rows at each level of the factors that a contrast is judged within."""
-    if not contrast.within:
-        yield POOLED, rows
-        return
-    for levels, part in rows.groupby(list(contrast.within), sort=True):
-        name = " · ".join(map(str, levels))
-        if all(levels):  # an item without a level is not at one
-            yield name, part
+def _of_subjects(
+    rows: pd.DataFrame, columns: list[str], contrast: ContrastSpec, levels: Sequence[str]
+) -> pd.DataFrame:
+    """Return the rows of what has values at all levels, and is at a level of each `within`."""
+    own = rows[rows["image_set"] == contrast.image_set]
+    number, _ = _numbered(own, columns)
+    eligible = (own["status"] != "ineligible").to_numpy()
+    wanted = np.ones(len(own), bool)
+    for level in levels:
+        there = number[eligible & (own[contrast.factor] == level).to_numpy()]
+        wanted &= np.isin(number, there)
+    for factor in contrast.within:  # an item without a level is not at one
+        wanted &= (own[factor] != "").to_numpy()
+    return own[wanted]
 
 
-def subjects(
-    rows: pd.DataFrame, contrast: ContrastSpec, levels: Sequence[str] = ()
-) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Yield what has values at both levels, its columns of SUBJECT ("" for what is compared).
+def _numbered(rows: pd.DataFrame, columns: list[str]) -> tuple[Ints, Ints]:
+    """Number the groups of rows that agree in all columns, in sorted order.
 
-    With `levels` what has values at these.
+    Returns the number of each row, and the position of each group's first row.
     """
-    own = rows[rows.image_set == contrast.image_set]
-    compared = {contrast.factor, "layer"} if contrast.factor in COMPARED else set()
-    columns = [name for name in SUBJECT if name not in compared]
-    for key, part in own.groupby(columns, sort=True):
-        found = set(part.loc[part.status != "ineligible", contrast.factor])
-        if set(levels or contrast.levels) <= found:
-            about = dict(zip(columns, map(str, key), strict=True))
-            yield {**dict.fromkeys(SUBJECT, ""), **about}, part
+    number = np.asarray(rows.groupby(columns, observed=True).ngroup(), np.int64)
+    first = np.unique(number, return_index=True)[1].astype(np.int64)
+    return number, first
 
 
 def contrast_table(
@@ -145,13 +240,7 @@ def contrast_table(
     levels. `status` is "not measured" where the units are too few for the family to reach 5 %.
     After each line stand those that are net of a reference's own difference; they are not tested.
     """
-    lines = []
-    for contrast in contrasts:
-        for about, part in subjects(rows, contrast):
-            for where, here in within_levels(part, contrast):
-                pairs = pairs_of(here, contrast)
-                lines.append(_line(contrast, about, where, here, pairs, seed))
-                lines += _net_lines(rows, contrast, about, where, here, pairs)
+    lines = [line for contrast in contrasts for line in _lines(rows, contrast, seed)]
     table = pd.DataFrame(lines, columns=_COLUMNS)
     for _, family in table.groupby(["contrast", "metric", "region"]):
         p_values = family.p.to_numpy(np.float64)
@@ -171,68 +260,77 @@ _COLUMNS = [
 ]
 
 
+def _lines(rows: pd.DataFrame, contrast: ContrastSpec, seed: int) -> Iterator[dict[str, object]]:
+    places = Places(rows, contrast)
+    pairs = places.pairs(places.column("value"))
+    p_values = sign_flip_ps([one.difference for one in pairs], seed=seed)
+    dead = places.means(np.where(places.is_ok, places.rows["flag"] == "dead", np.nan))
+    references = _References(places, pairs)
+    for number, (place, own) in enumerate(zip(places.places, pairs, strict=True)):
+        yield _line(contrast, place, own, p_values[number], dead[number])
+        if place.about["technique"] not in ("", *contrast.net_of):
+            for reference in contrast.net_of:
+                theirs = references.at(number, reference)
+                if theirs is not None and theirs.units:
+                    found = estimate(own.net_of(theirs))
+                    yield {**_of(contrast, place), "net_of": reference, **_estimated(found)}
+
+
+class _References:
+    """What a contrast's references show of its difference themselves, place by place."""
+
+    def __init__(self, places: Places, pairs: Sequence[Pairs]) -> None:
+        self._places = places.places
+        self._in_row = {
+            name: places.pairs(places.column(IN_ROW[name]))
+            for name in places.contrast.net_of
+            if name in IN_ROW
+        }
+        self._of_technique = {
+            self._key(place, place.about["technique"]): own
+            for place, own in zip(places.places, pairs, strict=True)
+        }
+
+    def at(self, number: int, reference: str) -> Pairs | None:
+        """Return a reference's own pairs where a place is; None where it has none."""
+        if reference in self._in_row:
+            return self._in_row[reference][number]
+        return self._of_technique.get(self._key(self._places[number], reference))
+
+    @staticmethod
+    def _key(place: Place, technique: str) -> tuple[str, ...]:
+        alike = (place.about[name] for name in ("model", "target", "region", "metric"))
+        return (technique, place.within, *alike)
+
+
 def _line(
-    contrast: ContrastSpec,
-    about: Mapping[str, str],
-    where: str,
-    rows: pd.DataFrame,
-    pairs: Pairs,
-    seed: int,
+    contrast: ContrastSpec, place: Place, pairs: Pairs, p: float, dead: Array
 ) -> dict[str, object]:
     found = estimate(pairs.difference)
-    dead = rows.flag.eq("dead").where(rows.status == "ok").astype(float)
-    is_heatmap = bool((rows.technique != "").all())
-    shares = dead.groupby(rows[contrast.factor]).mean() if is_heatmap else pd.Series(dtype=float)
-    first, second = contrast.levels
+    is_heatmap = contrast.factor == "technique" or place.about["technique"] != ""
     return {
-        **_of(contrast, about, where),
+        **_of(contrast, place),
         "net_of": "",
         "first": pairs.first.mean() if found.units else np.nan,
         "second": pairs.second.mean() if found.units else np.nan,
         **_estimated(found),
-        "p": sign_flip_p(pairs.difference, seed=seed),
-        "dead_first": shares.get(first, np.nan),
-        "dead_second": shares.get(second, np.nan),
+        "p": p,
+        "dead_first": dead[0] if is_heatmap else np.nan,
+        "dead_second": dead[1] if is_heatmap else np.nan,
         "scored": pairs.scored,
         "eligible": pairs.eligible,
     }
 
 
-def _net_lines(
-    rows: pd.DataFrame,
-    contrast: ContrastSpec,
-    about: Mapping[str, str],
-    where: str,
-    here: pd.DataFrame,
-    pairs: Pairs,
-) -> Iterator[dict[str, object]]:
-    """Yield a heatmap's difference less what each reference's heatmaps show of it themselves."""
-    if not about["technique"] or about["technique"] in contrast.net_of:
-        return
-    same = rows.image_set == contrast.image_set
-    for name in ("model", "target", "region", "metric"):
-        if name != contrast.factor:
-            same &= rows[name] == about[name]
-    for reference in contrast.net_of:
-        if reference in IN_ROW:
-            theirs = pairs_of(here, contrast, IN_ROW[reference])
-        else:
-            levels = dict(within_levels(rows[same & (rows.technique == reference)], contrast))
-            theirs = pairs_of(levels.get(where, here[:0]), contrast)
-        if theirs.units:
-            found = estimate(pairs.net_of(theirs))
-            yield {**_of(contrast, about, where), "net_of": reference, **_estimated(found)}
-
-
-def _of(contrast: ContrastSpec, about: Mapping[str, str], where: str) -> dict[str, object]:
+def _of(contrast: ContrastSpec, place: Place) -> dict[str, object]:
     return {
         "contrast": contrast.name,
         "image_set": contrast.image_set,
         "factor": contrast.factor,
         "first_level": contrast.levels[0],
         "second_level": contrast.levels[1],
-        "within": where,
-        **about,
+        "within": place.within,
+        **place.about,
         "status": "",  # known when its family is
     }
 

@@ -19,11 +19,13 @@ from cnnaudit.types import (
     BETWEEN,
     CLEAN,
     DISPLAY,
+    EXECUTORS,
     RESAMPLING,
     AgreementSpec,
     AuditError,
     CheckSpec,
     ContrastSpec,
+    ExecutorSpec,
     GridSpec,
     ImageSetSpec,
     MetricSpec,
@@ -296,6 +298,30 @@ def read_sanity(name: str, entry: Section) -> SanitySpec:
         seed=entry.integer("seed", minimum=0),
         bound=bound,
     )
+
+
+def read_executor(entry: Section) -> ExecutorSpec:
+    shards = entry.integer("shards", minimum=1, default=1)
+    shard = _integer_or_none(entry, "shard", minimum=0)
+    if shard is not None and shard >= shards:
+        raise entry.wrong("shard", shard, f"below {entry.key('shards')}, which is {shards}")
+    uses, workers = entry.choice("uses", EXECUTORS), entry.integer("workers", minimum=0)
+    if uses == "local":
+        return ExecutorSpec(uses, workers, shards, shard)
+    return ExecutorSpec(
+        uses,
+        workers,
+        shards,
+        shard,
+        address=None if entry.take("address") is None else entry.text("address"),
+        actors=_integer_or_none(entry, "actors", minimum=1),
+        cores=entry.integer("cores", minimum=1),
+        retries=entry.integer("retries", minimum=0),
+    )
+
+
+def _integer_or_none(entry: Section, name: str, *, minimum: int) -> int | None:
+    return None if entry.take(name, None) is None else entry.integer(name, minimum=minimum)
 
 
 _REQUIRE = "allowed are level, lift and difference, each with min or max, and beats"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from cnnaudit.heatmaps import Result, compute_heatmaps
-from cnnaudit.image_sets.batches import batches
+from cnnaudit.image_sets.batches import batches_of_chunks
 from cnnaudit.image_sets.perturbed import read_mask_of
 from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import behaviour_rows, rows_of, to_parquet, truths_of, without_value
@@ -46,6 +50,13 @@ class Finished:
     batch_size: int  # the largest batch that the memory took
 
 
+@dataclass
+class _Memory:
+    """How many images it takes at once, as far as is known: found once, for all batches."""
+
+    batch_size: int
+
+
 def execute(
     units: Iterable[Unit],
     model: nn.Module,
@@ -59,57 +70,108 @@ def execute(
     """Compute the cells of units of one model, which lies on its device, and store them.
 
     Yields each unit when all of it is stored. With its untrained `twin` every heatmap of the
-    network is set beside the twin's.
+    network is set beside the twin's. An interrupt waits for the batch in work, a second one for
+    nothing. Raises AuditError if the store cannot be written or a decoding process dies.
     """
-    for unit in units:
-        _execute(unit, model, metrics, store, twin, batch_size, workers)
-        yield Finished(unit, batch_size)
+    units, memory = tuple(units), _Memory(batch_size)
+    with patient() as stop_if_asked:
+        read_ahead = _read_ahead(units, model, batch_size, workers)
+        for unit, found in zip(units, read_ahead, strict=True):
+            work = _Work(unit, model, metrics, twin, memory)
+            for batch in found:
+                stop_if_asked()
+                work.add(batch)
+            work.write(store)
+            yield Finished(unit, memory.batch_size)
 
 
-def _execute(
-    unit: Unit,
-    model: nn.Module,
-    metrics: Sequence[MetricSpec],
-    store: Store,
-    twin: nn.Module | None,
-    batch_size: int,
-    workers: int,
-) -> None:
-    preprocessing = unit.model.preprocessing
-    work = _Work(unit, model, metrics, twin)
-    for batch in batches(
-        unit.chunk,
+def _read_ahead(
+    units: Sequence[Unit], model: nn.Module, batch_size: int, workers: int
+) -> Iterator[Iterator[Batch]]:
+    """Yield each unit's batches, which other processes read while this one computes."""
+    if not units:
+        return iter(())
+    preprocessing = units[0].model.preprocessing
+    return batches_of_chunks(
+        [unit.chunk for unit in units],
         partial(prepare_image, preprocessing=preprocessing),
         partial(prepare_mask, preprocessing=preprocessing),
         batch_size,
         workers,
-    ):
-        for item, reason in batch.failures.items():
-            work.fail([item], reason)
-        if batch.items:
-            work.run(batch)
-    for cell in unit.cells:
-        rows = work.rows[cell.key]
-        failed = any(row.status == "failed" for row in rows)
-        files = {ROWS_FILE: to_parquet(rows)}
-        if cell.keeps_maps:
-            files |= maps_files(work.maps[cell.key])
-        store.write(cell.key, files, cell.fields, again=failed)
+        pinned=_device(model).type == "cuda",
+    )
+
+
+@contextmanager
+def patient() -> Iterator[Callable[[], None]]:
+    """Hold back the first interrupt (Ctrl-C) until the yielded function is called.
+
+    A second one stops at once. Where interrupts are not Python's own to handle, as in a thread or
+    under `nohup`, nothing changes.
+    """
+    asked = False
+
+    def remember(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def stop_if_asked() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    in_charge = current_thread() is main_thread()
+    if not in_charge or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield stop_if_asked
+        return
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield stop_if_asked
+        stop_if_asked()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Work:
     """The rows of a unit's cells, gathered batch by batch."""
 
     def __init__(
-        self, unit: Unit, model: nn.Module, metrics: Sequence[MetricSpec], twin: nn.Module | None
+        self,
+        unit: Unit,
+        model: nn.Module,
+        metrics: Sequence[MetricSpec],
+        twin: nn.Module | None,
+        memory: _Memory,
     ) -> None:
         self.unit, self.model, self.metrics, self.twin = unit, model, metrics, twin
+        self.memory = memory
         self.swaps = _swap_masks(unit, metrics)
         self.rows: dict[str, list[MetricRow]] = {cell.key: [] for cell in unit.cells}
         self.maps: dict[str, dict[str, Kept]] = {cell.key: {} for cell in unit.cells}
 
-    def run(self, batch: Batch) -> None:
-        """Add a batch's rows, halving it as often as the memory asks for."""
+    def add(self, batch: Batch) -> None:
+        """Add a batch's rows, also those of the items that could not be read."""
+        for item, reason in batch.failures.items():
+            self.fail([item], reason)
+        if batch.items:
+            self._run(batch)
+
+    def write(self, store: Store) -> None:
+        """Write each cell; one in which something failed is to be computed again."""
+        for cell in self.unit.cells:
+            rows = self.rows[cell.key]
+            failed = any(row.status == "failed" for row in rows)
+            files = {ROWS_FILE: to_parquet(rows)}
+            if cell.keeps_maps:
+                files |= maps_files(self.maps[cell.key])
+            store.write(cell.key, files, cell.fields, again=failed)
+
+    def _run(self, batch: Batch) -> None:
+        """Add a batch's rows, in parts that the memory takes; it is halved until it does."""
+        if len(batch) > self.memory.batch_size:
+            for part in _parts(batch, self.memory.batch_size):
+                self._run(part)
+            return
         try:
             self._add(batch)
         except torch.OutOfMemoryError as error:
@@ -126,8 +188,8 @@ class _Work:
         else:
             return
         torch.cuda.empty_cache()
-        for half in _halves(batch):
-            self.run(half)
+        self.memory.batch_size = len(batch) // 2
+        self._run(batch)
 
     def fail(self, items: Sequence[str], reason: str) -> None:
         """Add rows that say why items have no number in any of the cells."""
@@ -136,7 +198,7 @@ class _Work:
 
     def _add(self, batch: Batch) -> None:
         spec, cells = self.unit.model, self.unit.cells
-        images = batch.images.to(next(self.model.parameters()).device, non_blocking=True)
+        images = batch.images.to(_device(self.model), non_blocking=True)
         outputs, results = self._compute(self.model, cells, batch, images)
         beside: dict[str, Result] = {}
         if self.twin is not None:
@@ -170,13 +232,14 @@ class _Work:
         return outputs, dict(zip(asked, computed, strict=True))
 
 
-def _halves(batch: Batch) -> tuple[Batch, Batch]:
-    middle = len(batch) // 2
-    first, second = (
-        replace(batch, items=batch.items[part], images=batch.images[part], failures={})
-        for part in (slice(None, middle), slice(middle, None))
-    )
-    return first, second
+def _parts(batch: Batch, size: int) -> Iterator[Batch]:
+    for start in range(0, len(batch), size):
+        part = slice(start, start + size)
+        yield replace(batch, items=batch.items[part], images=batch.images[part], failures={})
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _swap_masks(unit: Unit, metrics: Sequence[MetricSpec]) -> dict[tuple[str, str], Tensor]:
@@ -193,3 +256,14 @@ def _swap_masks(unit: Unit, metrics: Sequence[MetricSpec]) -> dict[tuple[str, st
                     prepared[key] = prepare_mask(mask, unit.model.preprocessing)
                 swaps[item.id, name] = prepared[key]
     return swaps
+
+
+def fail_unit(unit: Unit, metrics: Sequence[MetricSpec], store: Store, reason: str) -> None:
+    """Store a unit that could not be executed as failed, to be computed again by the next run."""
+    items = [item.id for item in unit.chunk]
+    for cell in unit.cells:
+        rows = without_value(cell, items, metrics, "failed", reason)
+        files = {ROWS_FILE: to_parquet(rows)}
+        if cell.keeps_maps:
+            files |= maps_files({})
+        store.write(cell.key, files, cell.fields, again=True)

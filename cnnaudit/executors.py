@@ -1,4 +1,4 @@
-"""Where units run: this process. A model is loaded once, and freed before the next one."""
+"""Where units run: this process, or others. A model is loaded once, and freed before the next."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -26,25 +27,45 @@ def run_local(
     audit: AuditSpec, units: Sequence[Unit], device: torch.device, store: Store, done: Done
 ) -> None:
     """Execute units in this process, model by model."""
+    for spec, group in groupby(units, key=lambda unit: unit.model):
+        with executing(spec, audit, device, store) as execute:
+            for finished in execute(group, batch_size=audit.batch_size):
+                log_finished(finished.unit)
+                done(finished)
+
+
+def run_ray(
+    audit: AuditSpec, units: Sequence[Unit], device: torch.device, store: Store, done: Done
+) -> None:
+    """Execute units in the actors of Ray, an extra that nothing else needs."""
+    from cnnaudit.cluster import run_on_cluster
+
+    run_on_cluster(audit, units, device, store, done)
+
+
+@contextmanager
+def executing(
+    spec: ModelSpec, audit: AuditSpec, device: torch.device, store: Store
+) -> Iterator[Callable[..., Iterator[Finished]]]:
+    """Hold a model, and yield what executes units of it: called with them and a batch size."""
     from cnnaudit.execute import execute
     from cnnaudit.models.untrained import untrained_twin
 
-    for spec, group in groupby(units, key=lambda unit: unit.model):
-        with loaded(spec, audit, device) as model:
-            # a draw of its own, also beside a model that is itself untrained
-            twin = untrained_twin(model, audit.seed + 1) if audit.untrained_twin else None
-            for finished in execute(
-                group,
-                model,
-                audit.metrics,
-                store,
-                batch_size=audit.batch_size,
-                workers=audit.workers,
-                twin=twin,
-            ):
-                unit = finished.unit
-                log.info("%s on %s: %d items", spec.name, unit.image_set.spec.name, len(unit.chunk))
-                done(finished)
+    with loaded(spec, audit, device) as model:
+        # a draw of its own, also beside a model that is itself untrained
+        twin = untrained_twin(model, audit.seed + 1) if audit.untrained_twin else None
+        yield partial(
+            execute,
+            model=model,
+            metrics=audit.metrics,
+            store=store,
+            workers=audit.executor.workers,
+            twin=twin,
+        )
+
+
+def log_finished(unit: Unit) -> None:
+    log.info("%s on %s: %d items", unit.model.name, unit.image_set.spec.name, len(unit.chunk))
 
 
 @contextmanager
@@ -66,4 +87,4 @@ def loaded(spec: ModelSpec, audit: AuditSpec, device: torch.device) -> Iterator[
                 torch.cuda.empty_cache()
 
 
-EXECUTORS: Mapping[str, Callable[..., None]] = {"local": run_local}
+EXECUTORS: Mapping[str, Callable[..., None]] = {"local": run_local, "ray": run_ray}

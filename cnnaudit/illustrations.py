@@ -17,7 +17,7 @@ from cnnaudit.plan import requests_of
 from cnnaudit.store import Store
 from cnnaudit.summary import worst_items
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import AuditSpec, ImageSet
+from cnnaudit.types import DIED, AuditSpec, ImageSet
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,7 @@ def illustrations_of(
     """Store what the report shows, and return where it lies: exemplars, and the worst by `rows`."""
     image_sets, metrics = tuple(image_sets), audit.metrics
     worst = worst_items(rows, metrics[0].name) if metrics else {}
+    deadly = _deadly(rows)
     pictures, kernels = [], []
     for spec in audit.models:
         requests = requests_of(audit, spec, facts[spec.name])
@@ -47,11 +48,20 @@ def illustrations_of(
                 why = exemplars(image_set)
                 for item, reasons in worst.get((spec.name, image_set.spec.name), {}).items():
                     why[item] = (*why.get(item, ()), *reasons)
+                for item in deadly.get((spec.name, image_set.spec.name), ()):
+                    why.pop(item, None)
                 shown = illustrate(audit, load, spec, image_set, of_items, why, store)
                 pictures += [_picture(spec.name, image_set, one) for one in shown]
             shown_kernels = show_kernels(audit, load, spec, of_model, store)
             kernels += [_kernels(spec.name, one) for one in shown_kernels]
     return {"pictures": pictures, SECTION: kernels}
+
+
+def _deadly(rows: pd.DataFrame) -> dict[tuple[str, str], set[str]]:
+    """Return, per model and image set, the items that would end this process like another's."""
+    died = rows[(rows.status == "failed") & rows.reason.str.startswith(DIED)]
+    groups = died.groupby(["model", "image_set"])["item"]
+    return {(str(model), str(image_set)): set(items) for (model, image_set), items in groups}
 
 
 def _kernels(model: str, shown: Kernels) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +39,28 @@ def configured(audit: AuditSpec) -> Iterator[None]:
         finally:
             matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags
             torch.use_deterministic_algorithms(deterministic, warn_only=only_warned)
+
+
+@contextmanager
+def noted_operations() -> Iterator[list[str]]:
+    """Collect the operations of which torch warns that they may give other numbers again.
+
+    Warnings must be logged: ``logging.captureWarnings``.
+    """
+    found: list[str] = []
+
+    class Noted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            for name in re.findall(r"(\S+) does not have a deterministic", record.getMessage()):
+                found.append(name) if name not in found else None
+
+    handler = Noted()
+    logger = logging.getLogger("py.warnings")
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
 
 
 def describe(audit: AuditSpec) -> dict[str, Any]:

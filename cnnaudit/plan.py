@@ -196,8 +196,13 @@ def run_fields(audit: AuditSpec, model: ModelSpec) -> dict[str, Any]:
         "dtype": "float32",
         "determinism": audit.determinism,
         "seed": audit.seed,
-        "torch": importlib.metadata.version("torch"),
+        "torch": _torch_version(),
     }
+
+
+@cache  # every cell asks, and it is read from a file each time
+def _torch_version() -> str:
+    return importlib.metadata.version("torch")
 
 
 def answer_fields(model: ModelSpec) -> dict[str, Any]:

@@ -1,39 +1,163 @@
-"""Progress on standard error: a bar on a terminal, plain lines elsewhere."""
+"""How far a run is: bars on a terminal, plain lines elsewhere, and a file for others to poll."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
-Advance = Callable[[int, str], None]  # how many more are done, and of what
+from cnnaudit.store import write_atomically
+from cnnaudit.types import RUN_SCHEMA
+
+Advance = Callable[[int, str], None]  # how many more images are done, and of which model
 _EVERY = 10.0  # seconds between plain lines
+_POLLED = 1.0  # seconds between two versions of the file
+
+
+class Status:
+    """The file that says what a run is doing and how far it is: ``status.json``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._written = path, 0.0
+        self._facts: dict[str, Any] = {"schema": RUN_SCHEMA, "state": "running"}
+
+    def say(self, **facts: Any) -> None:
+        """Add facts to the file, or change them."""
+        self._facts |= facts
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        text = json.dumps({**self._facts, "updated": now}, indent=1, ensure_ascii=False)
+        write_atomically(self._path, f"{text}\n".encode())
+        self._written = time.monotonic()
+
+    def say_often(self, **facts: Any) -> None:
+        """The same, but write the file only if its last version is old."""
+        self._facts |= facts
+        if time.monotonic() - self._written > _POLLED:
+            self.say()
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Advance]:
-    """Show how many of `total` are done; inside, call the yielded function."""
+def reported(path: Path) -> Iterator[Status]:
+    """Keep a run's status in a file; at its end it says how the run ended."""
+    status = Status(path)
+    status.say()
+    try:
+        yield status
+    except KeyboardInterrupt:
+        status.say(state="interrupted")
+        raise
+    except Exception as error:
+        status.say(state="stopped", error=f"{type(error).__name__}: {error}")
+        raise
+    status.say(state="finished")
+
+
+@contextmanager
+def progress(totals: Mapping[str, int], status: Status) -> Iterator[Advance]:
+    """Show how many images of each model are done; inside, call the yielded function.
+
+    `totals` has how many there are of each model.
+    """
+    counted = _Counted(totals, status)
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _plain(console, what, total)
+        yield _plain(console, counted)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        task = bars.add_task(what, total=total)
-        yield lambda steps, of: bars.update(task, advance=steps, description=f"{of}: {what}")
+        tasks = {name: bars.add_task(name, total=total) for name, total in totals.items()}
+        whole = bars.add_task("in total", total=counted.total) if len(tasks) > 1 else None
+
+        def advance(images: int, model: str) -> None:
+            counted.add(images, model)
+            bars.advance(tasks[model], images)
+            if whole is not None:
+                bars.advance(whole, images)
+
+        yield advance
 
 
-def _plain(console: Console, what: str, total: int) -> Advance:
-    done, said = 0, time.monotonic()
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.1f} images/s")
 
-    def advance(steps: int, of: str) -> None:
-        nonlocal done, said
-        done += steps
-        if done == total or time.monotonic() - said > _EVERY:
+
+class _Counted:
+    """How many images are done, of each model and in total, and how fast."""
+
+    def __init__(self, totals: Mapping[str, int], status: Status) -> None:
+        self._totals, self._status = totals, status
+        self._done = dict.fromkeys(totals, 0)
+        self._started = time.monotonic()
+        self.total = sum(totals.values())
+        self._tell()
+
+    @property
+    def done(self) -> int:
+        return sum(self._done.values())
+
+    @property
+    def rate(self) -> float:
+        """Images per second."""
+        return self.done / max(time.monotonic() - self._started, 1e-9)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds; None before the first image is done."""
+        return (self.total - self.done) / self.rate if self.done else None
+
+    def add(self, images: int, model: str) -> None:
+        self._done[model] += images
+        self._tell()
+
+    def _tell(self) -> None:
+        self._status.say_often(
+            images={"done": self.done, "total": self.total},
+            models={n: {"done": self._done[n], "total": t} for n, t in self._totals.items()},
+            images_per_second=round(self.rate, 3),
+            seconds_left=None if self.left is None else round(self.left, 1),
+        )
+
+
+def _plain(console: Console, counted: _Counted) -> Advance:
+    said = time.monotonic()
+
+    def advance(images: int, model: str) -> None:
+        nonlocal said
+        counted.add(images, model)
+        if counted.done == counted.total or time.monotonic() - said > _EVERY:
             said = time.monotonic()
-            console.print(f"{of}: {done}/{total} {what}", highlight=False, markup=False)
+            text = f"{model}: {counted.done}/{counted.total} images, {counted.rate:.1f}/s"
+            if counted.done < counted.total and counted.left is not None:
+                text += f", {clock(counted.left)} left"
+            console.print(text, highlight=False, markup=False)
 
     return advance
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as people say it: 40 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    minutes, hours = round(seconds / 60), int(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{hours // 24} d {hours % 24} h"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -25,13 +26,19 @@ def make_query(
     """Return a function that runs passes on variants (V·B, C, H, W) of a batch of B images.
 
     Every image keeps the target that it had: `weights` (B, N). Halves the variants as often as the
-    memory asks for.
+    memory asks for, and asks for no more of them from then on.
     """
+    most = sys.maxsize  # variants that the memory takes at once, as far as is known
 
     def query(images: Tensor, spec: PassSpec) -> Signals:
         return run(images, weights.repeat(len(images) // len(weights), 1), spec)
 
     def run(images: Tensor, own: Tensor, spec: PassSpec) -> Signals:
+        nonlocal most
+        if len(images) > most:
+            middle = len(images) // 2
+            first = run(images[:middle], own[:middle], spec)
+            return _joined(first, run(images[middle:], own[middle:], spec))
         try:
             _, found = run_passes(model, images, score_from, {"": lambda _: own}, {"": spec})
             return found[""]
@@ -40,9 +47,8 @@ def make_query(
                 raise
             log.warning("out of memory with %d variants; halving them", len(images))
         torch.cuda.empty_cache()
-        middle = len(images) // 2
-        first = run(images[:middle], own[:middle], spec)
-        return _joined(first, run(images[middle:], own[middle:], spec))
+        most = len(images) - 1
+        return run(images, own, spec)
 
     return query
 

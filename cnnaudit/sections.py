@@ -77,8 +77,8 @@ class Section:
             raise AuditError(f"{self.key(name)}: {unknown(str(value), allowed)}")
         return str(value)
 
-    def integer(self, name: str, *, minimum: int) -> int:
-        value = self.take(name)
+    def integer(self, name: str, *, minimum: int, default: Any = _MISSING) -> int:
+        value = self.take(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self.wrong(name, value, f"a whole number, at least {minimum}")
         return value

@@ -7,6 +7,7 @@ it: four lights of one scene are one draw. Treating them as four raised false po
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit  # all of scipy.stats takes a second to import
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Alternative = Literal["two-sided", "greater", "less"]
 
 ALPHA = 0.05
 EXACT_UP_TO = 16  # units: all 2¹⁶ sign patterns are tried; above, as many random ones
 _ROUNDING = 1e-9  # relative: sums that differ by rounding alone are equal
+_TESTS_AT_ONCE = 8  # of which every pattern's sum is held in memory
 
 
 @dataclass(frozen=True)
@@ -62,25 +65,66 @@ def unit_ranks(values: Array) -> Array | None:
     return ranks / length if length > 0 else None
 
 
+def means_of(groups: Ints, values: Array, count: int) -> Array:
+    """Return the mean of each of the groups 0 … count − 1, NaN where it has no value.
+
+    `groups` (n,) says of each of the `values` (n,) where it belongs; NaN is no value.
+    """
+    known = ~np.isnan(values)
+    sums = np.bincount(groups[known], values[known], count)
+    counts = np.bincount(groups[known], minlength=count)
+    means = np.full(count, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
+
+
+def group_means(groups: Ints, values: Array) -> tuple[Ints, Array]:
+    """Return the groups that have a value, sorted, and their means; groups are any numbers."""
+    known = ~np.isnan(values)
+    found, places = np.unique(groups[known], return_inverse=True)
+    return found, means_of(places, values[known], len(found))
+
+
 def sign_flip_p(values: Array, alternative: Alternative = "two-sided", seed: int = 0) -> float:
     """Return the p-value of values (n,) being symmetric about zero, by flipping their signs.
 
     Exact up to 16 units, Monte Carlo with 2¹⁶ seeded patterns above. NaN without a unit.
     Source: Fisher, The Design of Experiments, 1935, §21.
     """
-    n = len(values)
-    if n == 0:
-        return float("nan")
-    exact = n <= EXACT_UP_TO
-    sums = _sign_patterns(n, seed) @ values
-    observed = float(values.sum())
+    return float(sign_flip_ps([values], alternative, seed)[0])
+
+
+def sign_flip_ps(
+    samples: Sequence[Array], alternative: Alternative = "two-sided", seed: int = 0
+) -> Array:
+    """Return `sign_flip_p` of each of the samples; those of one size share its sign patterns."""
+    p_values = np.full(len(samples), np.nan)
+    sizes = np.array([len(sample) for sample in samples], int)
+    for n in np.unique(sizes[sizes > 0]):
+        of_size = np.flatnonzero(sizes == n)
+        for start in range(0, len(of_size), _TESTS_AT_ONCE):
+            tests = of_size[start : start + _TESTS_AT_ONCE]
+            values = np.array([samples[test] for test in tests])
+            p_values[tests] = _flipped(values, alternative, seed)
+    return p_values
+
+
+def _flipped(values: Array, alternative: Alternative, seed: int) -> Array:
+    """Return the p-values (m,) of m samples of one size, (m, n)."""
+    _, n = values.shape
+    if alternative == "less":
+        values = -values
+    sums = values @ _sign_patterns(n, seed)
+    observed = values.sum(axis=1)
     if alternative == "two-sided":
-        sums, observed = np.abs(sums), abs(observed)
-    elif alternative == "less":
-        sums, observed = -sums, -observed
-    extreme = int((sums >= observed - _ROUNDING * np.abs(values).sum()).sum())
+        sums, observed = np.abs(sums, out=sums), np.abs(observed)
+    least = observed - _ROUNDING * np.abs(values).sum(axis=1)
+    extreme = np.count_nonzero(sums >= least[:, None], axis=1)
+    patterns = sums.shape[1]
     # A random draw of patterns need not hold the observed one, which is as extreme as itself.
-    return extreme / len(sums) if exact else (extreme + 1) / (len(sums) + 1)
+    drawn = 0 if n <= EXACT_UP_TO else 1
+    p_values: Array = (extreme + drawn) / (patterns + drawn)
+    return p_values
 
 
 def holm(p_values: Array) -> Array:
@@ -110,8 +154,9 @@ def fewest_units(tests: int, alpha: float = ALPHA) -> int:
 
 @lru_cache(maxsize=4)  # one audit asks hundreds of times for the same number of units
 def _sign_patterns(n: int, seed: int) -> Array:
+    """Return signs (n, patterns)."""
     if n <= EXACT_UP_TO:
-        bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        bits = (np.arange(2**n) >> np.arange(n)[:, None]) & 1
     else:
-        bits = np.random.default_rng(seed).integers(0, 2, (2**EXACT_UP_TO, n))
-    return (1 - 2 * bits).astype(np.float64)
+        bits = np.random.default_rng(seed).integers(0, 2, (2**EXACT_UP_TO, n)).T
+    return np.ascontiguousarray(1 - 2 * bits, dtype=np.float64)

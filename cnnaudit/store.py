@@ -1,7 +1,7 @@
 """A content-addressed store of finished work: atomic to write, verified when read, resumable.
 
 A cell lies at ``<root>/<first two digits>/<key>/``. It is complete when its ``done.json`` is there
-and every file it lists has the size and digest it states; that the files exist proves nothing.
+and every file it lists has the digest it states; that the files exist proves nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from cnnaudit.types import AuditError
 
 SCHEMA = 3  # raise when the content of a cell changes its meaning
 DONE = "done.json"
+
+log = logging.getLogger(__name__)
 
 
 def digest_bytes(content: bytes) -> str:
@@ -53,12 +58,18 @@ class Store:
     def has(self, key: str) -> bool:
         """Say whether a complete, undamaged cell lies at a key; set a damaged one aside.
 
-        A cell that was written to be computed again does not count.
+        A cell that was written to be computed again does not count. Raises AuditError if what lies
+        there cannot be read.
         """
         folder = self._folder(key)
-        if not folder.is_dir():
-            return False
-        done = _verified(folder)
+        try:
+            if not folder.exists():
+                return False
+            done = _verified(folder)
+        except OSError as error:  # it may be whole, and the disk or the permissions at fault
+            raise AuditError(
+                f"store_dir: cannot read {folder} in the store ({_why(error)})"
+            ) from error
         if done is None:
             self._set_aside(folder)
         return done is not None and not done["again"]
@@ -79,6 +90,18 @@ class Store:
                 f"{folder / name} was altered after it was written; run the audit again"
             )
         return content
+
+    def fields(self) -> Iterator[tuple[dict[str, Any], bool]]:
+        """Yield what determined the key of each cell, and whether something in it failed.
+
+        Those that were set aside as damaged are among them.
+        """
+        for path in chain(self.root.glob(f"??/*/{DONE}"), self.root.glob(f"damaged/*/{DONE}")):
+            try:
+                done = json.loads(path.read_bytes())
+                yield done["fields"], bool(done["again"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
 
     def path(self, key: str, name: str) -> Path:
         """Return where one file of a cell lies, for those that are too large to be read whole."""
@@ -108,7 +131,7 @@ class Store:
             for name, content in files.items():
                 _write_through(draft / name, content)
             _write_through(draft / DONE, _done(files, fields, again))
-            _move(draft, folder)
+            self._place(draft, folder)
         except OSError as error:
             raise _cannot_write(self.root, error) from error
         finally:
@@ -117,15 +140,33 @@ class Store:
     def _folder(self, key: str) -> Path:
         return self.root / key[:2] / key
 
+    def _place(self, draft: Path, folder: Path) -> None:
+        """Move a cell into its place, unless one lies there that is as good."""
+        old = draft.with_name(f"{draft.name}-old")
+        while not _renamed(draft, folder):
+            done = _verified(folder)
+            if done is None:
+                self._set_aside(folder)
+            elif done["again"] and done != _verified(draft):
+                shutil.rmtree(old, ignore_errors=True)  # of a round in which another was faster
+                with suppress(FileNotFoundError):  # another run does the same
+                    folder.rename(old)
+            else:
+                break  # written by another run meanwhile
+        shutil.rmtree(old, ignore_errors=True)
+
     def _set_aside(self, folder: Path) -> None:
         aside = self.root / "damaged"
+        place = aside / f"{folder.name}-{uuid.uuid4().hex[:8]}"
         try:
             aside.mkdir(parents=True, exist_ok=True)
-            folder.rename(aside / f"{folder.name}-{uuid.uuid4().hex[:8]}")
+            folder.rename(place)
         except FileNotFoundError:  # another run set it aside first
             pass
         except OSError as error:
             raise _cannot_write(self.root, error) from error
+        else:
+            log.warning("a damaged cell of the store was set aside as %s", place)
 
 
 def check_writable(folder: Path, key: str) -> None:
@@ -160,6 +201,13 @@ def _done(files: Mapping[str, bytes], fields: Mapping[str, Any], again: bool) ->
     return canonical_json(done).encode()
 
 
+# What reading a cell raises that is not as it was written, or that another run moves meanwhile.
+_DAMAGED = (
+    *(FileNotFoundError, IsADirectoryError, NotADirectoryError),
+    *(ValueError, KeyError, TypeError, AttributeError),
+)
+
+
 def _verified(folder: Path) -> dict[str, Any] | None:
     """Return what a cell's ``done.json`` states, or None if its files are not as it states."""
     try:
@@ -167,23 +215,20 @@ def _verified(folder: Path) -> dict[str, Any] | None:
         whole = isinstance(done["again"], bool) and all(
             digest_file(folder / name) == stated["sha256"] for name, stated in done["files"].items()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except _DAMAGED:
         return None
     return done if whole else None
 
 
-def _move(draft: Path, folder: Path) -> None:
+def _renamed(draft: Path, folder: Path) -> bool:
+    """Rename a folder, or say that something is in its way."""
     try:
         draft.rename(folder)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        done = _verified(folder)
-        if done is None or done["again"]:
-            folder.rename(draft.with_name(draft.name + "-old"))
-            draft.rename(folder)
-            shutil.rmtree(draft.with_name(draft.name + "-old"))
-        # Else it is the same cell, written by another run meanwhile.
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def _write_through(path: Path, content: bytes) -> None:

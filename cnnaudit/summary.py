@@ -6,18 +6,22 @@ no more than another.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from cnnaudit.statistics import means_of
 from cnnaudit.store import Store
 from cnnaudit.types import (
     CELL_COLUMNS,
     EARNED,
     RESERVED_COLUMNS,
+    ROW_COLUMNS,
     ROWS_FILE,
     SUMMARY_COLUMNS,
     Cell,
@@ -31,19 +35,23 @@ _GROUP = (*CELL_COLUMNS, "region", "metric")
 
 
 def collect_rows(cells: Iterable[Cell], store: Store) -> pd.DataFrame:
-    """Return the rows of all cells with their model, technique, unit and factors, sorted."""
-    frames = []
-    for cell in cells:
-        frame = pd.read_parquet(io.BytesIO(store.read(cell.key, ROWS_FILE)))
-        for column, value in zip(CELL_COLUMNS, _names(cell), strict=True):
-            frame[column] = value
-        frames.append(frame.merge(_items(cell.image_set), on="item", validate="many_to_one"))
-    rows = pd.concat(frames, ignore_index=True)
-    factors = _factor_columns(rows)
-    rows[factors] = rows[factors].fillna("")
-    order = [*_GROUP, "item"]
-    columns = [*CELL_COLUMNS, "item", *[c for c in rows if c not in (*CELL_COLUMNS, "item")]]
-    return rows[columns].sort_values(order, ignore_index=True)
+    """Return the rows of all cells with their model, technique, unit and factors, sorted.
+
+    Texts are categories, in sorted order: of millions of rows, they would be most of the memory.
+    """
+    cells = list(cells)
+    rows = pa.concat_tables([_read(cell, store) for cell in cells]).to_pandas()
+    rows = _categorical(rows, [*_TEXTS, *CELL_COLUMNS])
+    of_sets = [_items(image_set) for image_set in _image_sets(cells)]
+    items = pd.concat(of_sets, ignore_index=True)
+    factors = _factor_columns(items)
+    items[factors] = items[factors].fillna("")
+    items = _categorical(items, ["unit", *factors])
+    for column in ("image_set", "item"):  # what is merged on has the same categories
+        items[column] = pd.Categorical(items[column], rows[column].cat.categories)
+    rows = rows.merge(items, on=["image_set", "item"], how="left", validate="many_to_one")
+    columns = [*CELL_COLUMNS, *ROW_COLUMNS, "unit", *factors]
+    return rows[columns].sort_values([*_GROUP, "item"], ignore_index=True)
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -52,19 +60,22 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     The combinations are: all pooled, each factor, each pair of factors, and all factors together.
     """
     factors = _factor_columns(rows)
+    rows = _categorical(rows, [*_GROUP, "unit"])
+    rows = _categorical(rows, factors, [POOLED])
     sizes = sorted({0, 1, 2, len(factors)} & set(range(len(factors) + 1)))
+    scores = _Scores(rows)
     tables = []
     for size in sizes:
         for kept in combinations(factors, size):
-            table = _means(rows, [*_GROUP, *kept])
+            table = scores.means([*_GROUP, *kept])
             for factor in factors:
                 if factor not in kept:
-                    table[factor] = POOLED
+                    levels = rows[factor].cat.categories
+                    table[factor] = pd.Categorical([POOLED] * len(table), levels)
             tables.append(table)
     summary = pd.concat(tables, ignore_index=True)
     columns = [*_GROUP, *factors, *SUMMARY_COLUMNS, *STATUSES]
-    summary = summary[columns].drop_duplicates([*_GROUP, *factors])
-    return summary.sort_values([*_GROUP, *factors], ignore_index=True)
+    return summary[columns].sort_values([*_GROUP, *factors], ignore_index=True)
 
 
 def find_gaps(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -72,7 +83,7 @@ def find_gaps(rows: pd.DataFrame) -> list[dict[str, Any]]:
     without = rows[rows.status != "ok"]
     gaps = []
     keys = ["model", "image_set", "technique", "metric", "status", "reason"]
-    for values, group in without.groupby(keys, sort=True):
+    for values, group in without.groupby(keys, sort=True, observed=True):
         items = group["item"].unique()
         gap = dict(zip(keys, values, strict=True))
         gaps.append({**gap, "items": len(items), "examples": sorted(items)[:3]})
@@ -85,7 +96,7 @@ def worst_items(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], dict[s
     scored = scored.sort_values(["lift", "item"])
     worst: dict[tuple[str, str], dict[str, list[str]]] = {}
     keys = ["model", "image_set", "technique"]
-    for (model, image_set, technique), group in scored.groupby(keys, sort=True):
+    for (model, image_set, technique), group in scored.groupby(keys, sort=True, observed=True):
         items = worst.setdefault((str(model), str(image_set)), {})
         items.setdefault(group["item"].iloc[0], []).append(f"worst: {technique}")
     return worst
@@ -129,7 +140,7 @@ class _Words:
 
 def to_csv(table: pd.DataFrame) -> bytes:
     """Return a table as CSV in which no text can be run by a spreadsheet as a formula."""
-    texts = table.select_dtypes(include=["object", "string"]).columns
+    texts = table.select_dtypes(include=["object", "string", "category"]).columns
     return table.assign(**{c: table[c].map(_guarded) for c in texts}).to_csv(index=False).encode()
 
 
@@ -164,7 +175,7 @@ def _grid_findings(
             metric = next((name for name in named if len(found[name])), None)
             if metric is None:
                 continue
-            for technique, part in found[metric].groupby("technique", sort=False):
+            for technique, part in found[metric].groupby("technique", sort=False, observed=True):
                 subject = metrics[metric]["title"]
                 if catalogue["techniques"].get(technique, {}).get("reference"):
                     continue
@@ -249,30 +260,72 @@ def _grid_table(summary: pd.DataFrame, image_set: ImageSet, rows: str, cols: str
     return summary[own & pooled & varied]
 
 
-def _means(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    ok = rows.status == "ok"
-    heatmaps = rows.technique != ""
-    by_unit = rows[ok].groupby([*keys, "unit"], sort=False)[[*EARNED]].mean()
-    means = by_unit.groupby(keys, sort=False).agg(
-        mean=("value", "mean"),
-        **{name: (name, "mean") for name in EARNED[1:]},
-        units=("value", "count"),
-    )
-    marks = pd.DataFrame(
-        {
-            "scored": ok.astype(int),
-            "total": 1,
-            "dead": (rows.flag == "dead").astype(float).where(ok & heatmaps),
-            **{status: (rows.status == status).astype(int) for status in STATUSES},
+class _Scores:
+    """The numbers of rows as arrays, to be averaged by one choice of columns after another."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self._rows = rows
+        ok = (rows["status"] == "ok").to_numpy()
+        dead = (rows["flag"] == "dead").to_numpy()
+        is_heatmap = (rows["technique"] != "").to_numpy()
+        self._earned = {
+            name: np.where(ok, rows[name].to_numpy(np.float64), np.nan) for name in EARNED
         }
-    )
-    counts = pd.concat([rows[keys], marks], axis=1).groupby(keys, sort=False)
-    totals = counts.agg(
-        {"scored": "sum", "total": "sum", "dead": "mean", **dict.fromkeys(STATUSES, "sum")}
-    )
-    table = totals.join(means).reset_index()
-    table["units"] = table["units"].fillna(0).astype(int)
+        self._dead = np.where(ok & is_heatmap, dead, np.nan)
+        self._marks = {"scored": ok, "total": np.ones(len(rows), bool)}
+        self._marks |= {one: (rows["status"] == one).to_numpy() for one in STATUSES}
+        self._unit = rows["unit"].cat.codes.to_numpy(np.int64)
+        self._units = max(len(rows["unit"].cat.categories), 1)
+
+    def means(self, keys: list[str]) -> pd.DataFrame:
+        """Return the means and counts of each group of rows that agree in some columns."""
+        group = np.asarray(self._rows.groupby(keys, observed=True).ngroup(), np.int64)
+        _, first = np.unique(group, return_index=True)
+        table = self._rows[keys].iloc[first].reset_index(drop=True)
+        for name, marked in self._marks.items():
+            table[name] = np.bincount(group[marked], minlength=len(table))
+        table["dead"] = means_of(group, self._dead, len(table))
+        cells, cell = np.unique(group * self._units + self._unit, return_inverse=True)
+        group_of_cell = cells // self._units
+        for name, values in self._earned.items():
+            of_units = means_of(cell, values, len(cells))
+            column = "mean" if name == "value" else name
+            table[column] = means_of(group_of_cell, of_units, len(table))
+            if name == "value":
+                scored = group_of_cell[~np.isnan(of_units)]
+                table["units"] = np.bincount(scored, minlength=len(table))
+        return table
+
+
+_TEXTS = tuple(name for name in ROW_COLUMNS if name not in EARNED)
+
+
+def _read(cell: Cell, store: Store) -> pa.Table:
+    """Return a cell's rows, every text stored once."""
+    content = pa.BufferReader(store.read(cell.key, ROWS_FILE))
+    table = pq.ParquetFile(content, read_dictionary=list(_TEXTS)).read(use_threads=False)
+    same = pa.array(np.zeros(len(table), np.int32))
+    for column, value in zip(CELL_COLUMNS, _names(cell), strict=True):
+        texts = pa.DictionaryArray.from_arrays(same, pa.array([value]))
+        table = table.append_column(column, texts)
     return table
+
+
+def _categorical(
+    table: pd.DataFrame, columns: Iterable[str], more: Iterable[str] = ()
+) -> pd.DataFrame:
+    """Return a table with some columns as categories in sorted order, `more` among them."""
+    made = {}
+    for column in columns:
+        texts = table[column]
+        known = texts.cat.categories if isinstance(texts.dtype, pd.CategoricalDtype) else texts
+        categories = sorted({*known, *more})
+        made[column] = pd.Categorical(texts, categories)
+    return table.assign(**made)
+
+
+def _image_sets(cells: Iterable[Cell]) -> list[ImageSet]:
+    return list({cell.image_set.spec.name: cell.image_set for cell in cells}.values())
 
 
 def _names(cell: Cell) -> tuple[str, ...]:
@@ -286,7 +339,7 @@ def _names(cell: Cell) -> tuple[str, ...]:
 def _items(image_set: ImageSet) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"item": item.id, "unit": image_set.unit_of(item)}
+            {"image_set": image_set.spec.name, "item": item.id, "unit": image_set.unit_of(item)}
             | {name: item.factors.get(name, "") for name in _factors(image_set)}
             for item in image_set.items
         ]

@@ -197,6 +197,20 @@ class SanitySpec:
 
 
 @dataclass(frozen=True)
+class ExecutorSpec:
+    """Where units run, and which share of them."""
+
+    uses: str  # one of EXECUTORS
+    workers: int  # processes that decode images ahead; 0: none
+    shards: int = 1  # equal shares that the work is divided into
+    shard: int | None = None  # the share to compute; None: all of it
+    address: str | None = None  # of a cluster to join; None: one is started on this machine
+    actors: int | None = None  # processes that compute; None: as many as there is room for
+    cores: int = 1  # of each of them
+    retries: int = 0  # how often a unit is tried again whose process died
+
+
+@dataclass(frozen=True)
 class AuditSpec:
     """The whole audit as declared; everything after `config` reads this and no config."""
 
@@ -216,14 +230,14 @@ class AuditSpec:
     seed: int
     device: str  # "auto", "cpu", "cuda", "cuda:1", …
     batch_size: int
-    workers: int  # processes that decode images ahead; 0: none
     determinism: str  # "strict", "warn" or "off"
     untrained_twin: bool  # whether every heatmap is set beside its untrained twin's
     regions: bool  # whether the interesting region of every kept heatmap is written as a picture
     preview: Path | None  # where a plan draws what the perturbations look like
     output_dir: Path
     store_dir: Path
-    executor: str  # where units run
+    executor: ExecutorSpec
+    plugins: tuple[str, ...]  # modules of a user's own, which were allowed to be imported
     report: str
 
 
@@ -493,6 +507,10 @@ IN_ROW = {IMAGE_SWAP: "swap", UNTRAINED_TWIN: "twin"}
 
 # A Pillow filter each; here, because reading a config must not wait for torch.
 RESAMPLING = ("box", "bilinear", "bicubic", "lanczos", "nearest")
+
+EXECUTORS = ("local", "ray")  # where units run
+
+DIED = "the process that computed it died"  # how the reason of a failure begins, if it was that
 
 DISPLAY = ("maximum", "p99")  # p99: the 99th percentile, what is above it shown as the maximum
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import cnnaudit.cli
 from cnnaudit.models.perception import DISTANCES, SENSORS, SimpleCNN
 
 os.environ.setdefault("NO_COLOR", "1")  # what subprocesses print is compared as text
@@ -46,6 +49,20 @@ def overrides(image_set: Path, weights: Path, tmp_path: Path) -> list[str]:
         f"output_dir={tmp_path / 'out'}",
         "device=cpu",
     ]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
+    """Call the command line in this process; return exit code, output and errors."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cnnaudit", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cnnaudit.cli.main()
+        said = capsys.readouterr()
+        return stopped.value.code, said.out, said.err  # type: ignore[return-value]
+
+    return call
 
 
 def write_image_set(root: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,20 +33,6 @@ def _call(*arguments: str, cwd: Path) -> Process:
     )
 
 
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
-    """Call the command line in this process; return exit code, output and errors."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cnnaudit", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cnnaudit.cli.main()
-        said = capsys.readouterr()
-        return stopped.value.code, said.out, said.err  # type: ignore[return-value]
-
-    return call
-
-
 def _run_dir(tmp_path: Path) -> Path:
     return max((tmp_path / "out/robot").iterdir())
 
@@ -60,7 +47,7 @@ def test_from_config_to_html_and_again_from_the_store(overrides: list[str], tmp_
         *("config.yaml", "manifest.json", "run.log", "summary.json", "report.html"),
         *("results/rows.parquet", "results/summary.csv", "results/illustrations.json"),
         *("results/contrasts.csv", "results/checks.csv", "results/agreement.csv", "junit.xml"),
-        "results/randomisation.csv",
+        *("results/randomisation.csv", "status.json"),
     }
     manifest = json.loads((run_dir / "manifest.json").read_text())
     assert manifest["cells"] == {"planned": 9, "found": 0, "computed": 9}
@@ -136,7 +123,13 @@ def test_plan_computes_nothing(cli: Callable, overrides: list[str], tmp_path: Pa
     code, out, _ = cli("plan", *overrides)
     assert code == 0
     assert "9 cells: 0 in the store, 9 to compute" in out
+    assert "passes: 48 images forward, 96 backward" in out  # the network and its untrained twin
+    assert re.search(r"about \d+ s on cpu and \d\.\d MB in the store", out)
+    assert " why " not in out
     assert not (tmp_path / "out/robot").exists()
+    code, out, _ = cli("plan", "--explain", *overrides)
+    assert code == 0
+    assert out.count("  why perception on robot_lighting, ") == 9
 
 
 def test_report_is_made_again_without_torch(
@@ -228,7 +221,9 @@ def test_help_and_version_do_not_wait_for_torch() -> None:
 def test_a_multirun_over_seeds_leaves_a_run_each(overrides: list[str], tmp_path: Path) -> None:
     ran = _call(str(RUN), "-m", "seed=1,2", "technique=[saliency]", *overrides, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert len(list((tmp_path / "out/robot").iterdir())) == 2
+    logs = [path.read_text() for path in tmp_path.glob("out/robot/*/run.log")]
+    assert len(logs) == 2
+    assert all(" cells, 0 of them in the store" in log for log in logs)  # of the second job, too
     assert {p.name for p in tmp_path.iterdir()} == {"set", "weights.safetensors", "out"}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnnaudit.contrasts import check_contrast, contrast_table, pairs_of
+from cnnaudit.contrasts import Places, check_contrast, contrast_table
 from cnnaudit.types import AuditError, ContrastSpec, ImageSet, ImageSetSpec, Item
 
 COLOUR = ContrastSpec(
@@ -82,7 +82,8 @@ def test_the_effect_is_found_at_each_level_and_not_pooled() -> None:
 
 def test_pairs_are_over_units() -> None:
     rows = make_rows()
-    pairs = pairs_of(rows, replace(COLOUR, within=()))
+    places = Places(rows, replace(COLOUR, within=()))
+    (pairs,) = places.pairs(places.column("value"))
     assert len(pairs.difference) == 12
     by_hand = (
         rows.pivot_table(index=["unit", "light"], columns="colour", values="value")

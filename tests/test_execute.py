@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
-from cnnaudit.execute import execute
+from cnnaudit.execute import Finished, execute
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.models import build_model
+from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.models.untrained import untrained_twin
 from cnnaudit.plan import requests_of
 from cnnaudit.summary import collect_rows
@@ -28,6 +31,7 @@ from cnnaudit.types import Heatmaps, Signals
 from tests.conftest import SIZE
 
 Run = Callable[..., pd.DataFrame]
+PERTURBED = ("perturbation=[brightness]", "perturbation.brightness.severities=[3]")  # more units
 
 
 @pytest.fixture
@@ -162,7 +166,7 @@ def test_an_unreadable_picture_fails_alone(run: Run, image_set: Path) -> None:
     assert rows[bad].reason.str.contains("scene_00-left-equal.png").all()
     others = ["item", "technique", "metric"]
     merged = rows[~bad].merge(clean, on=others, validate="one_to_one")
-    assert merged.status_x.equals(merged.status_y)
+    assert merged.status_x.astype(str).equals(merged.status_y.astype(str))
     assert (merged.value_x - merged.value_y).abs().max() < 1e-6
 
 
@@ -195,8 +199,6 @@ def test_an_exception_in_a_technique_fails_its_own_cell(
 
 
 def test_out_of_memory_halves_the_batch(run: Run, tmp_path: Path) -> None:
-    from cnnaudit.models.perception import SimpleCNN
-
     class Small(SimpleCNN):
         def forward(self, images: Tensor) -> Tensor:
             if len(images) > 3:
@@ -210,9 +212,95 @@ def test_out_of_memory_halves_the_batch(run: Run, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(rows, unlimited, rtol=1e-4, atol=1e-6)
 
 
-def test_a_model_that_fails_says_so_in_every_row(run: Run) -> None:
-    from cnnaudit.models.perception import SimpleCNN
+def test_the_batch_that_the_memory_takes_is_found_once_for_all_units(
+    overrides: list[str], run: Run, tmp_path: Path
+) -> None:
+    """24 images do not fit, nor 12, nor 6; then every batch has 3, also those of later units."""
+    tried = []
 
+    class Small(SimpleCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            tried.append(len(images))
+            if len(images) > 3:
+                raise torch.OutOfMemoryError("too many")
+            return super().forward(images)
+
+    asked = [*PERTURBED, "batch_size=24", "technique=[saliency]"]
+    ready = prepare(load_specs([*overrides, *asked]))
+    torch.manual_seed(5)
+    model = Small().eval()
+    found = list(_execute(ready, model))
+    assert [finished.batch_size for finished in found] == [3] * len(ready.plan.units)
+    assert len(found) > 1
+    assert [size for size in tried if size > 3] == [24, 12, 6]
+    rows = collect_rows(ready.plan.cells, ready.store)
+    unlimited = run(*asked, f"store_dir={tmp_path / 'other'}")
+    pd.testing.assert_frame_equal(rows, unlimited, rtol=1e-4, atol=1e-6)
+
+
+def test_processes_that_decode_ahead_change_nothing(
+    overrides: list[str], run: Run, tmp_path: Path
+) -> None:
+    """A batch never has items of two units, however far ahead it was read."""
+    asked = [*PERTURBED, "batch_size=7", "technique=[saliency]"]
+    ready = prepare(load_specs([*overrides, *asked]))
+    finished = list(_execute(ready, build_model(ready.audit.models[0], 0), workers=2))
+    assert [one.unit for one in finished] == list(ready.plan.units)
+    here = run(*asked, f"store_dir={tmp_path / 'other'}")
+    pd.testing.assert_frame_equal(collect_rows(ready.plan.cells, ready.store), here)
+
+
+@pytest.mark.parametrize(("interrupts", "computed"), [(1, 12), (2, 0)])
+def test_an_interrupt_waits_for_the_batch_in_work_and_a_second_one_does_not(
+    overrides: list[str], interrupts: int, computed: int
+) -> None:
+    """Two units of 24 images in batches of 12; it comes in the third batch, of the second unit."""
+    batches = []
+
+    class Interrupted(SimpleCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            batches.append(0)
+            if len(batches) == 3:
+                for _ in range(interrupts):
+                    os.kill(os.getpid(), signal.SIGINT)
+            answer = super().forward(images)
+            batches[-1] = len(images)
+            return answer
+
+    ready = prepare(load_specs([*overrides, *PERTURBED, "batch_size=12", "technique=[saliency]"]))
+    with pytest.raises(KeyboardInterrupt):
+        list(_execute(ready, Interrupted().eval()))
+    assert batches == [12, 12, computed]
+    stored = {cell.key for cell in ready.plan.cells if ready.store.has(cell.key)}
+    assert stored == {cell.key for cell in ready.plan.units[0].cells}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_in_the_last_batch_of_a_unit_keeps_the_unit(overrides: list[str]) -> None:
+    class Interrupted(SimpleCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().forward(images)
+
+    ready = prepare(load_specs([*overrides, "technique=[saliency]"]))
+    with pytest.raises(KeyboardInterrupt):
+        list(_execute(ready, Interrupted().eval()))
+    assert all(ready.store.has(cell.key) for cell in ready.plan.cells)
+
+
+def _execute(ready: Prepared, model: nn.Module, workers: int = 0) -> Iterator[Finished]:
+    audit = ready.audit
+    return execute(
+        ready.plan.units,
+        model,
+        audit.metrics,
+        ready.store,
+        batch_size=audit.batch_size,
+        workers=workers,
+    )
+
+
+def test_a_model_that_fails_says_so_in_every_row(run: Run) -> None:
     class Broken(SimpleCNN):
         def forward(self, images: Tensor) -> Tensor:
             raise RuntimeError("no such kernel")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
 from cnnaudit.config import load_specs
-from cnnaudit.numerics import configured
+from cnnaudit.numerics import configured, noted_operations
 
 
 def _state() -> tuple[object, ...]:
@@ -46,3 +48,14 @@ def test_torch_is_as_it_was_after_an_exception_too() -> None:
     with pytest.raises(ZeroDivisionError), configured(load_specs([])):
         raise ZeroDivisionError
     assert _state() == before
+
+
+@pytest.mark.filterwarnings("always")
+def test_operations_that_may_vary_are_noted_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What captureWarnings(True) does, whatever another test made of it.
+    monkeypatch.setattr(warnings, "showwarning", logging._showwarning)  # type: ignore[attr-defined]
+    with configured(load_specs([])), noted_operations() as found:
+        for _ in range(2):
+            torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+        warnings.warn("something else", stacklevel=1)
+    assert found == ["put_"]

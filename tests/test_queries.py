@@ -76,6 +76,14 @@ def test_out_of_memory_halves_the_variants_and_changes_nothing(images: Tensor, l
     assert halved.inapplicable == whole.inapplicable == {}
 
 
+def test_how_many_variants_the_memory_takes_is_found_once(images: Tensor) -> None:
+    model = Limited(5)
+    query = make_query(model, None, torch.ones(3, 5))
+    for _ in range(2):
+        query(images.repeat(4, 1, 1, 1), PassSpec())
+    assert model.batches == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3]
+
+
 def test_memory_that_does_not_suffice_for_one_image_is_said(images: Tensor) -> None:
     model = Limited(0)
     with pytest.raises(torch.OutOfMemoryError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -85,23 +86,52 @@ def test_a_failed_cell_can_be_read_but_is_computed_again(store: Store) -> None:
     assert store.read(KEY, "rows.parquet") == b"mended"
 
 
-def _write_many(root: Path) -> None:
+def test_a_cell_that_failed_again_in_the_same_way_is_left_as_it_is(store: Store) -> None:
+    store.write(KEY, FILES, {}, again=True)
+    before = _folder(store).stat().st_ino
+    store.write(KEY, FILES, {}, again=True)
+    assert _folder(store).stat().st_ino == before
+    store.write(KEY, {"rows.parquet": b"failed otherwise"}, {}, again=True)
+    assert store.read(KEY, "rows.parquet") == b"failed otherwise"
+    assert [path.name for path in _folder(store).parent.iterdir()] == [KEY]
+
+
+def test_a_cell_that_cannot_be_read_is_not_taken_for_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(path: Path) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    store.write(KEY, FILES, {})
+    monkeypatch.setattr("cnnaudit.store.digest_file", unreadable)
+    with pytest.raises(AuditError, match=r"store_dir: cannot read .* \(Too many open files\)"):
+        store.has(KEY)
+    monkeypatch.undo()
+    assert store.has(KEY)
+
+
+def _write_many(root: Path, failing: bool) -> None:
     store = Store(root)
     for number in range(40):
         key = cell_key({"number": number})
-        store.write(key, {"a": b"x" * 5000, "b": b"y" * 5000}, {"number": number})
-        assert store.has(key)
+        files = {"a": b"x" * 5000, "b": str(os.getpid() if failing else number).encode()}
+        store.write(key, files, {"number": number}, again=failing)
+        assert store.has(key) is not failing
 
 
-def test_two_processes_on_one_store_do_not_corrupt_it(store: Store) -> None:
+@pytest.mark.parametrize("failing", [False, True])
+def test_two_processes_on_one_store_do_not_corrupt_it(store: Store, failing: bool) -> None:
+    """Cells that failed are replaced all the time: those of two processes differ here."""
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_many, args=(store.root,)) for _ in range(2)]
+    writers = [context.Process(target=_write_many, args=(store.root, failing)) for _ in range(2)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0]
-    assert all(store.has(cell_key({"number": number})) for number in range(40))
+    keys = [cell_key({"number": number}) for number in range(40)]
+    assert {store.has(key) for key in keys} == {not failing}
+    assert all(store.read(key, "a") and store.read(key, "b") for key in keys)
     assert not list(store.root.rglob(".draft-*"))
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import cv2
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,36 +21,13 @@ from cnnaudit.image_sets.files import read_truth
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
 from cnnaudit.types import AuditError, Batch, Item
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 Prepare = Callable[[Image.Image], Tensor]
 
-
-@dataclass(frozen=True)
-class _Sample:
-    item: Item
-    image: Tensor | None
-    masks: dict[str, Tensor]
-    vanished: frozenset[str]
-    truth: Any
-    failure: str
-
-
-class _Samples(Dataset[_Sample]):
-    def __init__(self, items: Sequence[Item], image: Prepare, mask: Prepare) -> None:
-        self.items, self.prepare_image, self.prepare_mask = items, image, mask
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> _Sample:
-        item = self.items[index]
-        try:
-            image = self.prepare_image(read_picture(item))
-            read = {name: read_mask_of(item, name) for name in item.regions}
-            masks = {name: self.prepare_mask(mask) for name, mask in read.items()}
-            vanished = frozenset(n for n in read if read[n].getbbox() and not masks[n].any())
-            return _Sample(item, image, masks, vanished, _truth(item), "")
-        except AuditError as error:
-            return _Sample(item, None, {}, frozenset(), None, str(error))
+log = logging.getLogger(__name__)
 
 
 def batches(
@@ -55,32 +37,145 @@ def batches(
 
     A batch's `items` are the ones that could be read; the others are in its `failures`.
     """
+    for found in batches_of_chunks([items], prepare_image, prepare_mask, size, workers):
+        yield from found
+
+
+def batches_of_chunks(
+    chunks: Sequence[Sequence[Item]],
+    prepare_image: Prepare,
+    prepare_mask: Prepare,
+    size: int,
+    workers: int,
+    *,
+    pinned: bool = False,
+) -> Iterator[Iterator[Batch]]:
+    """Yield the batches of each chunk, to be taken before the next chunk's.
+
+    The same processes read all chunks, and ahead of the one that is asked for. `pinned` images can
+    be copied to a GPU while it computes. Raises AuditError if one of the processes dies.
+    """
     loader = DataLoader(
-        _Samples(items, prepare_image, prepare_mask),
-        batch_size=size,
+        _Reading(prepare_image, prepare_mask),
+        batch_sampler=_parts(chunks, size),  # type: ignore[arg-type]  # any iterable will do
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=_pack,
+        pin_memory=pinned,
+        worker_init_fn=_start_worker,
         generator=torch.Generator(),  # or each pass would draw from the global one
     )
-    yield from loader
+    stream = _unpacked(iter(loader))
+    for chunk in chunks:
+        yield islice(stream, ceil(len(chunk) / size))
 
 
-def _truth(item: Item) -> Any:
-    if isinstance(item.truth, Path):
-        return torch.from_numpy(read_truth(item.truth)).flatten()
-    return item.truth
+def _parts(chunks: Sequence[Sequence[Item]], size: int) -> Iterator[Sequence[Item]]:
+    """Yield what each batch is to hold: no batch has items of two chunks."""
+    for chunk in chunks:
+        yield from (chunk[start : start + size] for start in range(0, len(chunk), size))
 
 
-def _collate(samples: list[_Sample]) -> Batch:
+def _unpacked(stream: Iterator[_Packed]) -> Iterator[Batch]:
+    while True:
+        try:
+            packed = next(stream)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise AuditError(
+                f"executor.workers: a process that decodes pictures ended ({error}); the same "
+                "command continues, and with executor.workers=0 this process decodes them itself"
+            ) from error
+        yield packed.unpacked()
+
+
+def _start_worker(_number: int) -> None:
+    # Ctrl-C reaches all processes, and the one that computes has a batch to finish.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)  # the threads of the process that this one was forked from are not here
+
+
+@dataclass(frozen=True)
+class _Sample:
+    item: Item
+    image: Tensor | None
+    masks: Mapping[str, Tensor]
+    vanished: frozenset[str]
+    truth: str | NDArray[np.float64] | None
+    failure: str
+
+
+class _Reading(Dataset[_Sample]):
+    """Reads the item that it is asked for: it holds none, so a process gets only its own."""
+
+    def __init__(self, image: Prepare, mask: Prepare) -> None:
+        self.prepare_image, self.prepare_mask = image, mask
+
+    def __getitem__(self, item: Item) -> _Sample:
+        try:
+            return self._read(item)
+        except AuditError as error:
+            failure = str(error)
+        except Exception as error:  # whatever a decoder raises concerns its own picture only
+            log.exception("item %r could not be read", item.id)
+            failure = f"{type(error).__name__}: {error}"
+        return _Sample(item, None, {}, frozenset(), None, failure)
+
+    def _read(self, item: Item) -> _Sample:
+        image = self.prepare_image(read_picture(item))
+        read = {name: read_mask_of(item, name) for name in item.regions}
+        masks = {name: self.prepare_mask(mask) for name, mask in read.items()}
+        vanished = frozenset(n for n in read if read[n].getbbox() and not masks[n].any())
+        truth = read_truth(item.truth).flatten() if isinstance(item.truth, Path) else item.truth
+        return _Sample(item, image, masks, vanished, truth, "")
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A batch on its way between processes: in few tensors, since each takes a file descriptor."""
+
+    items: tuple[Item, ...]
+    images: Tensor  # (B, C, H, W)
+    masks: Mapping[str, Tensor]  # region → (n, H, W) of the items that have it, in their order
+    truths: Mapping[str, str | NDArray[np.float64]]
+    failures: Mapping[str, str]
+    vanished: frozenset[tuple[str, str]]
+
+    def pin_memory(self) -> _Packed:
+        return replace(self, images=self.images.pin_memory())
+
+    def unpacked(self) -> Batch:
+        of_region = {
+            name: [item.id for item in self.items if name in item.regions] for name in self.masks
+        }
+        return Batch(
+            items=self.items,
+            images=self.images,
+            masks={
+                name: dict(zip(ids, self.masks[name], strict=True))
+                for name, ids in of_region.items()
+            },
+            truths={
+                item: truth if isinstance(truth, str) else torch.from_numpy(truth)
+                for item, truth in self.truths.items()
+            },
+            failures=self.failures,
+            vanished=self.vanished,
+        )
+
+
+def _pack(samples: Sequence[_Sample]) -> _Packed:
     good = [sample for sample in samples if sample.image is not None]
     regions = dict.fromkeys(name for sample in good for name in sample.masks)
-    return Batch(
+    return _Packed(
         items=tuple(sample.item for sample in good),
         images=torch.stack([s.image for s in good if s.image is not None])
         if good
         else torch.empty(0),
         masks={
-            name: {s.item.id: s.masks[name] for s in good if name in s.masks} for name in regions
+            name: torch.stack([s.masks[name] for s in good if name in s.masks]) for name in regions
         },
         truths={s.item.id: s.truth for s in good if s.truth is not None},
         failures={s.item.id: s.failure for s in samples if s.failure},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +94,12 @@ def resolve_model(spec: ModelSpec) -> ModelSpec:
 def library_version(spec: ModelSpec) -> str:
     """Return the version of the library that a model's architecture is from, if it is from one."""
     library = BUILDERS[spec.builder].library
-    return importlib.metadata.version(library) if library else ""
+    return _version_of(library) if library else ""
+
+
+@cache  # every cell asks, and it is read from a file each time
+def _version_of(library: str) -> str:
+    return importlib.metadata.version(library)
 
 
 def sources_of(spec: ModelSpec) -> list[Path]:

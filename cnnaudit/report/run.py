@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,12 +140,19 @@ class Run:
         pairs = [(data, model) for data in catalogue["image_sets"] for model in catalogue["models"]]
         return [Subject(number, *pair) for number, pair in enumerate(pairs, start=1)]
 
-    def subject_means(self, subject: Subject) -> Iterator[dict[str, Any]]:
-        """Yield the rows of the summary that are about one model on one image set."""
-        means = self.means
-        mine = means[(means["model"] == subject.model) & (means["image_set"] == subject.image_set)]
-        for record in mine.to_dict("records"):
-            yield {str(key): value for key, value in record.items()}
+    def subject_means(self, subject: Subject) -> Sequence[Mapping[str, Any]]:
+        """Return the rows of the summary that are about one model on one image set."""
+        return self._means_of.get((subject.model, subject.image_set), ())
+
+    @cached_property
+    def _means_of(self) -> Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]:
+        """The rows of the summary by model and image set: several tables ask for the same."""
+        found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        columns = [str(name) for name in self.means]
+        for values in zip(*(self.means[name].tolist() for name in self.means), strict=True):
+            record = dict(zip(columns, values, strict=True))
+            found.setdefault((record["model"], record["image_set"]), []).append(record)
+        return found
 
 
 def _has_facet(grid: Mapping[str, Any]) -> bool:

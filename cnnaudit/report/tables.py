@@ -138,7 +138,8 @@ def overall(run: Run, subject: Subject, variant: Variant, metric: str) -> Mean |
     """Return a subject's mean over all items of a metric that needs no region."""
     factors = run.factors(subject.image_set)
     everywhere = (POOLED,) * len(factors)
-    return _index(run, subject, factors).get((variant, Measure(metric, ""), everywhere))
+    of_metric = (one for one in run.subject_means(subject) if one["metric"] == metric)
+    return _index(of_metric, factors).get((variant, Measure(metric, ""), everywhere))
 
 
 class _Maker:
@@ -150,7 +151,7 @@ class _Maker:
         self.factors = run.factors(subject.image_set)
         self.order = {name: list(about.get("levels", {}).get(name, ())) for name in self.factors}
         self.unit = run.unit(subject.image_set)
-        self.index = _index(run, subject, self.factors)
+        self.index = _index(run.subject_means(subject), self.factors)
         self.variants = variants(run, subject)
         self.grids = [  # a unit has no means of its own
             one
@@ -363,9 +364,9 @@ class _Maker:
         return self.index.get((variant, measure, where))
 
 
-def _index(run: Run, subject: Subject, factors: Sequence[str]) -> Index:
+def _index(records: Iterable[Mapping[str, Any]], factors: Sequence[str]) -> Index:
     found: dict[tuple[Variant, Measure, Levels], Mean] = {}
-    for record in run.subject_means(subject):
+    for record in records:
         measure = Measure(record["metric"], record["region"])
         levels = tuple(record[name] for name in factors)
         counts = {name: _count(record[name]) for name in COUNTS}

@@ -78,7 +78,7 @@ def _to_own_frame(obstacle: Obstacle, points: Points) -> Points:
 def _meets_square(starts: Points, ends: Points) -> Truth:
     """Clip each segment against the square's two pairs of sides (the slab method)."""
     steps = ends - starts
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         low, high = (-1 - starts) / steps, (1 - starts) / steps
     parallel = steps == 0
     inside = np.abs(starts) <= 1

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from cnnaudit.image_sets.batches import batches
+from cnnaudit.image_sets.batches import batches, batches_of_chunks
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
-from cnnaudit.types import Batch, Item, Preprocessing
+from cnnaudit.types import AuditError, Batch, Item, Preprocessing
 
 PREPROCESSING = Preprocessing((6, 8), "box", "rgb", (0, 0, 0), (1, 1, 1))
 NAMES = ("a", "b", "c", "d", "e")
@@ -34,10 +39,12 @@ def items(tmp_path: Path) -> list[Item]:
     return found
 
 
+_image = partial(prepare_image, preprocessing=PREPROCESSING)
+_mask = partial(prepare_mask, preprocessing=PREPROCESSING)
+
+
 def read(items: list[Item], size: int, workers: int = 0) -> list[Batch]:
-    image = partial(prepare_image, preprocessing=PREPROCESSING)
-    mask = partial(prepare_mask, preprocessing=PREPROCESSING)
-    return list(batches(items, image, mask, size, workers))
+    return list(batches(items, _image, _mask, size, workers))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
@@ -124,3 +131,51 @@ def test_worker_processes_give_the_same(items: list[Item]) -> None:
         for name, masks in one.masks.items():
             assert masks.keys() == other.masks[name].keys()
             assert all(torch.equal(masks[i], other.masks[name][i]) for i in masks)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_batch_has_items_of_two_chunks(items: list[Item], workers: int) -> None:
+    chunks = [items[:3], items[3:4], items]
+    found = [
+        [batch.ids for batch in chunk]
+        for chunk in batches_of_chunks(chunks, _image, _mask, 2, workers)
+    ]
+    assert found == [
+        [("a", "b"), ("c",)],
+        [("d",)],
+        [("a", "b"), ("c", "d"), ("e",)],
+    ]
+
+
+def test_a_process_that_dies_is_an_error_and_no_end_of_waiting(items: list[Item]) -> None:
+    def killed(_picture: Image.Image) -> Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it lives")
+
+    with pytest.raises(AuditError, match=r"executor.workers: a process that decodes pictures end"):
+        list(batches(items, killed, _mask, 2, workers=1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whatever_decoding_raises_fails_its_own_item(items: list[Item], workers: int) -> None:
+    def poisoned(picture: Image.Image) -> Tensor:
+        if picture.getpixel((0, 0)) == (20, 20, 20):
+            raise ZeroDivisionError("of all things")
+        return _image(picture)
+
+    (batch,) = batches(items, poisoned, _mask, 5, workers)
+    assert batch.ids == ("a", "b", "d", "e")
+    assert batch.failures == {"c": "ZeroDivisionError: of all things"}
+
+
+def test_a_large_batch_needs_few_file_descriptors(items: list[Item]) -> None:
+    """What comes from another process takes one for every tensor."""
+    many = [replace(items[0], id=f"{number}") for number in range(200)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 60, limits[1]))
+    try:
+        (batch,) = batches(many, _image, _mask, 200, workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(batch) == len(batch.masks["mask"]) == len(batch.truths) == 200

@@ -1,0 +1,107 @@
+"""What a plan will cost: its passes counted, its time and disk space from a short calibration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from cnnaudit.execute import execute
+from cnnaudit.executors import loaded
+from cnnaudit.models.untrained import untrained_twin
+from cnnaudit.store import Store
+from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.types import AuditSpec, Unit
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_PICTURES = 32  # that a calibration computes, at most
+_ENOUGH = 2.0  # seconds after which one picture has said enough
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Shared passes of a plan, in images; queries are passes that techniques make of their own."""
+
+    forward: int
+    backward: int
+    queried_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    seconds: float
+    size: int  # bytes that the cells add to the store
+
+
+def count_passes(units: Iterable[Unit], *, twin: bool) -> Passes:
+    """Count the images that go forward and backward through the networks of a plan's units.
+
+    With an untrained `twin` beside each network they go through both.
+    """
+    forward, backward, queried_by = 0, 0, dict[str, None]()
+    for unit in units:
+        requests = [cell.request for cell in unit.cells if cell.request is not None]
+        used = [(request, TECHNIQUES[request.technique.uses]) for request in requests]
+        plain = {r.target.name for r, t in used if t.needs.gradients or t.needs.input_gradient}
+        guided = {r.target.name for r, t in used if t.needs.guided_input_gradient}
+        own = [r.technique.name for r, t in used if t.needs.queries or t.needs.network]
+        queried_by |= dict.fromkeys(own)
+        networks = 1 + (twin and any(technique.explains_network for _, technique in used))
+        forward += networks * len(unit.chunk)
+        backward += networks * len(unit.chunk) * (len(plain) + len(guided))
+    return Passes(forward, backward, tuple(queried_by))
+
+
+def estimate(audit: AuditSpec, units: Sequence[Unit], device: torch.device) -> Estimate:
+    """Compute a few pictures of each kind of unit, and reckon what all of them take.
+
+    Networks are built without their weights, which change neither; nothing is fetched or kept.
+    """
+    seconds, size = 0.0, 0.0
+    for spec, of_model in groupby(units, key=lambda unit: unit.model):
+        alike: dict[tuple[str, ...], list[Unit]] = {}
+        for unit in of_model:
+            alike.setdefault(_kind(unit), []).append(unit)
+        with loaded(replace(spec, weights=None, pretrained=""), audit, device) as model:
+            twin = untrained_twin(model, audit.seed) if audit.untrained_twin else None
+            for group in alike.values():
+                per_picture = _calibrate(group[0], model, twin, audit)
+                pictures = sum(len(unit.chunk) for unit in group)
+                seconds += per_picture[0] * pictures
+                size += per_picture[1] * pictures
+    return Estimate(seconds, round(size))
+
+
+def _kind(unit: Unit) -> tuple[str, ...]:
+    """Return what units must have in common to cost the same for each picture."""
+    asked = (cell.request for cell in unit.cells)
+    names = (f"{r.technique.name} {r.target.name}" if r else "" for r in asked)
+    return (unit.image_set.spec.name, *sorted(names))
+
+
+def _calibrate(
+    unit: Unit, model: nn.Module, twin: nn.Module | None, audit: AuditSpec
+) -> tuple[float, float]:
+    """Return the seconds and bytes that one picture of a unit takes; a first one warms up."""
+    seconds = size = 0.0
+    for count in (1, min(len(unit.chunk), audit.batch_size, _PICTURES)):
+        part = replace(unit, chunk=unit.chunk[:count])
+        with TemporaryDirectory() as folder:
+            started = time.monotonic()
+            for _ in execute(
+                [part], model, audit.metrics, Store(Path(folder)),
+                batch_size=audit.batch_size, workers=0, twin=twin,
+            ):  # fmt: skip
+                seconds = (time.monotonic() - started) / count
+            files = (path for path in Path(folder).rglob("*") if path.is_file())
+            size = sum(path.stat().st_size for path in files) / count
+        if seconds > _ENOUGH:
+            break
+    return seconds, size

@@ -1,0 +1,96 @@
+"""A stored run once more, from scratch: which of its cells agree, and what else is different."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cnnaudit import audit as stages
+from cnnaudit.progress import reported
+from cnnaudit.report.run import load
+from cnnaudit.summary import collect_rows
+from cnnaudit.types import CELL_COLUMNS, EARNED, AuditSpec
+
+TOLERANCE = 1e-5  # of a number on the scale of its column, up to which it agrees
+_ITEM = ("item", "region", "metric")
+_TEXTS = ("flag", "status", "reason")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    lines: tuple[str, ...]  # what was found, in words
+    agrees: bool
+
+
+def reproduce(run_dir: Path, audit: AuditSpec) -> Reproduction:
+    """Compute every cell of a run again in a store of its own, and compare; keeps nothing.
+
+    `audit` is the run's own. Raises AuditError if the run directory or its inputs cannot be read.
+    """
+    before = load(run_dir)
+    with TemporaryDirectory(prefix="cnnaudit-") as folder:
+        fresh = replace(audit, store_dir=Path(folder) / "store", output_dir=Path(folder) / "runs")
+        ready = stages.prepare(fresh)
+        with reported(Path(folder) / "status.json") as status:
+            stages.execute_plan(ready, status)
+        rows = collect_rows(ready.plan.cells, ready.store)
+    lines = compare_rows(before.rows, rows)
+    about = stages.environment(ready)
+    different = list(_differences("", {k: before.manifest.get(k) for k in about}, about))
+    agrees = all(agreed for agreed, _ in lines)
+    return Reproduction(
+        (
+            *(text for _, text in lines),
+            *(f"different now: {text}" for text in different or ["nothing in the environment"]),
+        ),
+        agrees,
+    )
+
+
+def compare_rows(before: pd.DataFrame, after: pd.DataFrame) -> list[tuple[bool, str]]:
+    """Return for each cell of rows, of one model and technique, whether it agrees and how far."""
+    first, second = map(_indexed, (before, after))
+    index = first.index.union(second.index)
+    lonely = pd.Series(~(index.isin(first.index) & index.isin(second.index)), index)
+    first, second = first.reindex(index), second.reindex(index)
+    texts = (first[[*_TEXTS]].fillna("") != second[[*_TEXTS]].fillna("")).any(axis=1)
+    one, other = (side[[*EARNED]].to_numpy(np.float64) for side in (first, second))
+    apart = np.abs(one - other) / np.maximum(1, np.abs(one))
+    apart[np.isnan(one) & np.isnan(other)] = 0
+    furthest = pd.Series(np.nan_to_num(apart, nan=np.inf).max(axis=1), index)
+    off = texts | lonely | (furthest > TOLERANCE)
+    found = pd.DataFrame({"off": off, "lonely": lonely, "furthest": furthest}).reset_index()
+    return [_compared(part) for _, part in found.groupby([*CELL_COLUMNS], sort=True)]
+
+
+def _indexed(rows: pd.DataFrame) -> pd.DataFrame:
+    keys = [*CELL_COLUMNS, *_ITEM]
+    texts = rows[[*keys, *_TEXTS]].astype(str)
+    return pd.concat([texts, rows[[*EARNED]]], axis=1).set_index(keys)
+
+
+def _compared(rows: pd.DataFrame) -> tuple[bool, str]:
+    cell, off, lonely = rows.iloc[0], int(rows.off.sum()), int(rows.lonely.sum())
+    what = " of ".join(filter(None, (cell.technique, cell.target))) or "behaviour"
+    furthest = rows.furthest.max()
+    if off:
+        found = f"{off} of {len(rows)} rows DIFFER"
+        found += f", {lonely} are on one side only" if lonely else f", by up to {furthest:.2g}"
+    else:
+        found = f"{len(rows)} rows agree " + (f"within {furthest:.1g}" if furthest else "exactly")
+    return not off, f"{cell.model} on {cell.image_set}, {what}: {found}"
+
+
+def _differences(path: str, before: Any, after: Any) -> Iterator[str]:
+    """Yield in words what parts two trees of facts."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in dict.fromkeys([*before, *after]):
+            yield from _differences(f"{path} {key}".strip(), before.get(key), after.get(key))
+    elif before != after:
+        yield f"{path} is {after}, was {before}"

@@ -1,0 +1,37 @@
+"""What a plan will cost."""
+
+from __future__ import annotations
+
+from cnnaudit.audit import Prepared, prepare
+from cnnaudit.config import load_specs
+from cnnaudit.estimate import count_passes, estimate
+
+ASKED = ["metric=[mass_in_mask]", "contrast=[]", "check=[]"]
+
+
+def _ready(overrides: list[str], *more: str) -> Prepared:
+    return prepare(load_specs([*overrides, *ASKED, *more]))
+
+
+def test_techniques_share_their_passes(overrides: list[str]) -> None:
+    def passes(technique: str, *more: str) -> tuple[int, int]:
+        ready = _ready(overrides, f"technique=[{technique}]", *more)
+        found = count_passes(ready.plan.units, twin=ready.audit.untrained_twin)
+        return found.forward, found.backward
+
+    assert passes("edges") == (24, 0)
+    assert passes("saliency") == passes("saliency,grad_cam,layer_cam") == (24, 24)
+    assert passes("saliency,guided_saliency,edges") == (24, 48)
+    assert passes("saliency", "untrained_twin=true") == (48, 48)
+    assert passes("edges", "untrained_twin=true") == (24, 0)
+    queried = _ready(overrides, "technique=[saliency,occlusion]").plan.units
+    assert count_passes(queried, twin=False).queried_by == ("occlusion",)
+
+
+def test_time_and_space_grow_with_the_work_and_nothing_is_kept(overrides: list[str]) -> None:
+    small = _ready(overrides, "technique=[saliency]")
+    large = _ready(overrides, "technique=[saliency,occlusion]")
+    costs = [estimate(one.audit, one.plan.units, one.device) for one in (small, large)]
+    assert 0 < costs[0].seconds < costs[1].seconds
+    assert 0 < costs[0].size < costs[1].size
+    assert not any(small.store.fields())

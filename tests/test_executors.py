@@ -1,0 +1,206 @@
+"""Ray for real, on this machine: deaths, what they cost, and that they change no number."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cnnaudit.config import load_specs
+from cnnaudit.types import AuditError
+
+RUN = Path(__file__).parent.parent / "run.py"
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    # Who joins a cluster has to know its token; ours is made here, for these clusters alone.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": uuid.uuid4().hex,
+}
+TECHNIQUES = '''
+import os, signal
+from pathlib import Path
+from cnnaudit.techniques import technique
+from cnnaudit.types import Needs
+
+@technique(needs=Needs(input_gradient=True), title="Mortal", citation="none")
+def mortal(signals):
+    """Ends its process when it is called for the very first time."""
+    try:
+        Path("died").touch(exist_ok=False)
+    except FileExistsError:
+        return signals.input_gradients["plain"].abs().sum(dim=1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@technique(needs=Needs(input_gradient=True), title="Poison", citation="none")
+def poison(signals):
+    """Ends its process on dark pictures: the hazy ones."""
+    if signals.images.mean() < -0.6:
+        with Path("deaths").open("a") as file:
+            file.write("one\\n")
+        os._exit(3)
+    return signals.input_gradients["plain"].abs().sum(dim=1)
+'''
+
+
+@pytest.fixture
+def arguments(overrides: list[str], tmp_path: Path) -> list[str]:
+    """An audit with code of its own, in four chunks of one model and four of another."""
+    (tmp_path / "own_techniques.py").write_text(TECHNIQUES)
+    options = tmp_path / "conf/technique"
+    options.mkdir(parents=True)
+    for name in ("mortal", "poison"):
+        (options / f"{name}.yaml").write_text(f"{name}: {{uses: {name}}}\n")
+    return [
+        *(f"--config-dir={tmp_path / 'conf'}", "allow_code=true", "plugins=[own_techniques]"),
+        *(*overrides, "check=[]", "contrast=[]"),
+        *("perturbation=[haze]", "perturbation.haze.severities=[1,3,5]"),
+    ]
+
+
+RAY = ("executor=ray", "executor.actors=2")
+
+
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(RUN), *arguments],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+
+
+def _run_dir(folder: Path) -> Path:
+    (run_dir,) = (folder / "robot").iterdir()
+    return run_dir
+
+
+def test_a_killed_actor_changes_no_number(arguments: list[str], tmp_path: Path) -> None:
+    arguments += ["technique=[mortal]"]
+    ran = _run(tmp_path, *arguments, *RAY)
+    assert ran.returncode == 0, ran.stderr
+    run_dir = _run_dir(tmp_path / "out")
+    log = (run_dir / "run.log").read_text()
+    assert log.count("WARNING the process that computed it died, attempt 1") == 1
+    assert log.count(": 24 items") == 4
+
+    ran = _run(tmp_path, *arguments, f"output_dir={tmp_path / 'local'}")
+    assert ran.returncode == 0, ran.stderr
+    local = _run_dir(tmp_path / "local")
+    for name in ("rows.parquet", "summary.csv"):
+        assert (run_dir / "results" / name).read_bytes() == (local / "results" / name).read_bytes()
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """The address of a cluster that somebody else has started."""
+    code = (
+        "import ray; context = ray.init('local', num_cpus=2, include_dashboard=False, "
+        "object_store_memory=2**27, log_to_driver=False); "
+        "print(context.address_info['gcs_address'], flush=True); input(); ray.shutdown()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT | {"RAY_USAGE_STATS_ENABLED": "0"},
+    )
+    assert process.stdout is not None
+    yield process.stdout.readline().strip()
+    process.communicate("\n", timeout=60)
+
+
+def test_a_unit_that_kills_whoever_takes_it_fails(
+    arguments: list[str], cluster: str, tmp_path: Path
+) -> None:
+    """On a cluster that is joined; the other units are computed all the same."""
+    more = ("technique=[poison]", "perturbation.haze.severities=[1]", "executor.retries=1")
+    ran = _run(tmp_path, *arguments, *RAY, *more, f"executor.address={cluster}")
+    assert ran.returncode == 4, ran.stderr
+    assert (tmp_path / "deaths").read_text() == "one\n" * 2
+    run_dir = _run_dir(tmp_path / "out")
+    (failure, *_) = json.loads((run_dir / "summary.json").read_text())["failures"]
+    assert failure["reason"] == "the process that computed it died; attempts: 2"
+    rows = pd.read_parquet(run_dir / "results/rows.parquet")
+    failed = rows.status == "failed"
+    assert set(rows[failed].severity) == {"1"}
+    assert len(rows[failed]["item"].unique()) == 24
+    assert "ok" in set(rows[~failed].status)
+    assert (run_dir / "report.html").exists()
+
+
+def test_a_cluster_that_is_not_there_is_an_error(arguments: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    ran = _run(tmp_path, *arguments, "technique=[mortal]", *RAY, "executor.address=127.0.0.1:1")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("error: executor.address: cannot join a cluster")
+    assert not (tmp_path / "died").exists()
+
+
+def test_without_the_extra_it_is_named(overrides: list[str], tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ImportError('as if it were not there')\n")
+    ran = subprocess.run(
+        [sys.executable, str(RUN), *overrides, "executor=ray"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=False,
+        env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert ran.returncode == 1
+    assert "pip install 'cnnaudit[ray]'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_an_interrupted_cluster_run_exits_with_130(arguments: list[str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(RUN), *arguments, "technique=[rise]", *RAY, "batch_size=1"],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    while not any("actors on cpu" in log.read_text() for log in tmp_path.rglob("run.log")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.startswith("interrupted; what was finished is in the store")
+    assert "Traceback" not in said
+
+
+def test_the_local_executor_never_imports_ray() -> None:
+    code = (
+        "import sys; from cnnaudit import audit, cli, config, executors, execute; "
+        "config.load_specs(); sys.exit('ray' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["executor.actors=0"], "executor.actors: 0 is not a whole number, at least 1"),
+        (["executor.cores=0"], "executor.cores: 0 is not a whole number, at least 1"),
+        (["executor.retries=-1"], "executor.retries: -1 is not a whole number, at least 0"),
+        (["executor.address=''"], "executor.address: '' is not a text"),
+    ],
+)
+def test_mistakes_are_said_with_their_key(arguments: list[str], message: str) -> None:
+    with pytest.raises(AuditError, match=message):
+        load_specs(["executor=ray", *arguments])

@@ -1,0 +1,80 @@
+"""How far a run is, for people and for programs that poll."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cnnaudit.progress import Status, clock, progress, reported
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_file_says_what_a_run_does_and_how_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    with reported(path) as status:
+        assert _read(path)["state"] == "running"
+        status.say(stage="execute")
+        assert (_read(path)["state"], _read(path)["stage"]) == ("running", "execute")
+    assert (_read(path)["state"], _read(path)["stage"]) == ("finished", "execute")
+    assert sorted(path.parent.iterdir()) == [path]  # no draft is left
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "said"),
+    [
+        (KeyboardInterrupt(), "interrupted", None),
+        (ValueError("no such thing"), "stopped", "ValueError: no such thing"),
+    ],
+)
+def test_a_run_that_did_not_end_well_says_so(
+    error: BaseException, state: str, said: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "status.json"
+    with pytest.raises(type(error)), reported(path):
+        raise error
+    assert (_read(path)["state"], _read(path).get("error")) == (state, said)
+
+
+def test_images_are_counted_for_each_model_and_in_total(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = Status(tmp_path / "status.json")
+    with progress({"first": 3, "second": 5}, status) as advance:
+        advance(3, "first")
+        advance(4, "second")
+        status.say()
+        found = _read(tmp_path / "status.json")
+        assert found["images"] == {"done": 7, "total": 8}
+        assert found["models"]["second"] == {"done": 4, "total": 5}
+        assert found["images_per_second"] > 0
+        assert found["seconds_left"] >= 0
+        assert capsys.readouterr().err == ""  # a line every few seconds, and at the end
+        advance(1, "second")
+    assert capsys.readouterr().err.startswith("second: 8/8 images, ")
+
+
+def test_before_the_first_image_nobody_knows_how_long_it_takes(tmp_path: Path) -> None:
+    status = Status(tmp_path / "status.json")
+    with progress({"first": 3}, status):
+        status.say()
+        assert _read(tmp_path / "status.json")["seconds_left"] is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (89, "89 s"),
+        (95, "2 min"),
+        (3600, "60 min"),
+        (3 * 3600 + 299, "3 h 05 min"),
+        (5 * 24 * 3600 + 7200, "5 d 2 h"),
+    ],
+)
+def test_durations_are_written_as_people_say_them(seconds: float, text: str) -> None:
+    assert clock(seconds) == text

@@ -1,0 +1,68 @@
+"""Why a cell would be computed again: the part of its key that changed is named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cnnaudit.audit import Invocation, prepare, run_audit
+from cnnaudit.config import load_specs
+from cnnaudit.reasons import reasons
+from cnnaudit.types import ROWS_FILE
+
+ASKED = ["metric=[mass_in_mask]", "contrast=[]", "check=[]", "technique=[saliency,grad_cam]"]
+Why = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def why(overrides: list[str]) -> Why:
+    """Say why each technique would be computed after a finished run."""
+    run_audit(load_specs([*overrides, *ASKED]), Invocation("test", [], ""))
+
+    def why(*more: str) -> dict[str, str]:
+        given = {text.partition("=")[0] for text in more}
+        kept = [text for text in ASKED if text.partition("=")[0] not in given]
+        ready = prepare(load_specs([*overrides, *kept, *more]))
+        told = [text.partition(", ")[2] for text in reasons(ready.plan.units, ready.store)]
+        return dict(text.split(": ", 1) for text in told)
+
+    return why
+
+
+def test_what_is_in_the_store_needs_no_reason(why: Why) -> None:
+    assert why() == {}
+
+
+def test_the_field_that_changed_is_named(why: Why) -> None:
+    assert why("technique.grad_cam.layer=encoder.4") == {
+        "grad_cam": 'parameters.layer is "encoder.4", was "encoder.7"'
+    }
+    assert why("metric=[mass_in_mask,auroc]") == dict.fromkeys(
+        ("saliency", "grad_cam"), "metrics.auroc is new"
+    )
+    changed = why("model.perception.preprocessing.channels=bgr")
+    assert set(changed.values()) == {'model.preprocessing.channels is "bgr", was "rgb"'}
+    assert set(changed) == {"behaviour", "saliency", "grad_cam"}
+
+
+def test_a_new_technique_is_like_nothing(why: Why) -> None:
+    found = why("technique=[saliency,grad_cam,layer_cam]")
+    assert found == {"layer_cam": "nothing like it is in the store"}
+
+
+def test_a_picture_that_changed_is_named(why: Why, image_set: Path) -> None:
+    Image.new("RGB", (160, 128)).save(image_set / "images/scene_01-left-none.png")
+    assert set(why().values()) == {"1 picture changed, such as scene_01-left-none"}
+
+
+def test_a_damaged_cell_is_not_taken_for_a_changed_one(why: Why, tmp_path: Path) -> None:
+    for path in (tmp_path / "out/store").glob(f"??/*/{ROWS_FILE}"):
+        path.write_bytes(b"nothing of the kind")
+    damaged = "it was damaged and set aside"
+    assert why() == dict.fromkeys(("behaviour", "saliency", "grad_cam"), damaged)
+    shutil.rmtree(tmp_path / "out/store")
+    assert set(why().values()) == {"nothing like it is in the store"}
