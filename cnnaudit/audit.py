@@ -404,8 +404,8 @@ def logged(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger("cnnaudit"), logging.getLogger("py.warnings")]
-    loggers[0].setLevel(logging.INFO)
     for logger in loggers:
+        logger.setLevel(logging.INFO)  # Hydra leaves the root's level where it hears no warning
         logger.addHandler(handler)
     logging.captureWarnings(True)
     try:

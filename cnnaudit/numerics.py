@@ -56,6 +56,7 @@ def noted_operations() -> Iterator[list[str]]:
 
     handler = Noted()
     logger = logging.getLogger("py.warnings")
+    logger.setLevel(logging.WARNING)  # whatever the root's level is
     logger.addHandler(handler)
     try:
         yield found
