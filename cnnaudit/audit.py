@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cnnaudit import provenance
 from cnnaudit.catalogue import make_catalogue
 from cnnaudit.checks import check_levels
-from cnnaudit.contrasts import check_contrast, contrast_table
+from cnnaudit.contrasts import check_contrast
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.perturbed import with_perturbed
 from cnnaudit.metrics import measure_overlap
@@ -25,17 +24,15 @@ from cnnaudit.metrics.truths import check_truth
 from cnnaudit.models import ModelFacts, choose_device, inspect_model, resolve_model
 from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
 from cnnaudit.progress import Status, progress, reported
+from cnnaudit.results import read_results, write_json, write_results
 from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes, digest_file
 from cnnaudit.store import write_atomically as write
 from cnnaudit.types import RUN_SCHEMA, AuditError, AuditSpec, ImageSet, MetricSpec, ModelSpec
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
 
-    from cnnaudit.checks import Judgement
     from cnnaudit.execute import Finished
-    from cnnaudit.illustrations import Illustrations
 
 log = logging.getLogger(__name__)
 
@@ -68,23 +65,6 @@ class Prepared:
     facts: Mapping[str, ModelFacts]
     store: Store
     plan: Plan
-
-
-@dataclass(frozen=True)
-class Results:
-    """What the finished cells say."""
-
-    rows: pd.DataFrame
-    summary: pd.DataFrame
-    contrasts: pd.DataFrame
-    agreement: pd.DataFrame
-    randomisation: pd.DataFrame
-    judgements: Sequence[Judgement]
-    findings: Sequence[Mapping[str, str]]
-    gaps: Sequence[Mapping[str, Any]]  # why items have no value
-    illustrations: Illustrations
-    complete: bool
-    verdict: str  # "" where nothing is declared to be checked
 
 
 @dataclass
@@ -121,6 +101,7 @@ def prepare(audit: AuditSpec) -> Prepared:
                 check_levels(check, contrast, image_set)
     _check_metrics(audit.metrics)
     store = Store(audit.store_dir)
+    store.sweep()
     return Prepared(
         audit, device, image_sets, facts, store, make_plan(audit, image_sets, facts, store)
     )
@@ -165,8 +146,8 @@ def finish(
     from cnnaudit.report import write_report
 
     catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
-    found = _read_results(ready, catalogue, watch)
-    _write_results(found, ready, run_dir)
+    found = read_results(ready, catalogue, watch)
+    write_results(found, ready, run_dir)
     manifest = _manifest(ready, run_dir, invocation, catalogue, executed, watch.seconds)
     write(run_dir / "config.yaml", invocation.config.encode())
     write_json(run_dir / "manifest.json", manifest)
@@ -209,96 +190,6 @@ def execute_plan(ready: Prepared, status: Status) -> Executed:
             done,
         )
     return Executed(batch_sizes, nondeterministic)
-
-
-def _read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch) -> Results:
-    """Summarise, judge and illustrate what the store has now."""
-    from cnnaudit import checks, summary
-    from cnnaudit.agreement import agreement_table, find_agreement
-    from cnnaudit.illustrations import illustrations_of
-    from cnnaudit.randomisation import (
-        find_failures,
-        find_randomisation,
-        randomisation_table,
-    )
-
-    audit = ready.audit
-    with watch.stage("summarise"):
-        rows = summary.collect_rows(ready.plan.cells, ready.store)
-        table = summary.summarise(rows)
-        findings = summary.find(table, ready.image_sets, catalogue)
-        gaps = summary.find_gaps(rows)
-    with watch.stage("randomise"):
-        randomisation = randomisation_table(
-            audit, ready.facts, ready.image_sets, ready.device, ready.store
-        )
-        gaps += find_failures(randomisation)
-    with watch.stage("judge"):
-        contrasts = contrast_table(rows, audit.contrasts, audit.seed)
-        judgements = checks.judge(rows, audit.checks, audit.contrasts, audit.seed)
-        complete = not any(gap["status"] == "failed" for gap in gaps)
-        verdict = checks.overall(audit.checks, judgements, complete=complete)
-    with watch.stage("agree"):
-        agreement = agreement_table(
-            audit.agreements, audit.contrasts, ready.image_sets, ready.plan.cells, ready.store
-        )
-        titles = {name: one["title"] for name, one in catalogue["techniques"].items()}
-        findings += find_agreement(agreement, titles)
-        findings += find_randomisation(randomisation, titles)
-    with watch.stage("illustrate"):
-        illustrations = illustrations_of(
-            audit, ready.facts, ready.image_sets, ready.device, rows, ready.store
-        )
-    return Results(
-        rows,
-        table,
-        contrasts,
-        agreement,
-        randomisation,
-        judgements,
-        findings,
-        gaps,
-        illustrations,
-        complete,
-        verdict,
-    )
-
-
-def _write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
-    from cnnaudit import checks, summary
-    from cnnaudit.junit import junit_xml
-    from cnnaudit.regions import write_regions
-
-    audit = ready.audit
-    failures = [gap for gap in found.gaps if gap["status"] == "failed"]
-    folder = run_dir / "results"
-    folder.mkdir(exist_ok=True)  # of shards, joined once more
-    write(folder / "rows.parquet", found.rows.to_parquet(index=False))
-    write(folder / "summary.csv", summary.to_csv(found.summary))
-    write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
-    write(folder / "agreement.csv", summary.to_csv(found.agreement))
-    write(folder / "randomisation.csv", summary.to_csv(found.randomisation))
-    write(folder / "checks.csv", summary.to_csv(checks.table_of(found.judgements)))
-    write(run_dir / "junit.xml", junit_xml(audit.name, found.judgements, failures))
-    write_json(folder / "illustrations.json", {"schema": RUN_SCHEMA, **found.illustrations})
-    if audit.regions:
-        write_regions(found.illustrations["pictures"], ready.store, run_dir / "regions")
-    write_json(
-        run_dir / "summary.json",
-        {
-            "schema": RUN_SCHEMA,
-            "name": audit.name,
-            "status": "COMPLETE" if found.complete else "INCOMPLETE",
-            "verdict": found.verdict,
-            "checks": checks.verdicts(found.judgements),
-            "contradictions": checks.contradictions(found.judgements),
-            "left_out": audit.left_out,
-            "findings": found.findings,
-            "counts": {str(s): int(n) for s, n in found.rows.status.value_counts().items()},
-            "failures": failures,
-            "gaps": [gap for gap in found.gaps if gap["status"] != "failed"],
-        },
-    )
 
 
 def _names(audit: AuditSpec, facts: Mapping[str, ModelFacts]) -> dict[str, list[str]]:
@@ -420,10 +311,6 @@ def logged(path: Path) -> Iterator[None]:
 def _relative(path: Path, start: Path) -> str:
     """Return a path from a run directory, so that the outputs can be moved as a whole."""
     return os.path.relpath(path, start)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def _now() -> datetime:

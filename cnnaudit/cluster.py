@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit import own_code
 from cnnaudit.executors import Done, executing, log_finished
+from cnnaudit.image_sets.files import files_of
 from cnnaudit.store import Store
 from cnnaudit.types import DIED, AuditError, AuditSpec, ExecutorSpec, ModelSpec, Unit
 
@@ -164,7 +165,7 @@ class Worker:
             self._settle()
         if unit.model != self._model:
             self._load(unit.model)
-        (finished,) = self._execute([unit], batch_size=self._batch_size)
+        (finished,) = self._execute([unit], store=self._store, batch_size=self._batch_size)
         self._batch_size = finished.batch_size
         return _Answer(finished.batch_size, self._said.take())
 
@@ -191,7 +192,7 @@ class Worker:
 
         self._held.close()
         self._execute = self._held.enter_context(
-            executing(spec, self._audit, choose_device(self._device), self._store)
+            executing(spec, self._audit, choose_device(self._device))
         )
         self._model, self._batch_size = spec, self._audit.batch_size
 
@@ -218,12 +219,18 @@ class _Said(logging.Handler):
 
 def _portable(unit: Unit) -> Unit:
     """Return a unit without what it says of the other items of its image set."""
-    image_set = replace(unit.image_set, items=unit.chunk, digests={})
+    partners = {i.id: unit.partners[i.id] for i in unit.chunk if i.id in unit.partners}
+    digests = {
+        path: unit.image_set.digests[path]
+        for item in (*unit.chunk, *partners.values())
+        for path in files_of(item)
+    }
+    image_set = replace(unit.image_set, items=unit.chunk, digests=digests)
     return replace(
         unit,
         image_set=image_set,
         cells=tuple(replace(cell, image_set=image_set) for cell in unit.cells),
-        partners={i.id: unit.partners[i.id] for i in unit.chunk if i.id in unit.partners},
+        partners=partners,
     )
 
 

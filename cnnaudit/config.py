@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -234,10 +233,9 @@ def _meant(named: tuple[str, ...], spec: AuditSpec, where: str) -> tuple[str, ..
 
 def _check_names(check: CheckSpec, spec: AuditSpec) -> None:
     """Refuse what does not exist; what exists and is not chosen is for the judging to say."""
-    unbound = (-math.inf, math.inf)  # of an entry that is not chosen nobody knows what it uses
-    overlap = dict.fromkeys(group_options("metric", None), unbound)
-    overlap |= {name: metric.bounds for name, metric in OVERLAP.items()}
-    overlap |= {m.name: OVERLAP[m.uses].bounds for m in spec.metrics if m.uses in OVERLAP}
+    uses = {**{name: name for name in OVERLAP}, **_shipped_metrics()}
+    uses |= {metric.name: metric.uses for metric in spec.metrics}
+    overlap = {name: OVERLAP[used].bounds for name, used in uses.items() if used in OVERLAP}
     known = {**overlap, **{name: metric.bounds for name, metric in BEHAVIOUR.items()}}
     techniques = {*TECHNIQUES, *(technique.name for technique in spec.techniques)}
     where = f"check.{check.name}"
@@ -255,6 +253,13 @@ def _check_names(check: CheckSpec, spec: AuditSpec) -> None:
                 allowed = sorted((*techniques, *IN_ROW))
                 raise AuditError(f"{where}.require.beats: {unknown(name, allowed)}")
         _check_bound(requirement, known[check.metric], f"{where}.require")
+
+
+def _shipped_metrics() -> dict[str, str]:
+    """Return the entries that can be chosen as metrics, and what each of them uses."""
+    entries = [OmegaConf.load(path) for path in shipped.locate("conf").glob("metric/*.yaml")]
+    return {str(name): entry.uses for found in entries for name, entry in found.items()
+            if "uses" in entry}  # fmt: skip
 
 
 def _check_levels(check: CheckSpec, contrast: ContrastSpec) -> None:

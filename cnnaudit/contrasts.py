@@ -47,11 +47,6 @@ class Pairs:
     def difference(self) -> Array:
         return self.first - self.second
 
-    @property
-    def coverage(self) -> float:
-        """Share of the eligible items that have a value; 0 where none is eligible."""
-        return self.scored / self.eligible if self.eligible else 0.0
-
     def net_of(self, other: Pairs) -> Array:
         """Return the difference less another subject's, over the units that both have."""
         theirs = dict(zip(other.units, other.difference, strict=True))

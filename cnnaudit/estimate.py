@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from cnnaudit.execute import execute
-from cnnaudit.executors import loaded
-from cnnaudit.models.untrained import untrained_twin
+from cnnaudit.executors import executing
 from cnnaudit.store import Store
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import AuditSpec, Unit
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+
+    from cnnaudit.execute import Finished
 
 _PICTURES = 32  # that a calibration computes, at most
 _ENOUGH = 2.0  # seconds after which one picture has said enough
@@ -69,10 +68,9 @@ def estimate(audit: AuditSpec, units: Sequence[Unit], device: torch.device) -> E
         alike: dict[tuple[str, ...], list[Unit]] = {}
         for unit in of_model:
             alike.setdefault(_kind(unit), []).append(unit)
-        with loaded(replace(spec, weights=None, pretrained=""), audit, device) as model:
-            twin = untrained_twin(model, audit.seed) if audit.untrained_twin else None
+        with executing(replace(spec, weights=None, pretrained=""), audit, device) as execute:
             for group in alike.values():
-                per_picture = _calibrate(group[0], model, twin, audit)
+                per_picture = _calibrate(group[0], execute, audit.batch_size)
                 pictures = sum(len(unit.chunk) for unit in group)
                 seconds += per_picture[0] * pictures
                 size += per_picture[1] * pictures
@@ -87,18 +85,15 @@ def _kind(unit: Unit) -> tuple[str, ...]:
 
 
 def _calibrate(
-    unit: Unit, model: nn.Module, twin: nn.Module | None, audit: AuditSpec
+    unit: Unit, execute: Callable[..., Iterator[Finished]], batch_size: int
 ) -> tuple[float, float]:
     """Return the seconds and bytes that one picture of a unit takes; a first one warms up."""
     seconds = size = 0.0
-    for count in (1, min(len(unit.chunk), audit.batch_size, _PICTURES)):
+    for count in (1, min(len(unit.chunk), batch_size, _PICTURES)):
         part = replace(unit, chunk=unit.chunk[:count])
         with TemporaryDirectory() as folder:
             started = time.monotonic()
-            for _ in execute(
-                [part], model, audit.metrics, Store(Path(folder)),
-                batch_size=audit.batch_size, workers=0, twin=twin,
-            ):  # fmt: skip
+            for _ in execute([part], store=Store(Path(folder)), batch_size=batch_size, workers=0):
                 seconds = (time.monotonic() - started) / count
             files = (path for path in Path(folder).rglob("*") if path.is_file())
             size = sum(path.stat().st_size for path in files) / count

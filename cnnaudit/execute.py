@@ -21,6 +21,8 @@ from cnnaudit.image_sets.perturbed import read_mask_of
 from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import behaviour_rows, rows_of, to_parquet, truths_of, without_value
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
+from cnnaudit.numerics import is_out_of_memory
+from cnnaudit.plan import stored_fields
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
     ROWS_FILE,
@@ -164,7 +166,7 @@ class _Work:
             files = {ROWS_FILE: to_parquet(rows)}
             if cell.keeps_maps:
                 files |= maps_files(self.maps[cell.key])
-            store.write(cell.key, files, cell.fields, again=failed)
+            store.write(cell.key, files, stored_fields(self.unit, cell), again=failed)
 
     def _run(self, batch: Batch) -> None:
         """Add a batch's rows, in parts that the memory takes; it is halved until it does."""
@@ -174,17 +176,14 @@ class _Work:
             return
         try:
             self._add(batch)
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                self.fail(batch.ids, f"{type(error).__name__}: {error}")
-                return
-            log.warning("out of memory with a batch of %d; halving it", len(batch))
         except AuditError:
             raise
         except Exception as error:  # a model that cannot take this batch fails it, not the audit
-            log.exception("the passes of %s failed", self.unit.model.name)
-            self.fail(batch.ids, f"{type(error).__name__}: {error}")
-            return
+            if len(batch) == 1 or not is_out_of_memory(error):
+                log.exception("the passes of %s failed", self.unit.model.name)
+                self.fail(batch.ids, f"{type(error).__name__}: {error}")
+                return
+            log.warning("out of memory with a batch of %d; halving it", len(batch))
         else:
             return
         torch.cuda.empty_cache()
@@ -266,4 +265,4 @@ def fail_unit(unit: Unit, metrics: Sequence[MetricSpec], store: Store, reason: s
         files = {ROWS_FILE: to_parquet(rows)}
         if cell.keeps_maps:
             files |= maps_files({})
-        store.write(cell.key, files, cell.fields, again=True)
+        store.write(cell.key, files, stored_fields(unit, cell), again=True)

@@ -28,8 +28,8 @@ def run_local(
 ) -> None:
     """Execute units in this process, model by model."""
     for spec, group in groupby(units, key=lambda unit: unit.model):
-        with executing(spec, audit, device, store) as execute:
-            for finished in execute(group, batch_size=audit.batch_size):
+        with executing(spec, audit, device) as execute:
+            for finished in execute(group, store=store, batch_size=audit.batch_size):
                 log_finished(finished.unit)
                 done(finished)
 
@@ -45,9 +45,9 @@ def run_ray(
 
 @contextmanager
 def executing(
-    spec: ModelSpec, audit: AuditSpec, device: torch.device, store: Store
+    spec: ModelSpec, audit: AuditSpec, device: torch.device
 ) -> Iterator[Callable[..., Iterator[Finished]]]:
-    """Hold a model, and yield what executes units of it: called with them and a batch size."""
+    """Hold a model, and yield what executes units of it, given them, a store and a batch size."""
     from cnnaudit.execute import execute
     from cnnaudit.models.untrained import untrained_twin
 
@@ -58,7 +58,6 @@ def executing(
             execute,
             model=model,
             metrics=audit.metrics,
-            store=store,
             workers=audit.executor.workers,
             twin=twin,
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnaudit.metrics import NO_TRUTH
+from cnnaudit.numerics import is_out_of_memory
 from cnnaudit.passes import forward, run_passes
 from cnnaudit.queries import make_query, scored_network
 from cnnaudit.targets import TARGETS, weigh
@@ -128,9 +129,9 @@ def _compute(
             computed = technique.compute(signals, *more, **parameters)
     except NotApplicable as reason:
         return NoHeatmaps("not_applicable", str(reason))
-    except torch.OutOfMemoryError:
-        raise  # with a smaller batch it may do
     except Exception as error:  # whatever a technique raises concerns its own cell only
+        if is_out_of_memory(error):
+            raise  # with a smaller batch it may do
         log.exception("%s failed", request.technique.name)
         return NoHeatmaps("failed", f"{type(error).__name__}: {error}")
     if technique.gives == "channels":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,8 @@ def illustrate(
     The model is loaded if the store lacks any of them.
     """
     items = tuple(item for item in image_set.items if item.id in reasons)
-    keys = {item.id: _Keys(audit, spec, image_set, item, requests) for item in items}
+    shared = _Shared.of(audit, spec, requests)
+    keys = {item.id: _Keys(shared, item_fields(image_set, item)) for item in items}
     missing = [item for item in items if not keys[item.id].complete(store)]
     preprocessing = spec.preprocessing
     for batch in batches(
@@ -106,36 +107,41 @@ def illustrate(
     ]
 
 
-class _Keys:
-    """The addresses of one item's picture and of its heatmaps."""
+@dataclass(frozen=True)
+class _Shared:
+    """What determines the pictures and heatmaps of every item alike."""
 
-    def __init__(
-        self,
-        audit: AuditSpec,
-        spec: ModelSpec,
-        image_set: ImageSet,
-        item: Item,
-        requests: Iterable[HeatmapRequest],
-    ) -> None:
-        about = item_fields(image_set, item)
-        self.picture_fields = {
+    requests: tuple[HeatmapRequest, ...]
+    picture: Mapping[str, Any]
+    heatmaps: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, audit: AuditSpec, spec: ModelSpec, requests: Sequence[HeatmapRequest]) -> _Shared:
+        picture = {
             **run_fields(audit, spec),
-            "item": about,
             "kind": "picture",
             **answer_fields(spec),
             "axes": [[axis.name, *axis.labels] for axis in spec.outputs],
         }
-        self.picture = cell_key(self.picture_fields)
-        self.requests = tuple(requests)
-        self.heatmap_fields = [
+        heatmaps = [
             {
                 **signal_fields(audit, spec, request),
-                "item": about,
                 "kind": TECHNIQUES[request.technique.uses].gives,
                 "display": request.technique.display,
             }
-            for request in self.requests
+            for request in requests
         ]
+        return cls(tuple(requests), picture, tuple(heatmaps))
+
+
+class _Keys:
+    """The addresses of one item's picture and of its heatmaps."""
+
+    def __init__(self, shared: _Shared, item: Mapping[str, Any]) -> None:
+        self.requests = shared.requests
+        self.picture_fields = {**shared.picture, "item": item}
+        self.picture = cell_key(self.picture_fields)
+        self.heatmap_fields = [{**fields, "item": item} for fields in shared.heatmaps]
         self.heatmaps = [cell_key(fields) for fields in self.heatmap_fields]
 
     def complete(self, store: Store) -> bool:

@@ -60,7 +60,7 @@ def illustrations_of(
 def _deadly(rows: pd.DataFrame) -> dict[tuple[str, str], set[str]]:
     """Return, per model and image set, the items that would end this process like another's."""
     died = rows[(rows.status == "failed") & rows.reason.str.startswith(DIED)]
-    groups = died.groupby(["model", "image_set"])["item"]
+    groups = died.groupby(["model", "image_set"], observed=True)["item"]
     return {(str(model), str(image_set)): set(items) for (model, image_set), items in groups}
 
 

@@ -16,6 +16,12 @@ from cnnaudit.types import AuditSpec
 TF32 = False
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether an error means that memory is short; on the CPU torch has no class for it."""
+    no_room = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return no_room or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
 @contextmanager
 def configured(audit: AuditSpec) -> Iterator[None]:
     """Hold torch seeded and as deterministic as an audit asks for; full float32, no TF32.

@@ -32,6 +32,7 @@ from cnnaudit.types import (
 )
 
 CHUNK = 128  # items of a chunk, at most on average
+HEATMAP_SCORES = "heatmap_scores"  # the kind of cell in which heatmaps are measured
 NO_TARGET = TargetSpec("", "all_outputs", {})  # of what shows a layer and explains no score
 
 
@@ -69,8 +70,9 @@ def make_plan(
     for model in audit.models:
         for image_set in image_sets:
             partners = swap_partners(image_set)
+            kinds = list(_kinds(audit, model, requests[model.name]))
             for chunk in chunks_of(image_set):
-                made = list(_cells(audit, model, image_set, chunk, requests[model.name], partners))
+                made = list(_cells(kinds, model, image_set, chunk, partners))
                 new = {cell.key: cell for cell in made if cell.key not in planned}
                 missing = tuple(cell for key, cell in new.items() if not store.has(key))
                 cells += made
@@ -258,16 +260,25 @@ def image_set_digest(image_set: ImageSet) -> str:
     )
 
 
-def _cells(
-    audit: AuditSpec,
-    model: ModelSpec,
-    image_set: ImageSet,
-    chunk: tuple[Item, ...],
-    requests: Iterable[HeatmapRequest],
-    partners: Mapping[str, Item],
-) -> Iterator[Cell]:
-    pictures = [item_fields(image_set, item) for item in chunk]
-    common = {**run_fields(audit, model), "chunk": pictures}
+@dataclass(frozen=True)
+class _Kind:
+    """What the cells of a model on all chunks share, for one request or for behaviour."""
+
+    fields: Mapping[str, Any]
+    request: HeatmapRequest | None
+    keeps_maps: bool = False
+
+
+def _kinds(
+    audit: AuditSpec, model: ModelSpec, requests: Iterable[HeatmapRequest]
+) -> Iterator[_Kind]:
+    behaviour = {
+        **run_fields(audit, model),
+        "kind": "behaviour",
+        **answer_fields(model),
+        "metrics": {name: _code_fields(m) for name, m in behaviour_of(model.task).items()},
+    }
+    yield _Kind(behaviour, None)
     registered = metrics_of_heatmaps()
     panel = [
         {
@@ -279,19 +290,8 @@ def _cells(
         }
         for metric in audit.metrics
     ]
-    behaviour = {
-        **common,
-        "kind": "behaviour",
-        **answer_fields(model),
-        "metrics": {name: _code_fields(m) for name, m in behaviour_of(model.task).items()},
-    }
-    yield Cell(cell_key(behaviour), behaviour, model, image_set, chunk, None)
-    swapped = [
-        _mask_fields(image_set, partners[item.id]) if item.id in partners else None
-        for item in chunk
-    ]
     measured: dict[str, dict[str, Any]] = {
-        "heatmap": {"kind": "heatmap_scores", "metrics": panel, "partners": swapped},
+        "heatmap": {"kind": HEATMAP_SCORES, "metrics": panel},
         "channels": {
             "kind": "channel_scores",
             "metrics": {name: metric.version for name, metric in CHANNELS.items()},
@@ -301,9 +301,51 @@ def _cells(
     for request in requests:
         gives, keeps = TECHNIQUES[request.technique.uses].gives, request.technique.name in compared
         if gives in measured and (panel or keeps or gives != "heatmap"):
-            fields = {**signal_fields(audit, model, request), "chunk": pictures, **measured[gives]}
+            fields = {**signal_fields(audit, model, request), **measured[gives]}
             if audit.untrained_twin and TECHNIQUES[request.technique.uses].explains_network:
                 fields["untrained_twin"] = untrained.VERSION
             if keeps:
                 fields["maps"] = "kept"
-            yield Cell(cell_key(fields), fields, model, image_set, chunk, request, keeps)
+            yield _Kind(fields, request, keeps)
+
+
+def _cells(
+    kinds: Iterable[_Kind],
+    model: ModelSpec,
+    image_set: ImageSet,
+    chunk: tuple[Item, ...],
+    partners: Mapping[str, Item],
+) -> Iterator[Cell]:
+    # A digest for the pictures in the place of them all, which every key would write down again.
+    pictures = {
+        name: digest_bytes(canonical_json(about).encode())
+        for name, about in _picture_fields(image_set, chunk, partners).items()
+    }
+    for kind in kinds:
+        names = _about_pictures(kind.fields)
+        key = cell_key({**kind.fields, **{name: pictures[name] for name in names}})
+        yield Cell(key, kind.fields, model, image_set, chunk, kind.request, kind.keeps_maps)
+
+
+def stored_fields(unit: Unit, cell: Cell) -> dict[str, Any]:
+    """Return all that determined a cell's key: what its chunk consists of, too."""
+    pictures = _picture_fields(unit.image_set, unit.chunk, unit.partners)
+    return {**cell.fields, **{name: pictures[name] for name in _about_pictures(cell.fields)}}
+
+
+def _about_pictures(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which of the pictures' fields determine a kind of cell."""
+    return ("chunk", "partners") if fields["kind"] == HEATMAP_SCORES else ("chunk",)
+
+
+def _picture_fields(
+    image_set: ImageSet, chunk: Iterable[Item], partners: Mapping[str, Item]
+) -> dict[str, list[Any]]:
+    """Return what the items of a chunk consist of, and the masks of each one's partner."""
+    return {
+        "chunk": [item_fields(image_set, item) for item in chunk],
+        "partners": [
+            _mask_fields(image_set, partners[item.id]) if item.id in partners else None
+            for item in chunk
+        ],
+    }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnaudit import hooks
+from cnnaudit.numerics import is_out_of_memory
 from cnnaudit.passes import run_passes, scores_of
 from cnnaudit.types import Head, PassSpec, Signals
 
@@ -42,8 +43,8 @@ def make_query(
         try:
             _, found = run_passes(model, images, score_from, {"": lambda _: own}, {"": spec})
             return found[""]
-        except torch.OutOfMemoryError:
-            if len(images) == 1:
+        except (RuntimeError, MemoryError) as error:
+            if len(images) == 1 or not is_out_of_memory(error):
                 raise
             log.warning("out of memory with %d variants; halving them", len(images))
         torch.cuda.empty_cache()

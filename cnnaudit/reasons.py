@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from cnnaudit.plan import stored_fields
 from cnnaudit.store import Store
 from cnnaudit.types import Cell, Unit
 
@@ -45,7 +46,7 @@ def reasons(units: Iterable[Unit], store: Store) -> list[str]:
         if "chunk" in fields:
             known.setdefault(_kind(fields), []).append(_Stored(_named(fields), again))
     found = Counter(
-        (_name(unit, cell), _reason(cell, known.get(_kind(cell.fields), ())))
+        (_name(unit, cell), _reason(stored_fields(unit, cell), known.get(_kind(cell.fields), ())))
         for unit in units
         for cell in unit.cells
     )
@@ -73,8 +74,8 @@ def _named(value: Any) -> Any:
     return value
 
 
-def _reason(cell: Cell, stored: Iterable[_Stored]) -> str:
-    own = _named(json.loads(json.dumps(cell.fields)))  # as it would be read back
+def _reason(fields: Mapping[str, Any], stored: Iterable[_Stored]) -> str:
+    own = _named(json.loads(json.dumps(fields)))  # as it would be read back
     ids = set(own["chunk"])
 
     def unlike(other: _Stored) -> tuple[int, int]:

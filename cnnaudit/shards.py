@@ -23,10 +23,10 @@ from cnnaudit.audit import (
     log_plan,
     logged,
     prepare,
-    write_json,
 )
 from cnnaudit.plan import Plan
 from cnnaudit.progress import reported
+from cnnaudit.results import write_json
 from cnnaudit.store import Store, canonical_json, digest_bytes
 from cnnaudit.store import write_atomically as write
 from cnnaudit.stored import CONFIG_FILE, SHARDS, stored_audit

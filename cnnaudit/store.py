@@ -1,7 +1,8 @@
 """A content-addressed store of finished work: atomic to write, verified when read, resumable.
 
 A cell lies at ``<root>/<first two digits>/<key>/``. It is complete when its ``done.json`` is there
-and every file it lists has the digest it states; that the files exist proves nothing.
+and every file it lists has the digest it states; that the files exist proves nothing. One of them,
+``fields.json``, tells what determined the key.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -22,8 +24,10 @@ from typing import Any
 
 from cnnaudit.types import AuditError
 
-SCHEMA = 3  # raise when the content of a cell changes its meaning
-DONE = "done.json"
+SCHEMA = 4  # raise when the content of a cell changes its meaning
+DONE, FIELDS = "done.json", "fields.json"
+
+_ABANDONED = 3600  # seconds since anything was written into a draft
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +102,19 @@ class Store:
         """
         for path in chain(self.root.glob(f"??/*/{DONE}"), self.root.glob(f"damaged/*/{DONE}")):
             try:
-                done = json.loads(path.read_bytes())
-                yield done["fields"], bool(done["again"])
+                done, fields = (
+                    json.loads(file.read_bytes()) for file in (path, path.with_name(FIELDS))
+                )
+                yield fields, bool(done["again"])
             except (OSError, ValueError, KeyError, TypeError):
                 continue
+
+    def sweep(self) -> None:
+        """Remove what was being written when its process was killed, an hour ago or more."""
+        for draft in self.root.glob("??/.draft-*"):
+            with suppress(OSError):  # a folder of another's, or one that is swept at the same time
+                if time.time() - draft.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(draft)
 
     def path(self, key: str, name: str) -> Path:
         """Return where one file of a cell lies, for those that are too large to be read whole."""
@@ -128,9 +141,10 @@ class Store:
         except OSError as error:
             raise _cannot_write(self.root, error) from error
         try:
+            files = {**files, FIELDS: canonical_json(fields).encode()}
             for name, content in files.items():
                 _write_through(draft / name, content)
-            _write_through(draft / DONE, _done(files, fields, again))
+            _write_through(draft / DONE, _done(files, again))
             self._place(draft, folder)
         except OSError as error:
             raise _cannot_write(self.root, error) from error
@@ -192,13 +206,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise AuditError(f"cannot write {path} ({_why(error)})") from error
 
 
-def _done(files: Mapping[str, bytes], fields: Mapping[str, Any], again: bool) -> bytes:
+def _done(files: Mapping[str, bytes], again: bool) -> bytes:
     stated = {
         name: {"size": len(content), "sha256": digest_bytes(content)}
         for name, content in files.items()
     }
-    done = {"schema": SCHEMA, "again": again, "files": stated, "fields": dict(fields)}
-    return canonical_json(done).encode()
+    return canonical_json({"schema": SCHEMA, "again": again, "files": stated}).encode()
 
 
 # What reading a cell raises that is not as it was written, or that another run moves meanwhile.

@@ -337,13 +337,10 @@ def _names(cell: Cell) -> tuple[str, ...]:
 
 
 def _items(image_set: ImageSet) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"image_set": image_set.spec.name, "item": item.id, "unit": image_set.unit_of(item)}
-            | {name: item.factors.get(name, "") for name in _factors(image_set)}
-            for item in image_set.items
-        ]
-    )
+    items = image_set.items
+    factors = {name: [item.factors.get(name, "") for item in items] for name in _factors(image_set)}
+    about = {"item": [item.id for item in items], "unit": list(map(image_set.unit_of, items))}
+    return pd.DataFrame({"image_set": image_set.spec.name, **about, **factors})
 
 
 def _factors(image_set: ImageSet) -> list[str]:

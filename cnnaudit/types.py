@@ -268,7 +268,7 @@ class Perturbed:
     origin: str  # id of the item that it is made from
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class Item:
     """One picture of an image set with everything that is declared about it."""
 
@@ -423,7 +423,7 @@ class Cell:
     """The atom of the store: one request, or the behaviour, of a model on one chunk of images."""
 
     key: str
-    fields: Mapping[str, Any]  # what determined the key
+    fields: Mapping[str, Any]  # what determined the key, beside the pictures of the chunk
     model: ModelSpec
     image_set: ImageSet
     chunk: tuple[Item, ...]

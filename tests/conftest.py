@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ import cnnaudit.cli
 from cnnaudit.models.perception import DISTANCES, SENSORS, SimpleCNN
 
 os.environ.setdefault("NO_COLOR", "1")  # what subprocesses print is compared as text
+# Where the suite runs in the background, the shell has it ignore interrupts, and its children too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the tensors of the tests are small, threads only get in each other's way
 
 SCENES = ("scene_00", "scene_01", "scene_02")

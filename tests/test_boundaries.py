@@ -22,6 +22,7 @@ NEUTRAL = (
     "store",
     "summary",
     "audit",
+    "results",
 )
 
 

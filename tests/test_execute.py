@@ -198,11 +198,22 @@ def test_an_exception_in_a_technique_fails_its_own_cell(
     assert set(failed.reason) == {"ZeroDivisionError: of all things"}
 
 
-def test_out_of_memory_halves_the_batch(run: Run, tmp_path: Path) -> None:
+def _too_many_for_a_gpu() -> None:
+    raise torch.OutOfMemoryError("too many")
+
+
+def _too_many_for_the_cpu() -> None:
+    torch.empty(1 << 56)
+
+
+@pytest.mark.parametrize("run_short", [_too_many_for_a_gpu, _too_many_for_the_cpu])
+def test_out_of_memory_halves_the_batch(
+    run: Run, tmp_path: Path, run_short: Callable[[], None]
+) -> None:
     class Small(SimpleCNN):
         def forward(self, images: Tensor) -> Tensor:
             if len(images) > 3:
-                raise torch.OutOfMemoryError("too many")
+                run_short()
             return super().forward(images)
 
     torch.manual_seed(5)

@@ -26,7 +26,7 @@ import pytest
 import torch
 
 import cnnaudit.cli
-from cnnaudit.store import DONE, Store
+from cnnaudit.store import DONE, FIELDS, Store
 
 KILLS = 20
 IMPORTED = (
@@ -194,7 +194,15 @@ def test_every_kind_of_file_in_the_store_that_is_damaged_is_computed_again(
     before, cells = kept.tables(), kept.cells()
     kinds = {path.name: path for path in kept.files()}
     assert {
-        *(DONE, "rows.parquet", "maps.npy", "maps.json", "agreement.parquet", "randomisation.json"),
+        *(
+            DONE,
+            FIELDS,
+            "rows.parquet",
+            "maps.npy",
+            "maps.json",
+            "agreement.parquet",
+            "randomisation.json",
+        ),
         *("view.webp", "input.png", "region-0.png", "picture.json", "heatmap.png", "heatmap.json"),
         *("channels.png", "kernels.png", "kernels.json"),
     } == kinds.keys()

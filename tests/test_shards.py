@@ -16,6 +16,7 @@ import pytest
 import cnnaudit.cli
 from cnnaudit.audit import prepare
 from cnnaudit.config import load_specs
+from cnnaudit.plan import stored_fields
 from cnnaudit.shards import share_of
 from cnnaudit.stored import stored_audit
 from cnnaudit.types import AuditError
@@ -31,20 +32,6 @@ def few(overrides: list[str]) -> list[str]:
         *(*overrides, "technique=[saliency]", "check=[]", "contrast=[]"),
         *("perturbation=[haze]", "perturbation.haze.severities=[1,3,5]"),
     ]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Call the command line in this process; return exit code, output and errors."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cnnaudit", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cnnaudit.cli.main()
-        said = capsys.readouterr()
-        return stopped.value.code, said.out, said.err  # type: ignore[return-value]
-
-    return call
 
 
 def _shards_dir(tmp_path: Path) -> Path:
@@ -100,7 +87,7 @@ def test_a_share_is_the_same_whatever_the_store_has(few: list[str]) -> None:
     assert set().union(*before) == {cell.key for cell in ready.plan.cells}
     for unit in share_of(ready.plan, 3, 1):
         for cell in unit.cells:
-            ready.store.write(cell.key, {}, cell.fields)
+            ready.store.write(cell.key, {}, stored_fields(unit, cell))
     assert shares() == [before[0], set(), before[2]]
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,10 @@ def test_what_was_written_is_read_again(store: Store) -> None:
     assert {name: store.read(KEY, name) for name in FILES} == FILES
 
 
-def test_done_is_the_last_file_and_states_what_determined_the_cell(store: Store) -> None:
+def test_a_cell_states_what_it_consists_of_and_what_determined_it(store: Store) -> None:
     store.write(KEY, FILES, {"kind": "test"})
     done = json.loads((_folder(store) / "done.json").read_bytes())
-    assert done["fields"] == {"kind": "test"}
+    assert json.loads((_folder(store) / "fields.json").read_bytes()) == {"kind": "test"}
     assert done["files"]["rows.parquet"]["size"] == len(FILES["rows.parquet"])
 
 
@@ -133,6 +134,21 @@ def test_two_processes_on_one_store_do_not_corrupt_it(store: Store, failing: boo
     assert {store.has(key) for key in keys} == {not failing}
     assert all(store.read(key, "a") and store.read(key, "b") for key in keys)
     assert not list(store.root.rglob(".draft-*"))
+
+
+def test_only_what_a_killed_process_left_is_swept(store: Store) -> None:
+    store.write(KEY, FILES, {})
+    old, new = (_folder(store).with_name(f".draft-{name}") for name in ("old", "new"))
+    for draft in (old, new):
+        draft.mkdir()
+        (draft / "rows.parquet").write_bytes(b"half")
+    an_hour_and_more = time.time() - 4000
+    os.utime(old, (an_hour_and_more, an_hour_and_more))
+    os.utime(_folder(store), (an_hour_and_more, an_hour_and_more))
+    store.sweep()
+    assert not old.exists()
+    assert new.exists()
+    assert store.has(KEY)
 
 
 def test_a_key_depends_on_values_not_on_their_order() -> None:

@@ -53,7 +53,7 @@ class Run:
     summary: Mapping[str, Any]
     config: str
     means: pd.DataFrame  # results/summary.csv
-    rows: pd.DataFrame  # results/rows.parquet
+    rows: pd.DataFrame  # results/rows.parquet, of the pictures that are shown
     judgements: tuple[Mapping[str, Any], ...]  # results/checks.csv
     contrasts: tuple[Mapping[str, Any], ...]  # results/contrasts.csv
     agreements: tuple[Mapping[str, Any], ...]  # results/agreement.csv, where there is one
@@ -166,6 +166,7 @@ def load(folder: Path) -> Run:
     agreement = folder / "results" / "agreement.csv"
     random = folder / "results" / "randomisation.csv"
     illustrations = _json(folder / "results" / "illustrations.json")
+    pictures = tuple(illustrations["pictures"])
     return Run(
         folder=folder,
         manifest=manifest,
@@ -174,10 +175,10 @@ def load(folder: Path) -> Run:
         means=_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
         judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
         contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
-        rows=_rows(folder / "results" / "rows.parquet"),
+        rows=_rows(folder / "results" / "rows.parquet", {one["item"] for one in pictures}),
         agreements=_records(agreement, OF_AGREEMENTS) if agreement.exists() else (),
         randomisations=_records(random, OF_RANDOMISATIONS) if random.exists() else (),
-        pictures=tuple(illustrations["pictures"]),
+        pictures=pictures,
         kernels=tuple(illustrations.get("kernels", ())),
         store=Store(store.resolve()),
     )
@@ -201,9 +202,9 @@ def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _rows(path: Path) -> pd.DataFrame:
+def _rows(path: Path, items: set[str]) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, filters=[("item", "in", items)])
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 

@@ -114,11 +114,8 @@ def subject_tables(run: Run, subject: Subject) -> SubjectTables:
 
 def variants(run: Run, subject: Subject) -> list[Variant]:
     """Return the kinds of heatmap that the summary has of a subject, in the catalogue's order."""
-    found = {
-        _variant(record)
-        for record in run.subject_means(subject)
-        if record["technique"] and run.gives(record["technique"]) == "heatmap"
-    }
+    measured = {_variant(record) for record in run.subject_means(subject) if record["technique"]}
+    found = {one for one in measured if run.gives(one.technique) == "heatmap"}
     order, targets = list(run.manifest["catalogue"]["techniques"]), run.targets()
     return sorted(
         found, key=lambda one: (_place(order, one.technique), _place(targets, one.target), one)

@@ -1,0 +1,133 @@
+"""What the finished cells of an audit say: summed up, judged, illustrated, and written as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnnaudit.store import write_atomically as write
+from cnnaudit.types import RUN_SCHEMA
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cnnaudit.audit import Prepared, Stopwatch
+    from cnnaudit.checks import Judgement
+    from cnnaudit.illustrations import Illustrations
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the finished cells say."""
+
+    rows: pd.DataFrame
+    summary: pd.DataFrame
+    contrasts: pd.DataFrame
+    agreement: pd.DataFrame
+    randomisation: pd.DataFrame
+    judgements: Sequence[Judgement]
+    findings: Sequence[Mapping[str, str]]
+    gaps: Sequence[Mapping[str, Any]]  # why items have no value
+    illustrations: Illustrations
+    complete: bool
+    verdict: str  # "" where nothing is declared to be checked
+
+
+def read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch) -> Results:
+    """Summarise, judge and illustrate what the store has now."""
+    from cnnaudit import checks, summary
+    from cnnaudit.agreement import agreement_table, find_agreement
+    from cnnaudit.contrasts import contrast_table
+    from cnnaudit.illustrations import illustrations_of
+    from cnnaudit.randomisation import (
+        find_failures,
+        find_randomisation,
+        randomisation_table,
+    )
+
+    audit = ready.audit
+    with watch.stage("summarise"):
+        rows = summary.collect_rows(ready.plan.cells, ready.store)
+        table = summary.summarise(rows)
+        findings = summary.find(table, ready.image_sets, catalogue)
+        gaps = summary.find_gaps(rows)
+    with watch.stage("randomise"):
+        randomisation = randomisation_table(
+            audit, ready.facts, ready.image_sets, ready.device, ready.store
+        )
+        gaps += find_failures(randomisation)
+    with watch.stage("judge"):
+        contrasts = contrast_table(rows, audit.contrasts, audit.seed)
+        judgements = checks.judge(rows, audit.checks, audit.contrasts, audit.seed)
+        complete = not any(gap["status"] == "failed" for gap in gaps)
+        verdict = checks.overall(audit.checks, judgements, complete=complete)
+    with watch.stage("agree"):
+        agreement = agreement_table(
+            audit.agreements, audit.contrasts, ready.image_sets, ready.plan.cells, ready.store
+        )
+        titles = {name: one["title"] for name, one in catalogue["techniques"].items()}
+        findings += find_agreement(agreement, titles)
+        findings += find_randomisation(randomisation, titles)
+    with watch.stage("illustrate"):
+        illustrations = illustrations_of(
+            audit, ready.facts, ready.image_sets, ready.device, rows, ready.store
+        )
+    return Results(
+        rows=rows,
+        summary=table,
+        contrasts=contrasts,
+        agreement=agreement,
+        randomisation=randomisation,
+        judgements=judgements,
+        findings=findings,
+        gaps=gaps,
+        illustrations=illustrations,
+        complete=complete,
+        verdict=verdict,
+    )
+
+
+def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
+    """Write the tables, the verdict and what the report needs into a run directory."""
+    from cnnaudit import checks, summary
+    from cnnaudit.junit import junit_xml
+    from cnnaudit.regions import write_regions
+
+    audit = ready.audit
+    failures = [gap for gap in found.gaps if gap["status"] == "failed"]
+    folder = run_dir / "results"
+    folder.mkdir(exist_ok=True)  # of shards, joined once more
+    write(folder / "rows.parquet", found.rows.to_parquet(index=False))
+    write(folder / "summary.csv", summary.to_csv(found.summary))
+    write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
+    write(folder / "agreement.csv", summary.to_csv(found.agreement))
+    write(folder / "randomisation.csv", summary.to_csv(found.randomisation))
+    write(folder / "checks.csv", summary.to_csv(checks.table_of(found.judgements)))
+    write(run_dir / "junit.xml", junit_xml(audit.name, found.judgements, failures))
+    write_json(folder / "illustrations.json", {"schema": RUN_SCHEMA, **found.illustrations})
+    if audit.regions:
+        write_regions(found.illustrations["pictures"], ready.store, run_dir / "regions")
+    write_json(
+        run_dir / "summary.json",
+        {
+            "schema": RUN_SCHEMA,
+            "name": audit.name,
+            "status": "COMPLETE" if found.complete else "INCOMPLETE",
+            "verdict": found.verdict,
+            "checks": checks.verdicts(found.judgements),
+            "contradictions": checks.contradictions(found.judgements),
+            "left_out": audit.left_out,
+            "findings": found.findings,
+            "counts": {str(s): int(n) for s, n in found.rows.status.value_counts().items()},
+            "failures": failures,
+            "gaps": [gap for gap in found.gaps if gap["status"] != "failed"],
+        },
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file of JSON, whole or not at all; NaN is refused."""
+    write(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
