@@ -206,7 +206,8 @@ def _pixels(one: _Explained, spec: ModelSpec) -> figures.Pixels:
         tiles = np.split(figures.decode(content), one.about["shown"])
         return figures.montage(tiles, *_GRIDS[one.gives])
     view = np.asarray(frame(read_image(one.picture), spec.preprocessing))
-    return figures.overlay(view, figures.decode_grey(content))
+    heatmap = figures.shown(figures.decode_grey(content), one.about["brightest"])
+    return figures.overlay(view, heatmap)
 
 
 def _said(one: _Explained) -> str:

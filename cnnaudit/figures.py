@@ -1,7 +1,8 @@
 """Pixels of the report: overlays, outlines, cut-outs, maps and colour bars, arrays in and out.
 
 Pictures are (H, W, 3) uint8 in RGB. Heatmaps and masks are (h, w) uint8, 0 to 255, of any size:
-they cover the same frame as the picture and are brought to its size here.
+they cover the same frame as the picture and are brought to its size here. The store has heatmaps
+`coded`; the others take them as they are `shown`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,22 @@ def decode_grey(content: bytes) -> Pixels:
     """Return an encoded heatmap or mask as (H, W)."""
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("L"))
+
+
+def coded(heatmap: NDArray[np.float64]) -> Pixels:
+    """Return the square roots of a heatmap's shares of its maximum in 8 bits; 0 where it is ≤ 0.
+
+    Square roots, because a few strong pixels may leave the others next to nothing of the range.
+    """
+    positive = np.maximum(heatmap, 0)
+    maximum = float(positive.max())
+    return _uint8(np.round(255 * np.sqrt(positive / (maximum or 1))))
+
+
+def shown(code: Pixels, brightest: float) -> Pixels:
+    """Return coded values as they are shown: 255 from a share `brightest` of the maximum on."""
+    shares = (np.arange(256) / 255) ** 2
+    return _uint8(np.round(255 * np.minimum(shares / brightest, 1)))[code]
 
 
 def fit(picture: Pixels, longest: int) -> Pixels:

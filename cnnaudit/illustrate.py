@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cnnaudit import figures
 from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import batches
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
@@ -195,6 +195,10 @@ def _picture_files(
         mask = mask.resize(view.size, Image.Resampling.NEAREST)
         files[file] = encoded(mask, "PNG")
         regions.append({"name": name, "file": file})
+        if item.id in batch.masks.get(name, {}):  # as heatmaps are measured on it
+            received_mask = batch.masks[name][item.id].cpu().numpy()
+            files[f"received-{file}"] = encoded(Image.fromarray(received_mask), "PNG")
+            regions[-1]["received"] = f"received-{file}"
     about = {"regions": regions, "prediction": _prediction(spec, output, batch.truths.get(item.id))}
     files["picture.json"] = json.dumps(about).encode()
     return files
@@ -234,15 +238,19 @@ def result_files(result: Result, index: int, display: str) -> tuple[dict[str, by
 
 
 def _heatmap_files(heatmap: Tensor, display: str) -> dict[str, bytes]:
-    """Return a heatmap as 8 bits, max(h, 0) over its maximum or its 99th percentile."""
-    positive = heatmap.double().clamp(min=0).cpu().numpy()
-    maximum = float(positive.max())
-    scale = float(np.percentile(positive, 99)) if display == "p99" else maximum
-    scale = scale if scale > 0 and math.isfinite(255 / scale) else maximum
-    factor = 255 / scale if scale > 0 and math.isfinite(255 / scale) else 0
-    grey = np.round(positive * factor).clip(0, 255).astype(np.uint8)
-    files = _about("ok", "", maximum=maximum, dead=bool(is_dead(heatmap[None])[0]))
-    return {"heatmap.png": encoded(Image.fromarray(grey), "PNG"), **files}
+    """Return a heatmap in 8 bits, and which share of its maximum is shown as the brightest."""
+    values = heatmap.double().cpu().numpy()
+    code = figures.coded(values)
+    maximum = max(float(values.max()), 0.0)
+    brightest = float(np.percentile(values, 99)) / maximum if display == "p99" and maximum else 1.0
+    about = _about(
+        "ok",
+        "",
+        maximum=maximum,
+        brightest=brightest if brightest > 0 else 1.0,
+        dead=bool(is_dead(heatmap[None])[0]),
+    )
+    return {"heatmap.png": encoded(Image.fromarray(code), "PNG"), **about}
 
 
 def _channel_files(maps: Tensor) -> dict[str, bytes]:

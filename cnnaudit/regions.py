@@ -61,10 +61,12 @@ def _region(view: figures.Pixels, heatmap: Record, store: Store) -> figures.Regi
     """Return a heatmap's region, or why it has none."""
     if heatmap["key"] is None:
         return f"{heatmap['status']}: {heatmap['reason']}"
-    if json.loads(store.read(heatmap["key"], "heatmap.json"))["dead"]:
+    about = json.loads(store.read(heatmap["key"], "heatmap.json"))
+    if about["dead"]:
         return "dead: zero everywhere"
-    grey = figures.decode_grey(store.read(heatmap["key"], "heatmap.png"))
-    return figures.interesting_region(view, grey) or "flat: the same everywhere"
+    code = figures.decode_grey(store.read(heatmap["key"], "heatmap.png"))
+    shown = figures.shown(code, about["brightest"])
+    return figures.interesting_region(view, shown) or "flat: the same everywhere"
 
 
 def _write(found: figures.Region | str, names: Mapping[str, str], folder: Path) -> dict[str, Any]:

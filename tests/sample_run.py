@@ -15,6 +15,7 @@ from PIL import Image
 
 from cnnaudit.checks import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, Judgement, table_of
 from cnnaudit.contrasts import _COLUMNS as CONTRAST_COLUMNS
+from cnnaudit.figures import coded
 from cnnaudit.store import Store, digest_bytes
 from cnnaudit.summary import to_csv
 from cnnaudit.types import RUN_SCHEMA
@@ -288,13 +289,15 @@ def _picture_files(task: str, item: str, say: Say) -> dict[str, bytes]:
         values = np.linspace(0, 1, 325).reshape(65, 5)
         truth = (values > 0.5).astype(float).tolist()
         prediction = {"axes": axes, "values": values.tolist(), "truth": truth}
+    region = {"name": "mask", "file": "mask.mask.png", "received": "received.png"}
     record = {
-        "regions": [] if "shadow" in item else [{"name": "mask", "file": "mask.mask.png"}],
+        "regions": [] if "shadow" in item else [region],
         "prediction": prediction | {"task": task},
     }
     files = {"view.webp": _encoded(noise, "WEBP"), "input.png": _encoded(noise[::2, ::2], "PNG")}
     if record["regions"]:
         files["mask.mask.png"] = _encoded(mask, "PNG")
+        files["received.png"] = _encoded(mask[::2, ::2], "PNG")
     return files | {"picture.json": json.dumps(record).encode()}
 
 
@@ -302,8 +305,9 @@ def _heatmap(store: Store, name: str, dead: bool) -> str:
     key = digest_bytes(name.encode())
     ys, xs = np.mgrid[0:64, 0:80]
     heat = np.zeros((64, 80)) if dead else np.exp(-((ys - 34) ** 2 + (xs - 42) ** 2) / 150)
-    about = json.dumps({"maximum": float(heat.max()), "dead": dead}).encode()
-    content = _encoded((heat * 255).astype(np.uint8), "PNG")
+    stated = {"maximum": float(heat.max()), "brightest": 1.0, "dead": dead}
+    about = json.dumps(stated).encode()
+    content = _encoded(coded(heat), "PNG")
     store.write(key, {"heatmap.png": content, "heatmap.json": about}, {})
     return key
 

@@ -103,7 +103,7 @@ def test_a_file_shows_the_runners_heatmap_over_the_picture(
     expected = figures.overlay(np.asarray(frame(picture, spec.preprocessing)), grey)
     shown = np.asarray(read_image(tmp_path / "cat.grad_cam.png"))
     assert shown.shape == (80, 60, 3)  # what the crop leaves, in the picture's own pixels
-    assert np.abs(shown.astype(int) - expected).max() <= 1
+    assert np.abs(shown.astype(int) - expected).max() <= 3  # a map is kept in 8 bits
     probabilities = model(images).softmax(dim=1)[0].detach()
     best = int(probabilities.argmax())
     said = f"{LABELS[best]} ({best}), probability {float(probabilities[best]):.3g}"

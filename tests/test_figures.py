@@ -135,3 +135,16 @@ def test_pictures_and_masks_are_decoded_to_rgb_and_grey() -> None:
     Image.new("LA", (3, 2), (255, 128)).save(stream, "PNG")
     assert figures.decode(stream.getvalue()).shape == (2, 3, 3)
     assert figures.decode_grey(stream.getvalue()).tolist() == [[255] * 3] * 2
+
+
+def test_a_coded_heatmap_is_shown_within_a_step_or_two_of_the_colour_scale() -> None:
+    heat = np.random.default_rng(3).exponential(size=(40, 50)) - 0.2
+    share = np.maximum(heat, 0) / heat.max()
+    shown = figures.shown(figures.coded(heat), 1.0)
+    assert np.abs(shown - 255 * share).max() <= 1.5
+    assert np.array_equal(figures.coded(5e-320 * (heat > 0)) > 0, heat > 0)
+    assert not figures.coded(-np.ones((2, 2))).any()
+    brightest = float(np.percentile(share, 99))
+    upto = figures.shown(figures.coded(heat), brightest)
+    assert np.abs(upto - 255 * np.minimum(share / brightest, 1)).max() <= 1.5 / brightest
+    assert (upto == 255).mean() == pytest.approx(0.01, abs=0.005)

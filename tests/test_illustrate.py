@@ -68,9 +68,10 @@ def test_pictures_and_maps_are_in_the_store(ready: Prepared) -> None:
             assert status == "ok", request
             assert key is not None
             heatmap = np.asarray(Image.open(io.BytesIO(ready.store.read(key, "heatmap.png"))))
-            dead = json.loads(ready.store.read(key, "heatmap.json"))["dead"]
+            about = json.loads(ready.store.read(key, "heatmap.json"))
             assert heatmap.shape == (64, 80)
-            assert heatmap.max() == (0 if dead else 255)
+            assert heatmap.max() == (0 if about["dead"] else 255)
+            assert 0 < about["brightest"] <= 1
 
 
 def test_a_region_that_is_drawn_is_shown_as_its_mask_file_is(

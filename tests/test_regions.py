@@ -76,7 +76,7 @@ def test_a_picture_is_cut_where_the_heatmap_is_over_the_threshold(tmp_path: Path
     heat = np.zeros((4, 6), np.uint8)
     heat[1, 2:4] = 255
     store.write("a" * 64, {"view.webp": _png(view)}, {})
-    about = json.dumps({"dead": False}).encode()
+    about = json.dumps({"dead": False, "brightest": 1.0}).encode()
     store.write("b" * 64, {"heatmap.png": _png(heat), "heatmap.json": about}, {})
     store.write("c" * 64, {"heatmap.png": _png(heat * 0 + 9), "heatmap.json": about}, {})
     heatmaps = [

@@ -18,6 +18,7 @@ import pytest
 
 from cnnaudit.report import write_report
 from cnnaudit.report.cells import interval, number, probability
+from cnnaudit.report.page import SCRIPTS
 from cnnaudit.types import AuditError
 from tests.sample_run import BEHAVIOUR, EVIL, OVERLAP, build_run
 
@@ -193,7 +194,8 @@ def test_drawings_are_well_formed_and_described(page: str) -> None:
 
 def test_names_are_text_and_never_elements(page: str) -> None:
     reader = read(page)
-    assert [tag for tag, _ in reader.elements].count("script") == 1
+    scripts = [attributes.get("type") for tag, attributes in reader.elements if tag == "script"]
+    assert scripts == ["application/json", *[None] * len(SCRIPTS)]
     for tag, attributes in reader.elements:
         assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
         assert attributes.get("href", "#")[:1] == "#"
@@ -209,11 +211,13 @@ def test_the_policy_names_the_hashes_of_what_is_inlined(page: str) -> None:
         if attributes.get("http-equiv") == "Content-Security-Policy"
     ]
     for tag in ("style", "script"):
-        [inlined] = re.findall(
-            rf"<{tag}>(.*?)</{tag}>", page.split("</head>")[tag == "script"], re.S
-        )
-        digest = base64.b64encode(hashlib.sha256(inlined.encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in policy
+        part = page.split("</head>")[tag == "script"]
+        hashes = [
+            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+            for text in re.findall(rf"<{tag}>(.*?)</{tag}>", part, re.S)
+        ]
+        assert len(hashes) == (len(SCRIPTS) if tag == "script" else 1)
+        assert f"{tag}-src {' '.join(hashes)};" in policy
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
 

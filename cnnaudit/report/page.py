@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,12 +27,15 @@ from cnnaudit.report.randomisation import randomisations
 from cnnaudit.report.run import Run, Subject, load
 from cnnaudit.report.tables import bare, subject_tables
 from cnnaudit.report.tiles import Tiles
+from cnnaudit.report.viewer import viewer_data
 from cnnaudit.shipped import locate
 from cnnaudit.store import write_atomically
 
 # What a reader's eye should find in a sentence: decimals and percentages, not counts.
 _FIGURES = re.compile(r"([−+±-]?\d+\.\d+|[−+±-]?\d+(?:\.\d+)? ?%)")
 
+
+SCRIPTS = ("report", "viewer")  # each a script element of its own
 
 Words = tuple[tuple[str, bool], ...]  # (text, whether it is a figure)
 
@@ -76,14 +79,17 @@ def render(run: Run) -> str:
 
 
 def _page(run: Run) -> dict[str, Any]:
-    style, script = _asset("report.css"), _asset("report.js")
+    style = _asset("report.css")
+    scripts = [_asset(f"{name}.js") for name in SCRIPTS]
     subjects = run.subjects()
     tiles = {subject: Tiles(run, subject) for subject in subjects}
+    across = across_models(run, tiles)
+    pictures = [subject_pictures(one) for one in tiles.values()]
     tables = [subject_tables(run, subject) for subject in subjects]
     return {
-        "policy": _policy(style, script),
+        "policy": _policy(style, scripts),
         "style": style,
-        "script": script,
+        "scripts": scripts,
         "name": run.manifest["name"],
         "complete": run.summary["status"] == "COMPLETE",
         "status": run.summary["status"],
@@ -100,8 +106,9 @@ def _page(run: Run) -> dict[str, Any]:
         "bare": bare(tables),
         "agreements": agreements(run),
         "randomisations": randomisations(run),
-        "across": across_models(run, tiles),
-        "pictures": [subject_pictures(one) for one in tiles.values()],
+        "across": across,
+        "pictures": pictures,
+        "looks": viewer_data(tiles.values()),
         "layers": layer_views(run, tiles),
         "scale": inline(figures.colour_bar(figures.ALPHA), "", None),
         "answer_scale": inline(figures.colour_bar(), "", None),
@@ -120,11 +127,11 @@ def _asset(name: str) -> Markup:
     return Markup(locate(f"reports/assets/{name}").read_text(encoding="utf-8"))  # noqa: S704
 
 
-def _policy(style: str, script: str) -> str:
-    """Return a content security policy that lets this page's own style and script run alone."""
+def _policy(style: str, scripts: Iterable[str]) -> str:
+    """Return a content security policy that lets this page's own style and scripts run alone."""
     return (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+        f"script-src {' '.join(map(_hash, scripts))}; base-uri 'none'; form-action 'none'"
     )
 
 

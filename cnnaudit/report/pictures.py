@@ -13,6 +13,8 @@ from cnnaudit.report.run import Subject, Variant
 from cnnaudit.report.tables import variant_label
 from cnnaudit.report.tiles import WORST, Card, Gallery, Panel, Picture, Tile, Tiles
 
+CUT_OUTS = 8  # pictures, at most, whose interesting regions are shown; the viewer cuts out all
+
 
 @dataclass(frozen=True)
 class SubjectPictures:
@@ -23,7 +25,7 @@ class SubjectPictures:
     omitted: str  # what is not shown of the exemplars
     galleries: tuple[Gallery, ...]  # the first is open
     cards: tuple[Card, ...]  # of the first grid
-    more_cards: tuple[Card, ...]
+    more_cards: tuple[Card, ...]  # of the others that any tile shows
     regions: tuple[Panel, ...]
     worst: tuple[tuple[str, tuple[Tile, ...]], ...]  # technique → its worst cases
 
@@ -35,15 +37,18 @@ def subject_pictures(tiles: Tiles) -> SubjectPictures:
     most = most_items(tiles.run, tiles.subject.image_set)
     shown = maker.exemplars if maker.grids else maker.exemplars[:most]
     first = placed[0] if placed else shown
+    galleries = maker.galleries([one for one in shown if not maker.has_a_place(one)])
+    worst = maker.worst()
+    more = {id(one): one for one in (*shown, *tiles.looked.values()) if one not in first}
     return SubjectPictures(
         subject=tiles.subject,
         unit=maker.unit() if maker.grids else "",
         omitted=omitted(len(tiles.exemplars) - len(shown)),
-        galleries=maker.galleries([one for one in shown if not maker.has_a_place(one)]),
-        cards=tuple(tiles.card(one) for one in first),
-        more_cards=tuple(tiles.card(one) for one in shown if one not in first),
-        regions=maker.strips(first, tiles.region, "Cut-outs", heat=False),
-        worst=maker.worst(),
+        galleries=galleries,
+        cards=tuple(map(tiles.card, first)),
+        more_cards=tuple(map(tiles.card, more.values())),
+        regions=maker.strips(first[:CUT_OUTS], tiles.region, "Cut-outs", heat=False),
+        worst=worst,
     )
 
 

@@ -15,7 +15,8 @@ from cnnaudit.report.prediction import Image, Prediction, inline, prediction, st
 from cnnaudit.report.run import Run, Subject, Variant
 from cnnaudit.report.tables import variant_label, variants
 
-TILE, CUT_OUT, CHANNEL = 320, 150, 56  # longest side of a picture as shown, in pixels
+# The longest side of a picture as shown, in pixels; the viewer has the one of a card.
+CARD, TILE, CUT_OUT, CHANNEL = 480, 320, 150, 56
 CHANNELS_ACROSS = 4
 QUALITY = 70
 EXEMPLAR, WORST = "exemplar", "worst: "
@@ -32,6 +33,7 @@ class Tile:
     score: str = ""
     notes: tuple[str, ...] = ()
     detail: str = ""  # what else tells it from the tiles beside it
+    look: str = ""  # what the viewer opens: a picture's number, or that and its heatmap's
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Card:
     """One exemplar: the picture, what the network receives of it, and what it answers."""
 
     title: str
+    look: str
     view: Image
     received: Image
     size: str
@@ -81,8 +84,10 @@ class Tiles:
             for one in run.pictures
             if (one["model"], one["image_set"]) == (subject.model, subject.image_set) and one["key"]
         ]
+        self.numbers = {id(one): number for number, one in enumerate(run.pictures)}
+        self.looked: dict[int, Picture] = {}  # number → picture that the viewer can open
         self.exemplars = [one for one in self.pictures if EXEMPLAR in one["why"]]
-        self._values, self._primary, self._region = _values(run, subject)
+        self._values, self._primary, self.outlined = _values(run, subject)
         self._frames: dict[str, _Frame] = {}
 
     def label(self, variant: Variant) -> str:
@@ -113,7 +118,8 @@ class Tiles:
         told = [one.get("metric") for one in self.run.summary.get("findings", ())]
         order = [name for name in told if name in metrics] + metrics
         scores = (self._score(picture["item"], Variant("", "", ""), name) for name in order)
-        return Tile(image, self.name(picture), next(filter(None, scores), ""))
+        score = next(filter(None, scores), "")
+        return Tile(image, self.name(picture), score, look=self._look(picture))
 
     def heat(self, picture: Picture, variant: Variant, longest: int = TILE) -> Tile:
         """Show a heatmap over the picture, the mask outlined, with its primary score."""
@@ -128,7 +134,8 @@ class Tiles:
         view = figures.fit(frame.view, longest)
         pixels = self._outlined(figures.overlay(view, heatmap), frame)
         notes = ("dead: zero everywhere",) if dead else ()
-        return Tile(inline(pixels, "; ".join([alt, *notes]), QUALITY), label, score, notes)
+        image = inline(pixels, "; ".join([alt, *notes]), QUALITY)
+        return Tile(image, label, score, notes, look=self._look(picture, variant))
 
     def channels(self, picture: Picture, technique: str) -> Tile | None:
         """Show the first channels of a layer side by side; none where it was not asked for."""
@@ -173,12 +180,23 @@ class Tiles:
         ]
         return Card(
             title=self.name(picture),
-            view=inline(frame.view, f"The picture {name}", QUALITY),
+            look=self._look(picture),
+            view=inline(figures.fit(self._view(picture), CARD), f"The picture {name}", QUALITY),
             received=inline(received, f"{name} as the network receives it", None),
             size=f"{width} × {height} pixels",
             prediction=prediction(frame.about["prediction"], str(name)),
             scores=tuple((title, text) for title, text in texts if text),
         )
+
+    def measured(self, picture: Picture, variant: Variant) -> list[tuple[str, str]]:
+        """Return each metric of heatmaps that has a value here, and the value."""
+        names = [*self.run.metrics("overlap"), *self.run.metrics("faithfulness")]
+        values = ((name, self._value(picture["item"], variant, name)) for name in names)
+        return [(self.run.title("metrics", name), value) for name, value in values if value]
+
+    def about(self, picture: Picture) -> Mapping[str, Any]:
+        """Return a picture's record: its regions and the network's answer."""
+        return self._frame(picture).about
 
     def _frame(self, picture: Picture) -> _Frame:
         key = picture["key"]
@@ -186,28 +204,39 @@ class Tiles:
             read = self.run.store.read
             about = json.loads(read(key, "picture.json"))
             files = {one["name"]: one["file"] for one in about.get("regions", ())}
-            mask = files.get(self._region)
+            mask = files.get(self.outlined)
             self._frames[key] = _Frame(
-                view=figures.fit(figures.decode(read(key, "view.webp")), TILE),
+                view=figures.fit(self._view(picture), TILE),
                 mask=figures.decode_grey(read(key, mask)) if mask else None,
                 about=about,
             )
         return self._frames[key]
+
+    def _view(self, picture: Picture) -> figures.Pixels:
+        return figures.decode(self.run.store.read(picture["key"], "view.webp"))
 
     def _outlined(self, pixels: figures.Pixels, frame: _Frame) -> figures.Pixels:
         return pixels if frame.mask is None else figures.outline(pixels, frame.mask)
 
     def _heatmap(self, picture: Picture, variant: Variant) -> tuple[figures.Pixels, bool] | str:
         """Return a picture's heatmap and whether it is dead, or the reason why there is none."""
-        for one in picture["heatmaps"]:
-            if Variant(one["technique"], one["target"], one["layer"]) != variant:
+        for one in explained(picture):
+            if variant_of(one) != variant:
                 continue
             if one["key"] is None:
                 return lacking(one)
-            dead = json.loads(self.run.store.read(one["key"], "heatmap.json"))["dead"]
-            content = self.run.store.read(one["key"], "heatmap.png")
-            return figures.decode_grey(content), bool(dead)
+            about = json.loads(self.run.store.read(one["key"], "heatmap.json"))
+            code = figures.decode_grey(self.run.store.read(one["key"], "heatmap.png"))
+            return figures.shown(code, about["brightest"]), bool(about["dead"])
         return "no heatmap"
+
+    def _look(self, picture: Picture, variant: Variant | None = None) -> str:
+        """Return what the viewer opens at a tile, and note that it has to have the picture."""
+        number = self.numbers[id(picture)]
+        self.looked[number] = picture
+        if variant is None:
+            return str(number)
+        return f"{number}.{list(map(variant_of, explained(picture))).index(variant)}"
 
     def _value(self, item: str, variant: Variant, metric: str) -> str:
         value = self._values.get((item, variant, metric))
@@ -216,6 +245,16 @@ class Tiles:
     def _score(self, item: str, variant: Variant, metric: str) -> str:
         value = self._value(item, variant, metric)
         return f"{self.run.title('metrics', metric)} {value}" if value else ""
+
+
+def explained(picture: Picture) -> list[Mapping[str, Any]]:
+    """Return a picture's heatmaps, without its views of layers, which explain nothing."""
+    return [one for one in picture["heatmaps"] if one["target"]]
+
+
+def variant_of(heatmap: Mapping[str, Any]) -> Variant:
+    """Return which kind of heatmap a picture's record is about."""
+    return Variant(heatmap["technique"], heatmap["target"], heatmap["layer"])
 
 
 def lacking(record: Mapping[str, Any]) -> str:

@@ -1,0 +1,79 @@
+"""What the viewer needs beside the page: heatmaps and masks of the pictures that tiles show."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from cnnaudit import figures
+from cnnaudit.report.tiles import Picture, Tiles, explained, lacking, variant_of
+
+
+def viewer_data(tiles: Iterable[Tiles]) -> Markup:
+    """Return the viewer's data as JSON that can stand in a script element, whatever names hold."""
+    pictures = {
+        number: _picture(made, picture) for made in tiles for number, picture in made.looked.items()
+    }
+    data = {
+        "colours": {name: _base64(_colours(name)) for name in figures.COLOUR_MAPS},
+        "opacity": figures.ALPHA,
+        "threshold": figures.THRESHOLD,
+        "pictures": pictures,
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704
+
+
+def _picture(tiles: Tiles, picture: Picture) -> dict[str, Any]:
+    return {
+        "item": picture["item"],
+        "name": tiles.full_name(picture),
+        "imageSet": picture["image_set"],
+        "model": tiles.run.model_label(picture["model"]),
+        "regions": list(_regions(tiles, picture)),
+        "heatmaps": [_heatmap(tiles, picture, one) for one in explained(picture)],
+    }
+
+
+def _regions(tiles: Tiles, picture: Picture) -> Iterable[dict[str, str]]:
+    """Yield the masks as heatmaps are measured on them, the one that tiles outline first."""
+    regions = tiles.about(picture).get("regions", ())
+    for region in sorted(regions, key=lambda one: one["name"] != tiles.outlined):
+        if "received" in region:
+            mask = tiles.run.store.read(picture["key"], region["received"])
+            yield {"name": region["name"], "mask": _png(mask)}
+
+
+def _heatmap(tiles: Tiles, picture: Picture, one: Mapping[str, Any]) -> dict[str, Any]:
+    variant = variant_of(one)
+    about = {"label": tiles.label(variant), "layer": one["layer"]}
+    if one["key"] is None:
+        return {**about, "lacking": lacking(one)}
+    read = tiles.run.store.read
+    stated = json.loads(read(one["key"], "heatmap.json"))
+    return {
+        **about,
+        "map": _png(read(one["key"], "heatmap.png")),
+        "brightest": stated["brightest"],
+        "dead": stated["dead"],
+        "end": tiles.run.brightest([one["technique"]]),
+        "scores": tiles.measured(picture, variant),
+    }
+
+
+def _colours(name: str) -> bytes:
+    """Return red, green and blue of the 256 colours of a map."""
+    return figures.colourise(np.arange(256, dtype=np.uint8)[np.newaxis], name).tobytes()
+
+
+def _png(content: bytes) -> str:
+    return f"data:image/png;base64,{_base64(content)}"
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
