@@ -67,7 +67,7 @@ def test_the_live_iou_is_the_one_that_was_measured(page: Any, outcome: Outcome) 
     _set(page, "threshold", str(THRESHOLD))
     compared = 0
     for number, picture in known.items():
-        for place, heatmap in enumerate(picture["heatmaps"]):
+        for place, heatmap in picture["heatmaps"].items():
             technique = titles.get(heatmap["label"])
             mine = measured[(measured.item == picture["item"]) & (measured.technique == technique)]
             tile = page.locator(f"figure.tile img[data-look='{number}.{place}']").first

@@ -43,7 +43,8 @@ def across_models(run: Run, tiles: Mapping[Subject, Tiles]) -> list[AcrossModels
         ]
         if galleries:
             exemplars = {one["item"] for made in mine.values() for one in made.exemplars}
-            left = omitted(len(exemplars) - most_items(run, image_set))
+            left_out = max(made.left_out for made in mine.values())
+            left = omitted(len(exemplars) + left_out - most_items(run, image_set))
             found.append(AcrossModels(image_set, tuple(galleries), left))
     return found
 
@@ -55,7 +56,7 @@ def most_items(run: Run, image_set: str) -> int:
         if picture["image_set"] == image_set:
             tiles[picture["item"]] += len(picture["heatmaps"])
     each = max(tiles.values(), default=1) * max(1, len(run.facet_grids(image_set)))
-    return max(1, min(MOST_ITEMS, MOST_TILES // each))
+    return max(1, min(MOST_ITEMS, MOST_TILES // each, run.most))
 
 
 def omitted(left: int) -> str:

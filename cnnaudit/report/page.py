@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from cnnaudit.store import write_atomically
 _FIGURES = re.compile(r"([−+±-]?\d+\.\d+|[−+±-]?\d+(?:\.\d+)? ?%)")
 
 
+MOST_BYTES = 25_000_000  # of a page
 SCRIPTS = ("report", "viewer")  # each a script element of its own
 
 Words = tuple[tuple[str, bool], ...]  # (text, whether it is a figure)
@@ -67,7 +69,10 @@ def write_report(run_dir: Path) -> Path:
 
 
 def render(run: Run) -> str:
-    """Return the page of a run; the same run always gives the same text."""
+    """Return the page of a run; the same run always gives the same text.
+
+    It shows fewer exemplars, and says so, where it would be too large to be mailed.
+    """
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(locate("reports/templates")),
         autoescape=True,
@@ -75,7 +80,15 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return templates.get_template("report.html.j2").render(_page(run))
+    template = templates.get_template("report.html.j2")
+    exemplars = Counter((one["model"], one["image_set"]) for one in run.pictures)
+    run = replace(run, most=max(exemplars.values(), default=1))
+    while True:
+        text = template.render(_page(run))
+        size = len(text.encode("utf-8", "backslashreplace"))
+        if size <= MOST_BYTES or run.most == 1:
+            return text
+        run = replace(run, most=max(1, run.most * MOST_BYTES // (size + MOST_BYTES // 10)))
 
 
 def _page(run: Run) -> dict[str, Any]:

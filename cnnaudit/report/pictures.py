@@ -39,11 +39,12 @@ def subject_pictures(tiles: Tiles) -> SubjectPictures:
     first = placed[0] if placed else shown
     galleries = maker.galleries([one for one in shown if not maker.has_a_place(one)])
     worst = maker.worst()
-    more = {id(one): one for one in (*shown, *tiles.looked.values()) if one not in first}
+    looked_at = [picture for _, picture, _ in tiles.looked_at()]
+    more = {id(one): one for one in (*shown, *looked_at) if one not in first}
     return SubjectPictures(
         subject=tiles.subject,
         unit=maker.unit() if maker.grids else "",
-        omitted=omitted(len(tiles.exemplars) - len(shown)),
+        omitted=omitted(len(tiles.exemplars) + tiles.left_out - len(shown)),
         galleries=galleries,
         cards=tuple(map(tiles.card, first)),
         more_cards=tuple(map(tiles.card, more.values())),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,6 +62,7 @@ class Run:
     pictures: tuple[Mapping[str, Any], ...]  # results/illustrations.json
     kernels: tuple[Mapping[str, Any], ...]
     store: Store
+    most: int = sys.maxsize  # exemplars of a model on an image set that a page may show
 
     def about(self, group: str, name: str) -> Mapping[str, Any]:
         """Return what the manifest's catalogue says of a metric, technique, model or image set."""

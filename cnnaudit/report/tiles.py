@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,10 +85,22 @@ class Tiles:
             if (one["model"], one["image_set"]) == (subject.model, subject.image_set) and one["key"]
         ]
         self.numbers = {id(one): number for number, one in enumerate(run.pictures)}
-        self.looked: dict[int, Picture] = {}  # number → picture that the viewer can open
-        self.exemplars = [one for one in self.pictures if EXEMPLAR in one["why"]]
+        self.looks: dict[int, set[int]] = {}  # picture's number → its heatmaps that tiles show
+        exemplars = [one for one in self.pictures if EXEMPLAR in one["why"]]
+        self.exemplars = exemplars[: run.most]
+        self.left_out = len(exemplars) - len(self.exemplars)  # to keep the page small
         self._values, self._primary, self.outlined = _values(run, subject)
         self._frames: dict[str, _Frame] = {}
+
+    def looked_at(self) -> Iterator[tuple[int, Picture, list[int]]]:
+        """Yield each picture that a tile shows, its number, and the places of its heatmaps.
+
+        Of an exemplar these are all, so that it can be seen under every technique and model.
+        """
+        for place, heatmaps in self.looks.items():
+            picture = self.run.pictures[place]
+            everything = range(len(explained(picture)))
+            yield place, picture, [*everything] if EXEMPLAR in picture["why"] else sorted(heatmaps)
 
     def label(self, variant: Variant) -> str:
         """Name a kind of heatmap as far as it needs to be told from the subject's others."""
@@ -231,12 +243,14 @@ class Tiles:
         return "no heatmap"
 
     def _look(self, picture: Picture, variant: Variant | None = None) -> str:
-        """Return what the viewer opens at a tile, and note that it has to have the picture."""
+        """Return what the viewer opens at a tile, and note that it has to be able to."""
         number = self.numbers[id(picture)]
-        self.looked[number] = picture
+        places = self.looks.setdefault(number, set())
         if variant is None:
             return str(number)
-        return f"{number}.{list(map(variant_of, explained(picture))).index(variant)}"
+        place = list(map(variant_of, explained(picture))).index(variant)
+        places.add(place)
+        return f"{number}.{place}"
 
     def _value(self, item: str, variant: Variant, metric: str) -> str:
         value = self._values.get((item, variant, metric))

@@ -17,7 +17,9 @@ from cnnaudit.report.tiles import Picture, Tiles, explained, lacking, variant_of
 def viewer_data(tiles: Iterable[Tiles]) -> Markup:
     """Return the viewer's data as JSON that can stand in a script element, whatever names hold."""
     pictures = {
-        number: _picture(made, picture) for made in tiles for number, picture in made.looked.items()
+        number: _picture(made, picture, places)
+        for made in tiles
+        for number, picture, places in made.looked_at()
     }
     data = {
         "colours": {name: _base64(_colours(name)) for name in figures.COLOUR_MAPS},
@@ -29,14 +31,15 @@ def viewer_data(tiles: Iterable[Tiles]) -> Markup:
     return Markup(text.replace("<", "\\u003c"))  # noqa: S704
 
 
-def _picture(tiles: Tiles, picture: Picture) -> dict[str, Any]:
+def _picture(tiles: Tiles, picture: Picture, places: Iterable[int]) -> dict[str, Any]:
+    heatmaps = explained(picture)
     return {
         "item": picture["item"],
         "name": tiles.full_name(picture),
         "imageSet": picture["image_set"],
         "model": tiles.run.model_label(picture["model"]),
         "regions": list(_regions(tiles, picture)),
-        "heatmaps": [_heatmap(tiles, picture, one) for one in explained(picture)],
+        "heatmaps": {place: _heatmap(tiles, picture, heatmaps[place]) for place in places},
     }
 
 

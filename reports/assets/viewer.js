@@ -6,7 +6,8 @@
   const at = (name) => document.getElementById(`viewer-${name}`);
   const controls = at("controls").elements;
   const [heat, shade, outline] = at("stage").children, photo = new Image();
-  const numbers = Object.keys(known.pictures).map(Number).sort((one, other) => one - other);
+  const places = (record) => Object.keys(record).map(Number);
+  const numbers = places(known.pictures);
   const now = { picture: 0, heatmap: 0, map: null, mask: null };
   const NO_MASK = "none";
 
@@ -197,7 +198,7 @@
       const row = document.createElement("section");
       const strip = document.createElement("div");
       strip.className = "strip";
-      strip.append(...known.pictures[number].heatmaps.map((_, place) => thumbnail(number, place)));
+      strip.append(...places(known.pictures[number].heatmaps).map((place) => thumbnail(number, place)));
       row.append(element("h3", known.pictures[number].model), strip);
       return row;
     }));
@@ -228,7 +229,8 @@
   function look(address) {
     const [number, place] = address.split(".").map(Number), before = known.pictures[now.picture];
     now.picture = number;
-    now.heatmap = place ?? Math.min(now.heatmap, Math.max(0, picture().heatmaps.length - 1));
+    const kinds = places(picture().heatmaps), wanted = place ?? now.heatmap;
+    now.heatmap = kinds.includes(wanted) ? wanted : kinds[0];
     offerRegions();
     if (!dialog.open) {
       at("stage").prepend(photo);
@@ -252,8 +254,8 @@
       const place = numbers.indexOf(now.picture) + by;
       look(String(numbers[(place + numbers.length) % numbers.length]));
     } else {
-      const count = picture().heatmaps.length;
-      if (count) look(`${now.picture}.${(now.heatmap + by + count) % count}`);
+      const kinds = places(picture().heatmaps), place = kinds.indexOf(now.heatmap) + by;
+      if (kinds.length) look(`${now.picture}.${kinds[(place + kinds.length) % kinds.length]}`);
     }
   }
 
