@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
@@ -73,6 +74,8 @@ def _metric(
         "kind": kind,
         "range": [limit if isfinite(limit) else None for limit in metric.bounds],
         "higher_is_better": higher_is_better,
+        # a diagnostic's is its technique's
+        "version": None if isinstance(metric, Diagnostic) else metric.version,
         "meaning": metric.meaning,
     }
 
@@ -93,6 +96,7 @@ def _technique(
     return {
         "title": title,
         "citation": registered.citation,
+        "version": registered.version,
         "layer": layers,
         "reference": registered.sees_no_network,
         "gives": registered.gives,
@@ -104,6 +108,7 @@ def _model(model: ModelSpec, audit: AuditSpec, facts: ModelFacts) -> dict[str, A
     return {
         "parameters": facts.parameters,
         "input": facts.input,
+        "preprocessing": asdict(model.preprocessing),
         "target": ", ".join(target.name for target in audit.targets) or model.target,
         "weights": "none" if model.weights is None else model.weights.name,
     }

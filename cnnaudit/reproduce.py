@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cnnaudit import audit as stages
 from cnnaudit.progress import reported
+from cnnaudit.provenance import differences
 from cnnaudit.report.run import load
 from cnnaudit.summary import collect_rows
 from cnnaudit.types import CELL_COLUMNS, EARNED, AuditSpec
@@ -42,7 +41,8 @@ def reproduce(run_dir: Path, audit: AuditSpec) -> Reproduction:
         rows = collect_rows(ready.plan.cells, ready.store)
     lines = compare_rows(before.rows, rows)
     about = stages.environment(ready)
-    different = list(_differences("", {k: before.manifest.get(k) for k in about}, about))
+    recorded = {key: before.manifest.get(key) for key in about}
+    different = [f"{what} is {now}, was {was}" for what, was, now in differences(recorded, about)]
     agrees = all(agreed for agreed, _ in lines)
     return Reproduction(
         (
@@ -85,12 +85,3 @@ def _compared(rows: pd.DataFrame) -> tuple[bool, str]:
     else:
         found = f"{len(rows)} rows agree " + (f"within {furthest:.1g}" if furthest else "exactly")
     return not off, f"{cell.model} on {cell.image_set}, {what}: {found}"
-
-
-def _differences(path: str, before: Any, after: Any) -> Iterator[str]:
-    """Yield in words what parts two trees of facts."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for key in dict.fromkeys([*before, *after]):
-            yield from _differences(f"{path} {key}".strip(), before.get(key), after.get(key))
-    elif before != after:
-        yield f"{path} is {after}, was {before}"

@@ -93,6 +93,7 @@ def read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch
 def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     """Write the tables, the verdict and what the report needs into a run directory."""
     from cnnaudit import checks, summary
+    from cnnaudit.inputs import inputs_table
     from cnnaudit.junit import junit_xml
     from cnnaudit.regions import write_regions
 
@@ -101,6 +102,7 @@ def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     folder = run_dir / "results"
     folder.mkdir(exist_ok=True)  # of shards, joined once more
     write(folder / "rows.parquet", found.rows.to_parquet(index=False))
+    write(folder / "inputs.parquet", inputs_table(ready.image_sets).to_parquet(index=False))
     write(folder / "summary.csv", summary.to_csv(found.summary))
     write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
     write(folder / "agreement.csv", summary.to_csv(found.agreement))

@@ -523,6 +523,8 @@ MAPS_OF_FILE = "maps.json"  # largest value; and the ids of their n items
 
 RUN_SCHEMA = 2  # of every file of a run directory; raise it when one of them changes its meaning
 
+INPUTS = ("images", "masks", "truths")  # what a run keeps a digest of, item by item
+
 ROWS_FILE = "rows.parquet"  # of a cell of scores: what executing writes and the summary reads
 
 # What a cell adds to each of its rows when they become one table; "" where it does not apply.

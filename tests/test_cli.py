@@ -47,7 +47,7 @@ def test_from_config_to_html_and_again_from_the_store(overrides: list[str], tmp_
         *("config.yaml", "manifest.json", "run.log", "summary.json", "report.html"),
         *("results/rows.parquet", "results/summary.csv", "results/illustrations.json"),
         *("results/contrasts.csv", "results/checks.csv", "results/agreement.csv", "junit.xml"),
-        *("results/randomisation.csv", "status.json"),
+        *("results/randomisation.csv", "results/inputs.parquet", "status.json"),
     }
     manifest = json.loads((run_dir / "manifest.json").read_text())
     assert manifest["cells"] == {"planned": 9, "found": 0, "computed": 9}
