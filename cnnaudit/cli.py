@@ -1,10 +1,11 @@
-"""The commands: ``cnnaudit run · plan · layers · report · reproduce · explain · init · import``.
+"""The commands: ``cnnaudit run · plan · layers · report · compare · reproduce · explain · …``.
 
 ``run.py`` is ``cnnaudit run``.
 
 Exit codes: 0 the audit is complete, whatever its verdict; 1 an error, said in one message;
 4 incomplete (something failed, which the report names); 130 interrupted. With gate=true the verdict
-counts as well: 3 a check failed, 5 undecided (inconclusive or not measured).
+counts as well: 3 a check failed, 5 undecided (inconclusive or not measured). 2 is of compare alone:
+it refuses runs whose inputs differ.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from cnnaudit.audit import Invocation, Outcome, Prepared
     from cnnaudit.types import AuditSpec
 
-COMPLETE, ERROR, FAILED, INCOMPLETE, UNDECIDED, INTERRUPTED = 0, 1, 3, 4, 5, 130
+COMPLETE, ERROR, REFUSED, FAILED, INCOMPLETE, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 _WORST_FIRST = (INCOMPLETE, FAILED, UNDECIDED, COMPLETE)
 
 _USAGE = """\
@@ -39,6 +40,8 @@ cnnaudit: find out whether a CNN looks at the right thing
                                  with --explain why, cell by cell
   cnnaudit layers [KEY=VALUE …]  list each model's modules in execution order
   cnnaudit report RUN_DIR        make the report of a run again, from its results
+  cnnaudit compare RUN_A RUN_B   say what got better and worse from one run to another, before and
+                                 after a fix; its options: cnnaudit compare --help
   cnnaudit reproduce RUN_DIR     compute a run again from scratch, and say which cells agree
   cnnaudit explain MODEL IMAGE…  write heatmaps of pictures; its options: cnnaudit explain --help
   cnnaudit init FOLDER           write a config and an empty manifest to start from
@@ -80,6 +83,7 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
         "plan": _plan,
         "layers": lambda rest: _with_hydra(_layers, rest),
         "report": _report,
+        "compare": _compare,
         "reproduce": _reproduce,
         "explain": _explain,
         "init": _init,
@@ -222,6 +226,29 @@ def _report(rest: Sequence[str]) -> int:
     if len(rest) != 1:
         raise AuditError("report takes one run directory: cnnaudit report outputs/robot/…")
     print(f"report: {write_report(Path(rest[0]))}")
+    return COMPLETE
+
+
+def _compare(rest: Sequence[str]) -> int:
+    from cnnaudit.comparing import USAGE, read_arguments
+
+    asked = read_arguments(rest)
+    if asked is None:
+        print(USAGE, end="")
+        return COMPLETE
+    from cnnaudit.compare import Refused, compare
+    from cnnaudit.report.comparison import told, write_comparison
+    from cnnaudit.report.run import load
+
+    try:
+        found = compare(load(asked.before), load(asked.after), asked.pairs, force=asked.force)
+    except Refused as error:
+        _say(f"refused: {error}")
+        return REFUSED
+    page, *beside = write_comparison(found, asked.page)
+    for text in told(found):
+        print(text)
+    print(f"comparison: {page}, with {' and '.join(path.name for path in beside)} beside it")
     return COMPLETE
 
 

@@ -120,7 +120,7 @@ class Places:
         columns = [name for name in SUBJECT if name not in compared]
         own = _of_subjects(rows, columns, contrast, levels or contrast.levels)
         self.contrast = contrast
-        number, first = _numbered(own, [*columns, *contrast.within])
+        number, first = numbered(own, [*columns, *contrast.within])
         names = own[[*columns, *contrast.within]].iloc[first].astype(str)
         self.places = [
             Place({**dict.fromkeys(SUBJECT, ""), **about}, " · ".join(levels) or POOLED)
@@ -136,7 +136,7 @@ class Places:
         compares = at_level >= 0
         self.rows = own[compares]
         self._place, self._level = number[compares], at_level[compares]
-        self._unit, of_unit = _numbered(self.rows, ["unit"])
+        self._unit, of_unit = numbered(self.rows, ["unit"])
         self._units = self.rows["unit"].iloc[of_unit].astype(str).to_numpy()
         self.is_ok = (self.rows["status"] == "ok").to_numpy()
         self.eligible = self.count((self.rows["status"] != "ineligible").to_numpy())
@@ -192,11 +192,11 @@ class Places:
 
     @cached_property
     def _blocks(self) -> tuple[Ints, Ints, int]:
-        """Number the rows by what stays equal within a pair, as `_numbered`, and how many it is."""
+        """Number the rows by what stays equal within a pair, as `numbered`, and how many it is."""
         compared = self.contrast.factor in COMPARED
         blocks = ("item",) if compared else self.contrast.blocks
         keys = ["unit", *(name for name in blocks if name in self.rows)]  # the unit has its column
-        number, first = _numbered(self.rows, keys)
+        number, first = numbered(self.rows, keys)
         return number, first, len(first)
 
 
@@ -205,7 +205,7 @@ def _of_subjects(
 ) -> pd.DataFrame:
     """Return the rows of what has values at all levels, and is at a level of each `within`."""
     own = rows[rows["image_set"] == contrast.image_set]
-    number, _ = _numbered(own, columns)
+    number, _ = numbered(own, columns)
     eligible = (own["status"] != "ineligible").to_numpy()
     wanted = np.ones(len(own), bool)
     for level in levels:
@@ -216,7 +216,7 @@ def _of_subjects(
     return own[wanted]
 
 
-def _numbered(rows: pd.DataFrame, columns: list[str]) -> tuple[Ints, Ints]:
+def numbered(rows: pd.DataFrame, columns: list[str]) -> tuple[Ints, Ints]:
     """Number the groups of rows that agree in all columns, in sorted order.
 
     Returns the number of each row, and the position of each group's first row.
@@ -232,17 +232,24 @@ def contrast_table(
     """Return every contrast of every subject: both levels, difference, interval, p, Holm.
 
     The family of Holm's adjustment is one metric of one contrast: all its models, techniques and
-    levels. `status` is "not measured" where the units are too few for the family to reach 5 %.
-    After each line stand those that are net of a reference's own difference; they are not tested.
+    levels. After each line stand those that are net of a reference's own difference; they are not
+    tested.
     """
     lines = [line for contrast in contrasts for line in _lines(rows, contrast, seed)]
-    table = pd.DataFrame(lines, columns=_COLUMNS)
-    for _, family in table.groupby(["contrast", "metric", "region"]):
-        p_values = family.p.to_numpy(np.float64)
-        table.loc[family.index, "p_holm"] = holm(p_values)
+    return in_families(pd.DataFrame(lines, columns=_COLUMNS), ["contrast", "metric", "region"])
+
+
+def in_families(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
+    """Give tests `p_holm` and `status`, those that agree in all columns of `family` together.
+
+    `status` is "not measured" where the units are too few for the family to reach 5 %.
+    """
+    for _, tests in table.groupby(family):
+        p_values = tests.p.to_numpy(np.float64)
+        table.loc[tests.index, "p_holm"] = holm(p_values)
         fewest = fewest_units(int((~np.isnan(p_values)).sum() or 1))
-        table.loc[family.index, "status"] = np.where(
-            family.units < fewest, f"not measured: fewer than {fewest} units", "ok"
+        table.loc[tests.index, "status"] = np.where(
+            tests.units < fewest, f"not measured: fewer than {fewest} units", "ok"
         )
     return table
 

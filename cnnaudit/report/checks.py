@@ -75,7 +75,7 @@ def verdict(run: Run) -> Badge | None:
         return None
     found = list(run.summary["checks"].values())
     meaning = _MEANING.get(text, "")
-    return _badge(text, f"{_counted(found)} {meaning}".strip())
+    return badge(text, f"{_counted(found)} {meaning}".strip())
 
 
 def checks(run: Run) -> list[Check]:
@@ -84,13 +84,13 @@ def checks(run: Run) -> list[Check]:
     by_check: dict[str, list[Record]] = {name: [] for name in own}
     for one in run.judgements:
         by_check.setdefault(one["check"], []).append(one)
-    names = sorted(by_check, key=lambda name: _badness(own.get(name, "")))
+    names = sorted(by_check, key=lambda name: badness(own.get(name, "")))
     return [_check(run, name, own.get(name, ""), by_check[name]) for name in names]
 
 
 def _check(run: Run, name: str, text: str, judgements: Sequence[Record]) -> Check:
     ordered = sorted(judgements, key=_badness_of)
-    columns, everywhere, places = _places(run, ordered)
+    columns, everywhere, places = places_of(run, ordered)
     lines = [_line(run, one, where) for one, where in zip(ordered, places, strict=True)]
     shown = FEW if len(lines) > MANY else len(lines)
     folded = tuple(lines[shown:])
@@ -98,7 +98,7 @@ def _check(run: Run, name: str, text: str, judgements: Sequence[Record]) -> Chec
     about = run.about("metrics", metrics[0]) if len(metrics) == 1 else {}
     return Check(
         title=spaced(name),
-        badge=_badge(text),
+        badge=badge(text),
         metric=", ".join(run.title("metrics", one) for one in metrics),
         meaning=str(about.get("meaning") or ""),
         everywhere=everywhere,
@@ -112,8 +112,8 @@ def _check(run: Run, name: str, text: str, judgements: Sequence[Record]) -> Chec
 def _line(run: Run, one: Record, places: tuple[str, ...]) -> Line:
     units = one["units"]
     return Line(
-        badge=_badge(one["verdict"]),
-        requirement=_requirement(run, one),
+        badge=badge(one["verdict"]),
+        requirement=requirement(run, one),
         places=places,
         measured=interval(one["value"], one["low"], one["high"], run.scale(one["metric"])),
         units=f"{units:.0f}" if math.isfinite(units) else NO_LEVEL,
@@ -122,7 +122,8 @@ def _line(run: Run, one: Record, places: tuple[str, ...]) -> Line:
     )
 
 
-def _requirement(run: Run, one: Record) -> str:
+def requirement(run: Run, one: Record) -> str:
+    """Say what a judgement requires."""
     statistic, bound = one["statistic"], one["bound"]
     if statistic.startswith(_BEATS):
         reference = statistic.removeprefix(_BEATS)
@@ -130,7 +131,7 @@ def _requirement(run: Run, one: Record) -> str:
     return f"{_STATISTIC.get(statistic, statistic)} {bound}".strip() or NO_LEVEL
 
 
-def _places(
+def places_of(
     run: Run, judgements: Sequence[Record]
 ) -> tuple[tuple[str, ...], str, list[tuple[str, ...]]]:
     """Return the headings of where judgements differ, what they share, and each one's place."""
@@ -153,24 +154,26 @@ def _places(
     return names, " · ".join(filter(None, shared)), places
 
 
-def _badge(text: str, says: str = "") -> Badge:
+def badge(text: str, says: str = "") -> Badge:
+    """Return how a verdict is shown."""
     kind = text.lower().replace(" ", "-") if text in WORST_FIRST else "unknown"
     return Badge(text or NO_LEVEL, kind, says)
 
 
-def _badness(text: str) -> int:
+def badness(text: str) -> int:
+    """Return the place of a verdict among all, the worst first."""
     return WORST_FIRST.index(text) if text in WORST_FIRST else len(WORST_FIRST)
 
 
 def _badness_of(one: Record) -> tuple[int, float]:
     """Sort by verdict; among equals, what is nearer to breaking its bound comes first."""
-    return _badness(one["verdict"]), one["p"] if math.isfinite(one["p"]) else math.inf
+    return badness(one["verdict"]), one["p"] if math.isfinite(one["p"]) else math.inf
 
 
 def _counted(found: Sequence[str]) -> str:
     """Say how many checks came out how: "2 of 3 checks failed; 1 passed."."""
     counts = Counter(found)
-    ordered = sorted(counts, key=_badness)
+    ordered = sorted(counts, key=badness)
     said = [f"{counts[text]} {_SAY.get(text, text)}" for text in ordered]
     if len(ordered) == 1:
         whole = "The one check" if len(found) == 1 else f"All {len(found)} checks"
@@ -183,5 +186,5 @@ def _counted(found: Sequence[str]) -> str:
 
 def _told(verdicts: Iterable[str]) -> str:
     counts = Counter(verdicts)
-    kinds = ", ".join(f"{counts[text]} {text}" for text in sorted(counts, key=_badness))
+    kinds = ", ".join(f"{counts[text]} {text}" for text in sorted(counts, key=badness))
     return f"{plural(counts.total(), 'more judgement')}: {kinds}" if counts else ""

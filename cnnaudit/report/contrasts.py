@@ -96,9 +96,9 @@ def _contrast(run: Run, name: str, lines: Sequence[Record]) -> Contrast:
     one = lines[0]
     first, second = one["first_level"], one["second_level"]
     words = (run.about("image_sets", one["image_set"]).get("words") or {}).get(one["factor"], {})
-    measures = _measures(run, lines)
-    primary = _primary(run, [metric for metric, _ in measures])
-    forests = [(metric, _forest(run, own)) for (metric, _), own in measures.items()]
+    measures = by_measure(run, lines)
+    primary = primary_metrics(run, [metric for metric, _ in measures])
+    forests = [(metric, forest(run, _in_order(run, own))) for (metric, _), own in measures.items()]
     return Contrast(
         title=spaced(name),
         image_set=one["image_set"],
@@ -106,12 +106,12 @@ def _contrast(run: Run, name: str, lines: Sequence[Record]) -> Contrast:
         second=second,
         said=f"{words.get(first, first)} minus {words.get(second, second)}",
         units=f"{run.unit(one['image_set'])}s",
-        shown=tuple(forest for metric, forest in forests if metric in primary),
-        folded=tuple(forest for metric, forest in forests if metric not in primary),
+        shown=tuple(drawn for metric, drawn in forests if metric in primary),
+        folded=tuple(drawn for metric, drawn in forests if metric not in primary),
     )
 
 
-def _measures(run: Run, lines: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+def by_measure(run: Run, lines: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
     """Group by metric and region: behaviour before heatmaps, else in the catalogue's order."""
     order = [one for kind in ("behaviour", "overlap", "faithfulness") for one in run.metrics(kind)]
     found: dict[tuple[str, str], list[Record]] = {}
@@ -120,7 +120,7 @@ def _measures(run: Run, lines: Iterable[Record]) -> dict[tuple[str, str], list[R
     return dict(sorted(found.items(), key=lambda item: (_place(order, item[0][0]), item[0])))
 
 
-def _primary(run: Run, metrics: Sequence[str]) -> set[str]:
+def primary_metrics(run: Run, metrics: Sequence[str]) -> set[str]:
     """Return the behaviour that findings and checks speak of, and the first overlap metric."""
     told = {one.get("metric") for one in (*run.summary["findings"], *run.judgements)}
     behaviour = [metric for metric in metrics if metric in run.metrics("behaviour")]
@@ -129,10 +129,10 @@ def _primary(run: Run, metrics: Sequence[str]) -> set[str]:
     return {*spoken, *overlap[:1]} or set(metrics)
 
 
-def _forest(run: Run, found: Sequence[Record]) -> Forest:
-    records = _in_order(run, found)
+def forest(run: Run, records: Sequence[Record], where: str = "within") -> Forest:
+    """Draw differences of one metric below each other; `where` heads the column of their places."""
     one, scale = records[0], run.scale(records[0]["metric"])
-    corner, heads = _heads(run, records)
+    corner, heads = _heads(run, records, where)
     ticks = _ticks(records)
     notes = [_notes(record) for record in records]
     shared = [note for note in notes[0] if all(note in other for other in notes)]
@@ -185,13 +185,15 @@ def _in_order(run: Run, found: Iterable[Record]) -> list[Record]:
     return sorted(found, key=place)
 
 
-def _heads(run: Run, records: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _heads(
+    run: Run, records: Sequence[Record], where: str
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the headings of the columns that name a row, and each row's names."""
     kinds = [Variant(one["technique"], one["target"], one["layer"]) for one in records]
     within = ["" if one["within"] == POOLED else one["within"] for one in records]
     models = [one["model"] for one in records]
     labels = [variant_label(run, one, kinds) if one.technique else "" for one in kinds]
-    columns = [("technique", labels), (run.factor_of(within) or "within", within)]
+    columns = [("technique", labels), (run.factor_of(within) or where, within)]
     columns = [(head, names) for head, names in columns if any(names)]
     if len(set(models)) > 1 or not columns:
         columns.insert(0, ("model", models))

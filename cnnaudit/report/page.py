@@ -73,14 +73,7 @@ def render(run: Run) -> str:
 
     It shows fewer exemplars, and says so, where it would be too large to be mailed.
     """
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(locate("reports/templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = templates.get_template("report.html.j2")
+    template = templates().get_template("report.html.j2")
     exemplars = Counter((one["model"], one["image_set"]) for one in run.pictures)
     run = replace(run, most=max(exemplars.values(), default=1))
     while True:
@@ -91,9 +84,20 @@ def render(run: Run) -> str:
         run = replace(run, most=max(1, run.most * MOST_BYTES // (size + MOST_BYTES // 10)))
 
 
+def templates() -> jinja2.Environment:
+    """Return the templates, all data in them escaped."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(locate("reports/templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def _page(run: Run) -> dict[str, Any]:
-    style = _asset("report.css")
-    scripts = [_asset(f"{name}.js") for name in SCRIPTS]
+    style = asset("report.css")
+    scripts = [asset(f"{name}.js") for name in SCRIPTS]
     subjects = run.subjects()
     tiles = {subject: Tiles(run, subject) for subject in subjects}
     across = across_models(run, tiles)
@@ -135,7 +139,7 @@ def _page(run: Run) -> dict[str, Any]:
     }
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
     """Return one of our own assets, to be inlined as it stands."""
     return Markup(locate(f"reports/assets/{name}").read_text(encoding="utf-8"))  # noqa: S704
 
@@ -143,12 +147,13 @@ def _asset(name: str) -> Markup:
 def _policy(style: str, scripts: Iterable[str]) -> str:
     """Return a content security policy that lets this page's own style and scripts run alone."""
     return (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-        f"script-src {' '.join(map(_hash, scripts))}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {source_of(style)}; "
+        f"script-src {' '.join(map(source_of, scripts))}; base-uri 'none'; form-action 'none'"
     )
 
 
-def _hash(text: str) -> str:
+def source_of(text: str) -> str:
+    """Return how a policy names a style or script of this text."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
@@ -165,11 +170,12 @@ def _findings(run: Run, subjects: Sequence[Subject]) -> list[Finding]:
             evidence = "agreement"
         if "sanity" in told:
             evidence = "randomisation"
-        found.append(Finding(_words(clause), _words(rest), evidence))
+        found.append(Finding(figured(clause), figured(rest), evidence))
     return found
 
 
-def _words(text: str) -> Words:
+def figured(text: str) -> Words:
+    """Split a text into its figures and what is between them."""
     pieces = _FIGURES.split(text)  # every second piece is a figure
     return tuple((piece, place % 2 == 1) for place, piece in enumerate(pieces) if piece)
 
@@ -182,7 +188,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts = [
         ("model" if len(models) == 1 else "models", "; ".join(models)),
         ("images", "; ".join(images)),
-        ("date", _date(str(run.manifest["created"]))),
+        ("date", date_text(str(run.manifest["created"]))),
         ("made by", f"cnnaudit {packages.get('cnnaudit', '')}".strip()),
     ]
     return [(label, text) for label, text in facts if text]
@@ -200,7 +206,8 @@ def _images_fact(name: str, about: Mapping[str, Any]) -> str:
     return f"{name} ({counts})"
 
 
-def _date(created: str) -> str:
+def date_text(created: str) -> str:
+    """Write a time stamp as a reader does; one that is none as it is."""
     try:
         when = datetime.fromisoformat(created)
     except ValueError:

@@ -169,6 +169,7 @@ def load(folder: Path) -> Run:
     random = folder / "results" / "randomisation.csv"
     illustrations = _json(folder / "results" / "illustrations.json")
     pictures = tuple(illustrations["pictures"])
+    shown = [("item", "in", {one["item"] for one in pictures})]
     return Run(
         folder=folder,
         manifest=manifest,
@@ -177,7 +178,7 @@ def load(folder: Path) -> Run:
         means=_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
         judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
         contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
-        rows=_rows(folder / "results" / "rows.parquet", {one["item"] for one in pictures}),
+        rows=read_parquet(folder / "results" / "rows.parquet", filters=shown),
         agreements=_records(agreement, OF_AGREEMENTS) if agreement.exists() else (),
         randomisations=_records(random, OF_RANDOMISATIONS) if random.exists() else (),
         pictures=pictures,
@@ -204,9 +205,10 @@ def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _rows(path: Path, items: set[str]) -> pd.DataFrame:
+def read_parquet(path: Path, **options: Any) -> pd.DataFrame:
+    """Read a table of a run; raise AuditError naming the file if it is missing or damaged."""
     try:
-        return pd.read_parquet(path, filters=[("item", "in", items)])
+        return pd.read_parquet(path, **options)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 

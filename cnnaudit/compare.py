@@ -1,0 +1,174 @@
+"""Two runs → what got better, what got worse, and what shows no change: pandas, never torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pandas as pd
+
+from cnnaudit.changes import change_table
+from cnnaudit.checks import INCOMPLETE, Judgement, verdict_of
+from cnnaudit.gaps import declared_apart, gap_table
+from cnnaudit.pairing import (
+    Mismatch,
+    Models,
+    config_of,
+    definitions,
+    left_out,
+    mismatches,
+    pair_models,
+    paired_rows,
+)
+from cnnaudit.provenance import differences
+from cnnaudit.report.run import Run
+from cnnaudit.types import AuditError
+
+# Of manifest.json: what numbers depend on beside the config.
+_ENVIRONMENT = (
+    *("git", "packages", "hardware", "digests", "seed", "determinism", "tf32", "amp"),
+    *("nondeterministic", "batch_size"),
+)
+_OF_NO_NUMBER = ("output_dir", "store_dir", "executor", "report")  # keys of a config
+_JUDGED_BY = (
+    *("check", "statistic", "bound", "model", "target", "technique", "metric", "within", "level"),
+)
+
+Record = Mapping[str, Any]
+
+
+class Refused(AuditError):
+    """Two runs whose inputs differ: what they measured is not about the same thing."""
+
+
+@dataclass(frozen=True)
+class CheckChange:
+    """One check of a pair of models, with every judgement of both runs."""
+
+    check: str
+    model: str  # label of the pair
+    before: str  # verdict; "" where the run does not have the check
+    after: str
+    judgements: tuple[tuple[Record | None, Record | None], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    before: Run
+    after: Run
+    models: tuple[Models, ...]
+    verdicts: Mapping[str, tuple[str, str]]  # label of a pair → verdict of either run, "": none
+    mismatches: tuple[Mismatch, ...]
+    left_out: tuple[str, ...]
+    changes: pd.DataFrame  # a row for each subject at each place
+    gaps: pd.DataFrame  # the same for what a contrast's effect came to
+    checks: tuple[CheckChange, ...]
+    definitions: Mapping[tuple[str, str], str]  # (group, name) → how it differs
+    environment: tuple[tuple[str, Any, Any], ...]  # what else differs, and how
+    config: tuple[tuple[str, Any, Any], ...]
+
+    def concerns(self, image_set: str, model: str) -> list[str]:
+        """Return why the numbers of an image set and a pair of models are not comparable."""
+        return [one.says for one in self.mismatches if one.concerns(image_set, model)]
+
+    @property
+    def incomplete(self) -> list[str]:
+        """Which of the runs are INCOMPLETE, in words."""
+        runs = {"the first run": self.before, "the second run": self.after}
+        return [which for which, run in runs.items() if run.summary["status"] != "COMPLETE"]
+
+
+def compare(
+    before: Run, after: Run, declared: Sequence[Models] = (), *, force: bool = False
+) -> Comparison:
+    """Compare the second run with the first.
+
+    `declared` are models that belong together under different names. Raises Refused if images,
+    masks, truths, levels or preprocessing differ, unless it is forced; AuditError if the runs have
+    nothing in common.
+    """
+    models = pair_models(before, after, declared)
+    rows = paired_rows(before, after, models)
+    found = tuple(mismatches(before, after, models, rows))
+    if found and not force:
+        raise Refused(
+            "these runs are not about the same inputs, so that a difference between them says "
+            f"nothing about the models alone: {'; '.join(one.says for one in found)}. "
+            "--force compares them all the same, and marks what is affected"
+        )
+    seed = int(after.manifest.get("seed") or 0)
+    return Comparison(
+        before=before,
+        after=after,
+        models=models,
+        verdicts={pair.label: _verdicts(before, after, pair) for pair in models},
+        mismatches=found,
+        left_out=(*left_out(before, after, models), *declared_apart(before, after)),
+        changes=change_table(rows, before, after, seed),
+        gaps=gap_table(rows, before, after, seed),
+        checks=tuple(_checks(before, after, models)),
+        definitions=definitions(before, after, models),
+        environment=tuple(differences(_environment(before), _environment(after))),
+        config=tuple(differences(_config(before), _config(after))),
+    )
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _checks(before: Run, after: Run, models: Iterable[Models]) -> Iterator[CheckChange]:
+    for pair in models:
+        own = [_judgements(before, pair.before), _judgements(after, pair.after)]
+        names = dict.fromkeys(one["check"] for side in own for one in side)
+        for name in names:
+            sides = [[one for one in side if one["check"] == name] for side in own]
+            first, second = ({_place(one): one for one in side} for side in sides)
+            yield CheckChange(
+                name,
+                pair.label,
+                _verdict(sides[0]),
+                _verdict(sides[1]),
+                tuple((first.get(at), second.get(at)) for at in dict.fromkeys([*second, *first])),
+            )
+
+
+def _judgements(run: Run, model: str) -> list[Record]:
+    """Return the judgements of one model; those that are about none count for each."""
+    return [one for one in run.judgements if one["model"] in ("", model)]
+
+
+def _place(one: Record) -> tuple[str, ...]:
+    return tuple(one[name] for name in _JUDGED_BY if name != "model")
+
+
+def _verdict(judgements: Sequence[Record]) -> str:
+    names = [field.name for field in fields(Judgement)]
+    known = [Judgement(**{name: one[name] for name in names}) for one in judgements]
+    return verdict_of(known) if known else ""
+
+
+def _verdicts(before: Run, after: Run, pair: Models) -> tuple[str, str]:
+    """Return the verdict of each run on its model of a pair; "" where nothing is checked."""
+    first, second = (
+        _overall(run, _judgements(run, name))
+        for run, name in zip((before, after), pair, strict=True)
+    )
+    return first, second
+
+
+def _overall(run: Run, judgements: Sequence[Record]) -> str:
+    if run.summary["status"] != "COMPLETE":
+        return INCOMPLETE
+    return _verdict(judgements)
+
+
+# --- what else ------------------------------------------------------------------------------------
+
+
+def _config(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in config_of(run).items() if key not in _OF_NO_NUMBER}
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    return {key: run.manifest.get(key) for key in _ENVIRONMENT}

@@ -1,0 +1,120 @@
+"""What a comparison of two runs found, in a sentence for each metric of each technique."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from cnnaudit.changes import BETTER, CHANGED, NOT_MEASURED, SAME, WORSE, Record, counts, records_of
+from cnnaudit.compare import Comparison
+from cnnaudit.report.cells import interval, number, plural, probability
+from cnnaudit.report.run import Run
+
+MIXED = "better and worse"
+_SUBJECT = ["image_set", "model", "metric", "region", "technique", "target"]
+_KINDS = ("behaviour", "overlap", "faithfulness")  # what comes first; the rest after it
+
+
+@dataclass(frozen=True)
+class Finding:
+    text: str
+    outcome: str
+    counts: Mapping[str, int]  # outcome → places
+    image_set: str
+    model: str
+    metric: str
+    region: str
+    technique: str
+    target: str
+
+
+def find_changes(found: Comparison) -> list[Finding]:
+    """Say of each metric of each technique where it changed most, behaviour before heatmaps."""
+    order = list(found.after.manifest["catalogue"]["image_sets"])
+    return sorted(_findings(found), key=lambda one: _rank(found.after, one, order))
+
+
+def _findings(found: Comparison) -> Iterator[Finding]:
+    for subject, part in found.changes.groupby(_SUBJECT, sort=False, observed=True):
+        about = dict(zip(_SUBJECT, map(str, subject), strict=True))
+        records = records_of(part)
+        # All images together stand for nothing where they are also told apart.
+        places = [one for one in records if one["levels"]] or records
+        counted = counts(one["outcome"] for one in places)
+        yield Finding(_sentence(found, places, counted), _overall(counted), counted, **about)
+
+
+def _rank(run: Run, one: Finding, image_sets: Sequence[str]) -> tuple[int, int, int]:
+    kind = run.about("metrics", one.metric).get("kind")
+    metrics = list(run.manifest["catalogue"]["metrics"])
+    return (
+        _KINDS.index(kind) if kind in _KINDS else len(_KINDS),
+        image_sets.index(one.image_set) if one.image_set in image_sets else len(image_sets),
+        metrics.index(one.metric) if one.metric in metrics else len(metrics),
+    )
+
+
+def _overall(counted: Mapping[str, int]) -> str:
+    """Return the one outcome of several places that says most."""
+    if {BETTER, WORSE} <= counted.keys():
+        return MIXED
+    return next(one for one in (BETTER, WORSE, CHANGED, SAME, NOT_MEASURED) if one in counted)
+
+
+def _sentence(found: Comparison, places: Sequence[Record], counted: Mapping[str, int]) -> str:
+    run, one = found.after, places[0]
+    subject = _subject(found, one)
+    measured = [place for place in places if place["outcome"] != NOT_MEASURED]
+    if not measured:
+        few = one["status"].partition(": ")[2]
+        why = f"{plural(int(one['units']), run.unit(one['image_set']))}, {few}"
+        return f"The {subject} could not be compared: {why}."
+    changed = [place for place in measured if place["outcome"] != SAME]
+    most = max(changed or measured, key=lambda place: abs(place["difference"]))
+    scale = run.scale(one["metric"])
+    units = plural(int(most["units"]), run.unit(one["image_set"]))
+    effect = interval(most["difference"], most["low"], most["high"], scale)
+    if not most["difference"]:
+        return f"The {subject} is exactly the same in both runs ({units})."
+    if not changed:
+        where = _where(run, most)
+        p = probability(most["p_holm"])
+        largest = f"the largest difference is {effect}{where and f' {where}'} ({units}, p {p})"
+        return f"The {subject} shows no change; {largest}."
+    where = _where(run, most)
+    opening = f"{where[:1].upper()}{where[1:]}, the" if where else "The"
+    verb = "rose" if most["difference"] > 0 else "fell"
+    sides = (number(most[side], scale) for side in ("before", "after"))
+    text = f"{opening} {subject} {verb} from {' to '.join(sides)} ({effect}, {units}): "
+    return f"{text}{most['outcome']}{_tally(places, counted)}."
+
+
+def _subject(found: Comparison, one: Record) -> str:
+    run = found.after
+    title = run.title("metrics", one["metric"])
+    if one["technique"]:
+        title += f" of {run.title('techniques', one['technique'])}"
+        targets = {*found.changes.loc[found.changes["technique"] != "", "target"]}
+        title += f" for {one['target']}" if len(targets) > 1 else ""
+    measured = found.changes.loc[found.changes["outcome"] != NOT_MEASURED, "image_set"]
+    title += f" on {one['image_set']}" if {*measured} - {one["image_set"]} else ""
+    return title + (f" ({one['model']})" if len(found.models) > 1 else "")
+
+
+def _where(run: Run, one: Record) -> str:
+    """Say a place in the image set's own words; "" where all images are together."""
+    words = run.about("image_sets", one["image_set"]).get("words") or {}
+    named = zip(one["factors"].split(" · "), one["levels"], strict=False)
+    said = [(factor, words.get(factor, {}).get(level), level) for factor, level in named]
+    if len(said) == 2:  # of a grid: its columns, then its rows
+        (col, col_says, col_level), (row, row_says, row_level) = said
+        at = col_says or f"at {col} {col_level!r}"
+        return f"{at}, for {row_says or f'{row} {row_level!r}'}"
+    return ", ".join(f"at {factor} {level!r}" for factor, _, level in said)
+
+
+def _tally(places: Sequence[Record], counted: Mapping[str, int]) -> str:
+    if len(places) == 1:
+        return ""
+    listed = ", ".join(f"{count} {name}" for name, count in counted.items())
+    return f"; of {len(places)} places: {listed}"

@@ -1,0 +1,109 @@
+"""Contrasts in two runs: how wide the gap between two levels is in each, and what it changed by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from cnnaudit.changes import (
+    CHANGED,
+    NARROWER,
+    WIDER,
+    Record,
+    estimated,
+    outcome_of,
+    records_of,
+    tested,
+)
+from cnnaudit.contrasts import Pairs, Place, Places
+from cnnaudit.entries import read_contrast
+from cnnaudit.pairing import AFTER, BEFORE, section
+from cnnaudit.report.run import Run
+from cnnaudit.sections import Section
+from cnnaudit.statistics import Array, estimate
+from cnnaudit.types import ContrastSpec
+
+
+def gap_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.DataFrame:
+    """Return each contrast's effect in both runs, and what the gap between its levels changed by.
+
+    The difference is that of differences, unit by unit: an effect on the way to 0 is a gap that
+    closes.
+    """
+    lines: list[dict[str, Any]] = []
+    samples: list[Array] = []
+    for contrast in _contrasts(before, after):
+        if not {contrast.factor, *contrast.within} <= {*rows}:
+            continue
+        places = Places(rows, contrast)
+        sides = [places.pairs(places.column(name)) for name in (BEFORE, AFTER, "value")]
+        for place, was, now, change in zip(places.places, *sides, strict=True):
+            if not len(change.units):
+                continue
+            lines.append({**_of_contrast(contrast, place), **_effects(was, now, change)})
+            samples.append(change.difference)
+    table = tested(lines, samples, seed, ["contrast", "metric", "region"])
+    table["outcome"] = [_of_gap(one) for one in records_of(table)]
+    return table
+
+
+def _of_contrast(contrast: ContrastSpec, place: Place) -> dict[str, Any]:
+    return {
+        **place.about,
+        "image_set": contrast.image_set,
+        "contrast": contrast.name,
+        "factor": contrast.factor,
+        "first_level": contrast.levels[0],
+        "second_level": contrast.levels[1],
+        "factors": " · ".join(contrast.within),
+        "within": place.within,
+    }
+
+
+def _effects(before: Pairs, after: Pairs, change: Pairs) -> dict[str, Any]:
+    effects = {"before": estimate(before.difference), "after": estimate(after.difference)}
+    numbers = {
+        name: value
+        for side, found in effects.items()
+        for name, value in (
+            (side, found.mean),
+            (f"{side}_low", found.low),
+            (f"{side}_high", found.high),
+        )
+    }
+    counted = {"paired": change.scored, "items": change.eligible}
+    return {**numbers, **estimated(estimate(change.difference)), **counted}
+
+
+def _of_gap(one: Record) -> str:
+    found = outcome_of(one, None)
+    if found != CHANGED or abs(one["after"]) == abs(one["before"]):
+        return found
+    return NARROWER if abs(one["after"]) < abs(one["before"]) else WIDER
+
+
+def _contrasts(before: Run, after: Run) -> list[ContrastSpec]:
+    """Return the contrasts that both runs show and declare alike."""
+    first, second = _declared_contrasts(before), _declared_contrasts(after)
+    return [one for name, one in second.items() if first.get(name) == one]
+
+
+def declared_apart(before: Run, after: Run) -> Iterator[str]:
+    """Say which contrasts of one name are not the same in both runs."""
+    first, second = _declared_contrasts(before), _declared_contrasts(after)
+    for name, one in second.items():
+        if name in first and first[name] != one:
+            yield f"declared differently in both runs: contrast {name}"
+
+
+def _declared_contrasts(run: Run) -> dict[str, ContrastSpec]:
+    """Return the contrasts of a run's config that its results have."""
+    shown = {one["contrast"] for one in run.contrasts}
+    specs = {}
+    for name, about in section(run, "contrast").items():
+        if name in shown:
+            keys = {key: value for key, value in about.items() if key != "net_of"}
+            specs[name] = read_contrast(name, Section(f"contrast.{name}", keys))
+    return specs

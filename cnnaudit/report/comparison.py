@@ -1,0 +1,289 @@
+"""The report of two runs: what changed, verdicts and tiles side by side, and what else differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cnnaudit import figures
+from cnnaudit.changes import BETTER, CHANGED, NOT_MEASURED, SAME, WORSE, counts, is_exactly_equal
+from cnnaudit.compare import Comparison
+from cnnaudit.findings import Finding as Change
+from cnnaudit.findings import find_changes
+from cnnaudit.report.cells import NO_LEVEL, plural
+from cnnaudit.report.changes import KINDS, Outcome, anchors_of, gaps_of, parts_of
+from cnnaudit.report.check_changes import badge_of, checks_of
+from cnnaudit.report.contrasts import primary_metrics
+from cnnaudit.report.page import Finding, asset, date_text, figured, source_of, templates
+from cnnaudit.report.prediction import inline
+from cnnaudit.report.run import Run
+from cnnaudit.report.side_by_side import tiles_of_both
+from cnnaudit.store import write_atomically
+from cnnaudit.summary import to_csv
+from cnnaudit.types import AuditError
+
+SCHEMA = 1  # of comparison.json
+MOST_FINDINGS = 20  # at the head of the page
+MOST_LONG = 300  # characters of a value that differs
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One line of what got better and worse."""
+
+    image_set: str
+    what: str
+    outcome: Outcome
+    counts: tuple[str, ...]  # one per column
+    evidence: str
+
+
+def write_comparison(found: Comparison, page: Path) -> tuple[Path, Path, Path]:
+    """Write the page, and the table and the sentences beside it; return the three paths."""
+    findings = find_changes(found)
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AuditError(f"--output: cannot make {page.parent} ({error.strerror})") from error
+    table, sentences = page.with_suffix(".csv"), page.with_suffix(".json")
+    write_atomically(page, render(found, findings).encode("utf-8", "backslashreplace"))
+    write_atomically(table, to_csv(_table(found)))
+    text = json.dumps(_told(found, findings), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(sentences, f"{text}\n".encode("utf-8", "backslashreplace"))
+    return page, table, sentences
+
+
+def told(found: Comparison) -> list[str]:
+    """Say in lines of text what the head of the page says."""
+    verdicts = [
+        f"verdict{f' of {label}' if len(found.verdicts) > 1 else ''}: "
+        f"{before or NO_LEVEL} → {after or NO_LEVEL}"
+        for label, (before, after) in found.verdicts.items()
+        if before or after
+    ]
+    return [
+        *(f"INCOMPLETE: in {which} something could not be computed" for which in found.incomplete),
+        *(f"NOT COMPARABLE: {one.says}" for one in found.mismatches),
+        *(one.text for one in _primary(found, find_changes(found))),
+        _counted(found),
+        *verdicts,
+    ]
+
+
+def render(found: Comparison, findings: Sequence[Change]) -> str:
+    """Return the page of a comparison; the same runs always give the same text."""
+    return templates().get_template("comparison.html.j2").render(_page(found, findings))
+
+
+def _page(found: Comparison, findings: Sequence[Change]) -> dict[str, Any]:
+    style = asset("report.css")
+    anchors = anchors_of(found)
+    known = [one for one in findings if one.outcome != NOT_MEASURED]
+    return {
+        "policy": _policy(style),
+        "style": style,
+        "name": found.after.manifest["name"],
+        "runs": tuple(run.folder.resolve().name for run in (found.before, found.after)),
+        "incomplete": found.incomplete,
+        "alarms": [one.says for one in found.mismatches],
+        "verdicts": [
+            (
+                pair.label if len(found.models) > 1 else "",
+                *map(badge_of, found.verdicts[pair.label]),
+            )
+            for pair in found.models
+        ],
+        "counted": _counted(found),
+        "findings": _findings(found, findings, anchors),
+        "facts": _facts(found),
+        "left_out": found.left_out,
+        "overview": _overview(found, known, anchors),
+        "unmeasured": _overview(found, (one for one in findings if one not in known), anchors),
+        "columns": _COUNTED,
+        "parts": parts_of(found),
+        "checks": checks_of(found),
+        "gaps": gaps_of(found),
+        "pictures": tiles_of_both(found),
+        "scale": inline(figures.colour_bar(figures.ALPHA), "", None),
+        "environment": [_differing(one) for one in found.environment],
+        "config": [_differing(one) for one in found.config],
+        "commands": [
+            ("before", str(found.before.manifest["command"])),
+            ("after", str(found.after.manifest["command"])),
+        ],
+    }
+
+
+def _policy(style: str) -> str:
+    """Return a content security policy that lets this page's own style apply; it has no script."""
+    return (
+        f"default-src 'none'; img-src data:; style-src {source_of(style)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+# --- the head ------------------------------------------------------------------------------------
+
+
+def _counted(found: Comparison) -> str:
+    """Say how many differences came out how."""
+    if is_exactly_equal(found.changes):
+        return f"All {len(found.changes):,} differences are exactly 0."
+    said = {
+        BETTER: "better",
+        WORSE: "worse",
+        CHANGED: "changed, in what is neither better nor worse",
+        SAME: "show no change",
+        NOT_MEASURED: "could not be measured",
+    }
+    parts = [f"{count:,} {said[name]}" for name, count in counts(found.changes["outcome"]).items()]
+    return f"Of {plural(len(found.changes), 'difference')}: {'; '.join(parts)}."
+
+
+def _findings(
+    found: Comparison, findings: Sequence[Change], anchors: Mapping[tuple[str, ...], str]
+) -> list[Finding]:
+    """Return the sentences of the primary metrics, what was not measured in one for all."""
+    shown = []
+    for one in _primary(found, findings):
+        clause, _, rest = one.text.partition("; ")
+        anchor = anchors.get((one.image_set, one.metric, one.region), "")
+        shown.append(Finding(figured(clause), figured(rest), anchor))
+    known = {one.image_set for one in findings if one.outcome != NOT_MEASURED}
+    for image_set in dict.fromkeys(one.image_set for one in findings):
+        if image_set not in known:
+            text = f"On {image_set} nothing could be compared: it has too few units or values."
+            shown.append(Finding(figured(text), (), _first_anchor(anchors, image_set)))
+    return shown
+
+
+def _primary(found: Comparison, findings: Sequence[Change]) -> list[Change]:
+    """Return what was measured of the metrics that the audit itself speaks of."""
+    primary = primary_metrics(found.after, list(dict.fromkeys(one.metric for one in findings)))
+    measured = [one for one in findings if one.metric in primary and one.outcome != NOT_MEASURED]
+    return measured[:MOST_FINDINGS]
+
+
+def _first_anchor(anchors: Mapping[tuple[str, ...], str], image_set: str) -> str:
+    return next((anchor for key, anchor in anchors.items() if key[0] == image_set), "")
+
+
+def _facts(found: Comparison) -> list[tuple[str, str]]:
+    sides = (("before", found.before, 0), ("after", found.after, 1))
+    facts = [
+        (
+            label,
+            ", ".join(
+                (
+                    run.folder.resolve().name,
+                    date_text(str(run.manifest["created"])),
+                    *(_model(run, pair[place]) for pair in found.models),
+                )
+            ),
+        )
+        for label, run, place in sides
+    ]
+    paired = found.changes.groupby("image_set", sort=False)["items"].max()
+    facts.append(
+        ("images", "; ".join(f"{name}, {plural(int(n), 'pair')}" for name, n in paired.items()))
+    )
+    return facts
+
+
+def _model(run: Run, model: str) -> str:
+    weights = run.about("models", model).get("weights")
+    known = {None: "", "none": "untrained"}.get(weights, str(weights))
+    return f"{model} ({known})" if known else model
+
+
+_COUNTED = (BETTER, WORSE, CHANGED, SAME, NOT_MEASURED)
+
+
+def _overview(
+    found: Comparison, findings: Iterable[Change], anchors: Mapping[tuple[str, ...], str]
+) -> list[Overview]:
+    """Return a line for each metric of each technique."""
+    several = len(found.models) > 1
+    return [
+        Overview(
+            image_set=one.image_set,
+            what=", ".join(
+                filter(
+                    None,
+                    (
+                        one.model if several else "",
+                        _titled(found, one.metric, one.region),
+                        found.after.title("techniques", one.technique) if one.technique else "",
+                        one.target if _targets(found) > 1 else "",
+                    ),
+                )
+            ),
+            outcome=Outcome(one.outcome, KINDS.get(one.outcome, "changed")),
+            counts=tuple(str(one.counts.get(name, "") or "") for name in _COUNTED),
+            evidence=anchors.get((one.image_set, one.metric, one.region), ""),
+        )
+        for one in findings
+    ]
+
+
+def _targets(found: Comparison) -> int:
+    return int(found.changes.loc[found.changes["technique"] != "", "target"].nunique())
+
+
+def _titled(found: Comparison, metric: str, region: str) -> str:
+    title = found.after.title("metrics", metric)
+    regions = found.changes.loc[found.changes["metric"] == metric, "region"].nunique()
+    return f"{title}, on {region}" if regions > 1 else title
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _differing(one: tuple[str, Any, Any]) -> tuple[str, str, str]:
+    path, before, after = one
+    return path.replace(" ", "."), _brief(before), _brief(after)
+
+
+def _brief(value: Any) -> str:
+    text = "–" if value is None else str(value)
+    return text if len(text) <= MOST_LONG else f"{text[:MOST_LONG]}…"
+
+
+def _table(found: Comparison) -> pd.DataFrame:
+    """Return every difference, then what contrasts' effects changed by; `contrast` tells which."""
+    tables = [one for one in (found.changes, found.gaps) if len(one)]
+    return pd.concat(tables, ignore_index=True).drop(columns="levels")
+
+
+def _told(found: Comparison, findings: Iterable[Change]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        **{
+            side: {
+                "run": run.folder.resolve().name,
+                "name": run.manifest["name"],
+                "created": run.manifest["created"],
+                "status": run.summary["status"],
+                "verdict": run.summary["verdict"],
+            }
+            for side, run in (("before", found.before), ("after", found.after))
+        },
+        "models": [pair._asdict() for pair in found.models],
+        "mismatches": [asdict(one) for one in found.mismatches],
+        "left_out": list(found.left_out),
+        "counts": counts(found.changes["outcome"]),
+        "verdicts": [
+            {"model": model, "before": before, "after": after}
+            for model, (before, after) in found.verdicts.items()
+        ],
+        "checks": [
+            {"check": one.check, "model": one.model, "before": one.before, "after": one.after}
+            for one in found.checks
+        ],
+        "findings": [asdict(one) for one in findings],
+    }
