@@ -61,10 +61,9 @@ def tested(
 ) -> pd.DataFrame:
     """Return lines as a table, each with the p of its sample, also adjusted within its family."""
     p_values = sign_flip_ps(samples, seed=seed)
-    tested = [{**line, "p": p} for line, p in zip(lines, p_values, strict=True)]
-    table = pd.DataFrame(tested, columns=[*_TEXTS, *_NUMBERS, "levels"])
-    table[_TEXTS] = table[_TEXTS].fillna("").astype(object)
-    table[_NUMBERS] = table[_NUMBERS].astype(float)
+    blank = dict.fromkeys(_TEXTS, "") | dict.fromkeys(_NUMBERS, np.nan) | {"levels": ()}
+    full = [{**blank, **line, "p": p} for line, p in zip(lines, p_values, strict=True)]
+    table = pd.DataFrame(full, columns=list(blank)).astype(dict.fromkeys(_NUMBERS, float))
     return in_families(table, family)
 
 

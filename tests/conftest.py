@@ -6,7 +6,7 @@ import csv
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +68,13 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-def write_image_set(root: Path) -> Path:
+def write_image_set(root: Path, scenes: Sequence[str] = SCENES) -> Path:
     rng = np.random.default_rng(3)
     for folder in ("images", "masks", "truth"):
         (root / folder).mkdir(parents=True)
     _write_truth(root / "truth/none.csv", np.zeros((DISTANCES, len(SENSORS)), int))
     lines = []
-    for scene in SCENES:
+    for scene in scenes:
         left, top = int(rng.integers(20, 90)), int(rng.integers(30, 70))
         mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
         mask[top : top + 32, left : left + 40] = 255

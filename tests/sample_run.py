@@ -65,7 +65,7 @@ def build_run(
     _write(run / "results" / "illustrations.json", {"schema": RUN_SCHEMA, **illustrations})
     _write(run / "manifest.json", _manifest(items, say))
     _write(run / "summary.json", _summary(say, status, judged=judged))
-    (run / "config.yaml").write_text(f"name: {say('robot')!r}\n")
+    (run / "config.yaml").write_text(f"name: {json.dumps(say('robot'))}\n")
     return run
 
 

@@ -1,0 +1,511 @@
+"""Two runs compared: the numbers, what they mean, what is refused, and what is said of it."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from scipy import stats
+
+import cnnaudit.cli
+from cnnaudit.changes import BETTER, CHANGED, NARROWER, NOT_MEASURED, SAME, WIDER, WORSE
+from cnnaudit.compare import Comparison, Refused, compare
+from cnnaudit.findings import MIXED, find_changes
+from cnnaudit.models.perception import SimpleCNN
+from cnnaudit.pairing import Models, pair_models
+from cnnaudit.report.comparison import write_comparison
+from cnnaudit.report.run import Run, load
+from cnnaudit.types import AuditError
+from tests.conftest import write_image_set
+from tests.sample_run import EVIL, build_run
+
+SCENES = [f"scene_{number:02}" for number in range(11)]
+TECHNIQUES = "technique=[saliency,grad_cam,center_prior]"
+TRUE_CELLS, MASS = "true_cell_probability", "mass_in_mask"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """One image set under two networks, and runs whose inputs are not the same."""
+
+    before: Path
+    after: Path
+    painted: Path  # one of its pictures is another
+    remasked: Path  # one of its masks is another
+    bleached: Path  # its pictures are prepared in another way
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("runs")
+    root = write_image_set(folder / "set", SCENES)
+    for name, seed in (("before", 5), ("after", 6)):
+        torch.manual_seed(seed)
+        save_file(SimpleCNN().state_dict(), folder / f"{name}.safetensors")
+    for changed, what in (
+        ("painted", "images/scene_03-left-equal"),
+        ("remasked", "masks/scene_03"),
+    ):
+        shutil.copytree(root, folder / changed)
+        path = folder / changed / f"{what}.png"
+        Image.open(path).transpose(Image.Transpose.ROTATE_180).save(path)
+    return Runs(
+        before=_run(folder, "before", "before"),
+        after=_run(folder, "after", "after"),
+        painted=_run(folder, "painted", "after", root=folder / "painted"),
+        remasked=_run(folder, "remasked", "after", root=folder / "remasked"),
+        bleached=_run(
+            folder, "bleached", "after", "model.perception.preprocessing.mean=[.4,.5,.5]"
+        ),
+    )
+
+
+def _run(folder: Path, name: str, weights: str, *more: str, root: Path | None = None) -> Path:
+    arguments = [
+        *("run", "image_set=[robot_lighting]", TECHNIQUES, f"metric=[{MASS}]", "device=cpu"),
+        f"image_set.robot_lighting.root={root or folder / 'set'}",
+        f"model.perception.weights={folder / weights}.safetensors",
+        *(f"output_dir={folder / 'out'}", f"name={name}", *more),
+    ]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["cnnaudit", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cnnaudit.cli.main()
+    assert stopped.value.code == 0
+    (run_dir,) = (folder / "out" / name).iterdir()
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def both(runs: Runs) -> tuple[Run, Run]:
+    return load(runs.before), load(runs.after)
+
+
+@pytest.fixture(scope="module")
+def found(both: tuple[Run, Run]) -> Comparison:
+    return compare(*both)
+
+
+def _at(table: pd.DataFrame, **about: str) -> Mapping[str, Any]:
+    chosen = table[np.logical_and.reduce([table[name] == value for name, value in about.items()])]
+    assert len(chosen) == 1
+    return chosen.iloc[0]
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "technique", "region"), [(TRUE_CELLS, "", ""), (MASS, "saliency", "mask")]
+)
+def test_a_difference_is_what_rows_say_by_another_way(
+    runs: Runs, found: Comparison, metric: str, technique: str, region: str
+) -> None:
+    tables = [pd.read_parquet(run / "results/rows.parquet") for run in (runs.before, runs.after)]
+    values = {"": [], "light · colour": []}
+    for table in tables:
+        own = table[(table.metric == metric) & (table.technique == technique)]
+        own = own[(own.status == "ok") & (own.colour != "")].set_index("item").sort_index()
+        values["light · colour"].append(own[(own.light == "left") & (own.colour == "equal")])
+    before, after = values["light · colour"]
+    assert len(before) == len(SCENES)
+    difference = (after.value - before.value).groupby(before.unit.astype(str)).mean().to_numpy()
+    one = _at(found.changes, metric=metric, technique=technique, within="left · equal")
+    low, high = stats.t.interval(
+        0.95, len(difference) - 1, difference.mean(), stats.sem(difference)
+    )
+    assert one["region"] == region
+    assert one["difference"] == pytest.approx(difference.mean())
+    assert (one["low"], one["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert (one["before"], one["after"]) == (
+        pytest.approx(before.value.mean()),
+        pytest.approx(after.value.mean()),
+    )
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(difference))))
+    p = (np.abs(signs @ difference) >= abs(difference.sum()) * (1 - 1e-9)).mean()
+    assert one["p"] == pytest.approx(p)
+    assert (one["units"], one["paired"], one["items"]) == (11, 11, 11)
+
+
+def test_p_is_adjusted_within_one_metric_of_one_image_set(found: Comparison) -> None:
+    for _, family in found.changes.groupby(["image_set", "metric", "region"]):
+        ordered = family.sort_values("p", kind="stable")
+        adjusted, worst = [], 0.0
+        for place, p in enumerate(ordered.p):
+            worst = max(worst, min(1.0, p * (len(family) - place)))
+            adjusted.append(worst)
+        assert ordered.p_holm.to_numpy() == pytest.approx(adjusted)
+
+
+def test_scenes_are_the_units_whatever_is_pooled(found: Comparison) -> None:
+    pooled = _at(found.changes, metric=TRUE_CELLS, within="*")
+    assert pooled["units"] == len(SCENES)
+    assert pooled["paired"] == 4 * len(SCENES)  # two lights, two colours: elsewhere nothing is true
+
+
+def test_places_are_the_declared_grids_in_their_order(found: Comparison) -> None:
+    own = found.changes[found.changes.metric == "absolute_error"]
+    assert own.within.tolist() == [
+        "*",
+        *("overhead · equal", "overhead · different", "left · equal", "left · different"),
+        *("overhead · shadow", "overhead · none", "left · shadow", "left · none"),
+    ]
+
+
+def test_references_see_no_network_and_are_not_compared(found: Comparison) -> None:
+    assert set(found.changes.technique) == {"", "saliency", "grad_cam"}
+
+
+def test_a_gap_is_the_difference_of_differences(runs: Runs, found: Comparison) -> None:
+    gaps = []
+    for run in (runs.before, runs.after):
+        table = pd.read_parquet(run / "results/rows.parquet")
+        own = table[(table.metric == TRUE_CELLS) & (table.light == "left") & (table.status == "ok")]
+        wide = own.assign(unit=own.unit.astype(str), colour=own.colour.astype(str)).pivot_table(
+            index="unit", columns="colour", values="value", observed=True
+        )
+        gaps.append((wide["equal"] - wide["different"]).to_numpy())
+    one = _at(found.gaps, contrast="colour", metric=TRUE_CELLS, within="left")
+    change = gaps[1] - gaps[0]
+    low, high = stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
+    assert (one["before"], one["after"]) == tuple(pytest.approx(gap.mean()) for gap in gaps)
+    assert one["difference"] == pytest.approx(change.mean())
+    assert (one["low"], one["high"]) == (pytest.approx(low), pytest.approx(high))
+
+
+# --- what it means --------------------------------------------------------------------------------
+
+
+def test_a_run_compared_with_itself_shows_nothing(both: tuple[Run, Run]) -> None:
+    same = compare(both[0], both[0])
+    assert (same.changes.difference == 0).all()
+    assert (same.changes[["low", "high"]] == 0).all(axis=None)
+    assert (same.gaps.difference == 0).all()
+    assert set(same.changes.outcome) | set(same.gaps.outcome) == {SAME}
+    assert same.environment == same.config == ()
+    assert all(one.before == one.after for one in same.checks)
+
+
+def test_the_other_way_round_signs_and_meanings_turn(
+    both: tuple[Run, Run], found: Comparison
+) -> None:
+    turned = compare(both[1], both[0])
+    keys = ["metric", "technique", "within", "region"]
+    for name in ("changes", "gaps"):
+        by = [*keys, "contrast"]
+        first, second = (getattr(one, name).set_index(by).sort_index() for one in (found, turned))
+        assert first.index.equals(second.index)
+        assert (first.difference == -second.difference).all()
+        assert (first.low == -second.high).all()
+        assert (first[["p", "p_holm"]] == second[["p", "p_holm"]]).all(axis=None)
+        opposite = {BETTER: WORSE, WORSE: BETTER, NARROWER: WIDER, WIDER: NARROWER}
+        assert [opposite.get(one, one) for one in first.outcome] == second.outcome.tolist()
+    assert {BETTER, WORSE, SAME} <= set(found.changes.outcome)
+    assert set(found.gaps.outcome) & {NARROWER, WIDER}
+
+
+def test_better_follows_what_each_metric_calls_better(found: Comparison) -> None:
+    tested = found.changes[found.changes.outcome.isin([BETTER, WORSE])]
+    for one in tested.to_dict("records"):
+        higher_is_better = one["metric"] in (TRUE_CELLS, MASS, "auc")
+        assert (one["outcome"] == BETTER) == ((one["difference"] > 0) == higher_is_better)
+        assert one["p_holm"] <= 0.05
+
+
+def test_heat_on_what_is_not_the_object_is_changed_and_no_more(both: tuple[Run, Run]) -> None:
+    elsewhere = [
+        replace(
+            run, rows=run.rows.assign(region=run.rows.region.astype(str).replace("mask", "sky"))
+        )
+        for run in both
+    ]
+    found = compare(*elsewhere)
+    heat = found.changes[found.changes.region == "sky"]
+    assert set(heat.outcome) == {CHANGED, SAME}
+
+
+def test_too_few_units_are_not_measured(both: tuple[Run, Run]) -> None:
+    few = [replace(run, rows=run.rows[run.rows.unit.astype(str) < "scene_04"]) for run in both]
+    found = compare(*few)
+    assert set(found.changes.outcome) == {NOT_MEASURED}
+    assert all("could not be compared" in one.text for one in find_changes(found))
+
+
+def test_each_metric_of_each_technique_has_a_sentence_made_of_its_numbers(
+    found: Comparison,
+) -> None:
+    findings = find_changes(found)
+    assert len(findings) == found.changes.groupby(["metric", "technique"]).ngroups
+    kinds = [found.after.about("metrics", one.metric)["kind"] for one in findings]
+    assert kinds == sorted(kinds)  # behaviour comes first
+    for one in findings:
+        own = found.changes[
+            (found.changes.metric == one.metric) & (found.changes.technique == one.technique)
+        ]
+        own = own[own.within != "*"]
+        changed = own[~own.outcome.isin([SAME])]
+        most = (changed if len(changed) else own).difference.abs().max()
+        assert f"{most:.2f}"[:4] in one.text
+        assert sum(one.counts.values()) == len(own)
+        if one.outcome == MIXED:
+            assert {BETTER, WORSE} <= set(own.outcome)
+        else:
+            assert one.outcome in set(own.outcome)
+
+
+def test_checks_stand_beside_each_other(runs: Runs, found: Comparison) -> None:
+    before, after = (json.loads((run / "summary.json").read_text()) for run in
+                     (runs.before, runs.after))  # fmt: skip
+    assert {one.check: (one.before, one.after) for one in found.checks} == {
+        name: (before["checks"][name], after["checks"][name]) for name in after["checks"]
+    }
+    assert found.verdicts == {"perception": (before["verdict"], after["verdict"])}
+    for one in found.checks:
+        assert all(a and b and a["within"] == b["within"] for a, b in one.judgements)
+
+
+def test_items_without_a_value_in_one_run_are_left_out_and_counted(both: tuple[Run, Run]) -> None:
+    before, after = both
+    rows = after.rows.copy()
+    rows["status"], rows["reason"] = rows["status"].astype(str), rows["reason"].astype(str)
+    place = (rows.light == "left") & (rows.colour == "equal") & (rows.metric == TRUE_CELLS)
+    failed = rows.index[place][:2]
+    rows.loc[failed, ["value", "status", "reason"]] = [np.nan, "failed", "out of memory"]
+    gone = rows.index[place][2:3]  # and one that this run does not have at all
+    summary = {**after.summary, "status": "INCOMPLETE"}
+    found = compare(before, replace(after, rows=rows.drop(gone), summary=summary))
+    one = _at(found.changes, metric=TRUE_CELLS, within="left · equal")
+    assert (one["paired"], one["items"], one["units"]) == (8, 11, 8)
+    assert found.incomplete == ["the second run"]
+    assert found.verdicts["perception"][1] == "INCOMPLETE"
+
+
+# --- which models ---------------------------------------------------------------------------------
+
+
+def _named(run: Run, *names: str) -> Run:
+    catalogue = {**run.manifest["catalogue"], "models": {name: {} for name in names}}
+    return replace(run, manifest={**run.manifest, "catalogue": catalogue})
+
+
+def test_models_are_paired_by_name_by_being_alone_or_as_declared(both: tuple[Run, Run]) -> None:
+    run = both[0]
+    one, other = _named(run, "a"), _named(run, "b")
+    assert pair_models(one, other, ()) == (Models("a", "b"),)
+    several, more = _named(run, "a", "b", "c"), _named(run, "b", "c", "d")
+    assert pair_models(several, more, ()) == (Models("b", "b"), Models("c", "c"))
+    declared = (Models("a", "b"),)
+    assert pair_models(several, more, declared) == (Models("a", "b"), Models("c", "c"))
+    assert pair_models(several, several, declared)[0] == Models("a", "b")
+    with pytest.raises(AuditError, match=r"a, b, c.* d, e.*--pair"):
+        pair_models(several, _named(run, "d", "e"), ())
+    with pytest.raises(AuditError, match="'x' is no model of the second run; it has b, c, d"):
+        pair_models(several, more, (Models("a", "x"),))
+
+
+def test_a_model_that_was_renamed_is_compared(both: tuple[Run, Run], found: Comparison) -> None:
+    before, after = both
+    renamed = replace(
+        after,
+        rows=after.rows.assign(model="mended"),
+        manifest=json.loads(json.dumps(after.manifest).replace('"perception"', '"mended"')),
+        judgements=tuple({**one, "model": "mended"} for one in after.judgements),
+    )
+    again = compare(before, renamed)
+    assert set(again.changes.model) == {"perception → mended"}
+    assert again.changes.difference.tolist() == found.changes.difference.tolist()
+    assert list(again.verdicts.values()) == list(found.verdicts.values())
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("which", "says"),
+    [
+        ("painted", "the images of robot_lighting differ: of 1 of 88 items, such as scene_03-left"),
+        ("remasked", "the masks of robot_lighting differ: of 4 of 88 items, such as scene_03-"),
+        ("bleached", "the preprocessing of perception differs: mean [0.5, 0.5, 0.5] → [0.4,"),
+    ],
+)
+def test_other_inputs_are_refused_by_name_or_marked(
+    cli: Callable, runs: Runs, tmp_path: Path, which: str, says: str
+) -> None:
+    page = tmp_path / "page.html"
+    call = ("compare", str(runs.before), str(getattr(runs, which)), f"--output={page}")
+    code, out, err = cli(*call)
+    assert code == 2
+    assert says in err
+    assert "--force" in err
+    assert "Traceback" not in err
+    assert (out, page.exists()) == ("", False)
+    code, out, _ = cli(*call, "--force")
+    assert code == 0
+    assert f"NOT COMPARABLE: {says}" in out
+    text = page.read_text()
+    assert text.index("NOT COMPARABLE</strong>") < text.index("<h1>")
+    # Every part with numbers is marked: what changed, checks, differences, contrasts, tiles.
+    assert text.count("Not comparable</strong>") >= 5
+    mismatches = json.loads(page.with_suffix(".json").read_text())["mismatches"]
+    assert [says in one["says"] for one in mismatches] == [True]
+
+
+def test_levels_that_moved_are_other_inputs(both: tuple[Run, Run]) -> None:
+    before, after = both
+    rows = after.rows.assign(light=after.rows.light.astype(str))
+    rows.loc[rows["item"] == "scene_01-left-equal", "light"] = "overhead"
+    with pytest.raises(Refused, match="the light of robot_lighting differ: of 1 of 88 items"):
+        compare(before, replace(after, rows=rows))
+
+
+def test_without_digests_of_items_the_whole_set_counts(both: tuple[Run, Run], runs: Runs,
+                                                       tmp_path: Path) -> None:  # fmt: skip
+    old = []
+    for name in ("before", "painted"):
+        copy = tmp_path / name
+        shutil.copytree(getattr(runs, name), copy)
+        (copy / "results/inputs.parquet").unlink()
+        old.append(load(copy))
+    assert compare(old[0], both[1]).mismatches == ()
+    with pytest.raises(Refused, match="robot_lighting is not known to be the same"):
+        compare(*old)
+
+
+def test_what_is_measured_otherwise_is_said_beside_its_numbers(
+    both: tuple[Run, Run], tmp_path: Path
+) -> None:
+    before, after = both
+    config = after.config.replace("abs: false", "abs: true")
+    assert config != after.config
+    manifest = json.loads(json.dumps(after.manifest))
+    manifest["catalogue"]["techniques"]["grad_cam"]["layer"] = {"perception": "encoder.4"}
+    manifest["packages"]["torch"] = "1.0"
+    found = compare(before, replace(after, config=config, manifest=manifest))
+    assert set(found.definitions) == {("metrics", MASS), ("techniques", "grad_cam")}
+    page, *_ = write_comparison(found, tmp_path / "page.html")
+    text = page.read_text()
+    assert "mass in mask is not the same in both runs: abs False → True" in text
+    assert "layer of perception encoder.7 → encoder.4" in text
+    assert '<th scope="row">packages.torch</th>' in text
+
+
+def test_runs_without_anything_in_common_are_an_error(
+    cli: Callable, runs: Runs, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(runs.after, copy)
+    rows = pd.read_parquet(copy / "results/rows.parquet")
+    rows.assign(image_set="other").to_parquet(copy / "results/rows.parquet")
+    code, _, err = cli("compare", str(runs.before), str(copy))
+    assert code == 1
+    assert "nothing in common" in err
+
+
+# --- the command and its files --------------------------------------------------------------------
+
+
+def test_the_command_writes_a_page_a_table_and_sentences(cli: Callable, runs: Runs) -> None:
+    code, out, err = cli("compare", str(runs.before), str(runs.after))
+    assert code == 0, err
+    folder = runs.after / f"comparison-{runs.before.name}"
+    assert f"comparison: {folder / 'comparison.html'}" in out
+    assert {path.name for path in folder.iterdir()} == {
+        *("comparison.html", "comparison.csv", "comparison.json"),
+    }
+    told = json.loads((folder / "comparison.json").read_text())
+    assert told["schema"] == 1
+    assert told["before"]["run"] == runs.before.name
+    assert told["models"] == [{"before": "perception", "after": "perception"}]
+    assert any(one["text"] in out for one in told["findings"])
+    with (folder / "comparison.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {line["contrast"] for line in lines} == {"", "colour", "shadow"}
+    outcomes = [line["outcome"] for line in lines if not line["contrast"]]
+    assert {name: outcomes.count(name) for name in set(outcomes)} == told["counts"]
+    before = (folder / "comparison.html").read_bytes()
+    assert cli("compare", str(runs.before), str(runs.after))[0] == 0
+    assert (folder / "comparison.html").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "compare takes two run directories"),
+        (("{run}",), "compare takes two run directories"),
+        (("{run}", "nowhere"), "no run directory 'nowhere'"),
+        (("{run}", "{run}", "--pear=a=b"), "Did you mean '--pair'"),
+        (("{run}", "{run}", "--pair=a"), "--pair a: write a model of the first run, ="),
+        (("{run}", "{run}", "--pair=a=b"), "'a' is no model of the first run; it has perception"),
+        (("{run}", "{run}", "--output=x.txt"), "no .html file"),
+        (("{run}", "{run}", "--output"), "--output requires argument"),
+    ],
+)
+def test_a_wrong_call_is_one_message(
+    cli: Callable, runs: Runs, arguments: tuple[str, ...], says: str
+) -> None:
+    code, _, err = cli("compare", *(one.format(run=runs.before) for one in arguments))
+    assert code == 1
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_help_states_the_exit_codes(cli: Callable) -> None:
+    code, out, _ = cli("compare", "--help")
+    assert code == 0
+    assert "Exit codes: 0" in out
+
+
+def test_both_runs_show_their_heatmaps_of_the_same_pictures(runs: Runs, tmp_path: Path) -> None:
+    page, *_ = write_comparison(compare(load(runs.before), load(runs.after)), tmp_path / "c.html")
+    text = page.read_text()
+    tiles = text[text.index('id="heatmaps"') : text.index('id="else"')]
+    shown = [
+        {one["item"] for one in json.loads((run / "results/illustrations.json").read_text())[
+            "pictures"]} for run in (runs.before, runs.after)
+    ]  # fmt: skip
+    common = len(shown[0] & shown[1])
+    assert tiles.count('<th scope="row">before</th>') == common
+    assert tiles.count('<th scope="row">after</th>') == common
+    assert tiles.count('class="shot"') == common * 2 * 3  # the picture and two techniques
+    assert "Centre prior" not in tiles
+
+
+def test_names_are_text_and_never_elements(tmp_path: Path) -> None:
+    first, second = (build_run(tmp_path / name) for name in ("first", "second"))
+    contrast = {
+        "contrast": {
+            f"{EVIL} colour": {
+                "image_set": f"{EVIL} lighting",
+                "factor": f"{EVIL} colour",
+                "levels": [f"{EVIL} equal", f"{EVIL} different"],
+                "blocks": ["unit", f"{EVIL} light"],
+                "within": [f"{EVIL} light"],
+            }
+        },
+        "evil": EVIL,
+    }
+    (first / "config.yaml").write_text(json.dumps(contrast))
+    (second / "config.yaml").write_text(json.dumps(contrast | {"evil": f"{EVIL} twice"}))
+    found = compare(load(first), load(second), force=True)
+    assert len(found.gaps)
+    page, table, _ = write_comparison(found, tmp_path / "page.html")
+    text = page.read_text()
+    assert "<script" not in text
+    assert "onerror=window.ran=1>" not in text
+    assert "&lt;script&gt;" in text
+    assert "INCOMPLETE</strong>" in text
+    assert text.index("INCOMPLETE</strong>") < text.index("NOT COMPARABLE</strong>")
+    assert "=" not in {line[:1] for line in table.read_text().splitlines()}
