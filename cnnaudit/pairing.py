@@ -6,7 +6,7 @@ technique and metric in both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -134,23 +134,30 @@ def _side(run: Run, model: str, suffix: str) -> pd.DataFrame:
 
 def left_out(before: Run, after: Run, models: Sequence[Models]) -> list[str]:
     """Say what one of the runs has alone, so that it cannot be compared."""
-    said = []
-    paired = ({pair.before for pair in models}, {pair.after for pair in models})
-    for run, other, own, which in (
-        (before, after, paired[0], "first"),
-        (after, before, paired[1], "second"),
-    ):
-        mine, theirs = run.manifest["catalogue"], other.manifest["catalogue"]
-        for group, word in (
-            *(("image_sets", "image set"), ("techniques", "technique")),
-            *(("metrics", "metric"), ("models", "model")),
-        ):
-            known = own if group == "models" else theirs[group]
-            alone = [name for name in mine[group] if name not in known]
-            if alone:
-                plural = "s" if len(alone) > 1 else ""
-                said.append(f"in the {which} run alone: {word}{plural} {', '.join(alone)}")
-    return said
+    first, second = _contents(before), _contents(after)
+    paired = {pair.before for pair in models}, {pair.after for pair in models}
+    return [
+        *_alone("first", first, {**second, "model": paired[0]}),
+        *_alone("second", second, {**first, "model": paired[1]}),
+    ]
+
+
+def _contents(run: Run) -> dict[str, Collection[str]]:
+    """Return the names of what a run measured with what."""
+    catalogue = run.manifest["catalogue"]
+    groups = ("model", "image_set", "technique", "metric")
+    targets = sorted({*run.rows["target"].astype(str)} - {""})
+    return {group: list(catalogue[f"{group}s"]) for group in groups} | {"target": targets}
+
+
+def _alone(
+    which: str, mine: Mapping[str, Collection[str]], theirs: Mapping[str, Collection[str]]
+) -> Iterator[str]:
+    for group, names in mine.items():
+        alone = [name for name in names if name not in theirs[group]]
+        if alone:
+            word = f"{group.replace('_', ' ')}{'s' if len(alone) > 1 else ''}"
+            yield f"in the {which} run alone: {word} {', '.join(alone)}"
 
 
 def mismatches(

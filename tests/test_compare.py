@@ -330,6 +330,34 @@ def test_a_model_that_was_renamed_is_compared(both: tuple[Run, Run], found: Comp
     assert list(again.verdicts.values()) == list(found.verdicts.values())
 
 
+def test_two_models_of_one_run_are_compared(both: tuple[Run, Run], found: Comparison) -> None:
+    before, after = both
+    rows = pd.concat([before.rows, after.rows.assign(model="mended")], ignore_index=True)
+    run = _named(replace(before, rows=rows.astype({"model": str})), "perception", "mended")
+    again = compare(run, run, (Models("perception", "mended"),), force=True)
+    assert again.changes.difference.tolist() == found.changes.difference.tolist()
+    assert again.left_out == (
+        "in the first run alone: model mended",
+        "in the second run alone: model perception",
+    )
+
+
+def test_what_one_run_has_alone_is_said(both: tuple[Run, Run]) -> None:
+    before, after = both
+    rows = before.rows.assign(target=before.rows.target.astype(str).replace("all_outputs", "one"))
+    manifest = json.loads(json.dumps(after.manifest))
+    del manifest["catalogue"]["metrics"]["auc"]
+    rest = after.rows[after.rows.metric != "auc"]
+    found = compare(replace(before, rows=rows), replace(after, manifest=manifest, rows=rest))
+    assert found.left_out == (
+        "in the first run alone: metric auc",
+        "in the first run alone: target one",
+        "in the second run alone: target all_outputs",
+    )
+    assert set(found.changes.technique) == {""}
+    assert "auc" not in set(found.changes.metric)
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -359,6 +387,10 @@ def test_other_inputs_are_refused_by_name_or_marked(
     assert text.index("NOT COMPARABLE</strong>") < text.index("<h1>")
     # Every part with numbers is marked: what changed, checks, differences, contrasts, tiles.
     assert text.count("Not comparable</strong>") >= 5
+    assert text.count("not comparable</span></h4>") == text.count('<section class="measure"')
+    assert set(pd.read_csv(page.with_suffix(".csv")).mismatch.str.contains(says, regex=False)) == {
+        True
+    }
     mismatches = json.loads(page.with_suffix(".json").read_text())["mismatches"]
     assert [says in one["says"] for one in mismatches] == [True]
 

@@ -255,9 +255,14 @@ def _brief(value: Any) -> str:
 
 
 def _table(found: Comparison) -> pd.DataFrame:
-    """Return every difference, then what contrasts' effects changed by; `contrast` tells which."""
+    """Return every difference, then what contrasts' effects changed by; `contrast` tells which.
+
+    `mismatch` is why a line is not comparable; "" where it is.
+    """
     tables = [one for one in (found.changes, found.gaps) if len(one)]
-    return pd.concat(tables, ignore_index=True).drop(columns="levels")
+    table = pd.concat(tables, ignore_index=True).drop(columns="levels")
+    about = zip(table["image_set"], table["model"], strict=True)
+    return table.assign(mismatch=["; ".join(found.concerns(*one)) for one in about])
 
 
 def _told(found: Comparison, findings: Iterable[Change]) -> dict[str, Any]:
