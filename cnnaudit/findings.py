@@ -62,6 +62,7 @@ def _overall(counted: Mapping[str, int]) -> str:
 
 
 def _sentence(found: Comparison, places: Sequence[Record], counted: Mapping[str, int]) -> str:
+    """Say where a metric changed most, and where most the other way; or that nothing shows."""
     run, one = found.after, places[0]
     subject = _subject(found, one)
     measured = [place for place in places if place["outcome"] != NOT_MEASURED]
@@ -70,23 +71,40 @@ def _sentence(found: Comparison, places: Sequence[Record], counted: Mapping[str,
         why = f"{plural(int(one['units']), run.unit(one['image_set']))}, {few}"
         return f"The {subject} could not be compared: {why}."
     changed = [place for place in measured if place["outcome"] != SAME]
-    most = max(changed or measured, key=lambda place: abs(place["difference"]))
-    scale = run.scale(one["metric"])
-    units = plural(int(most["units"]), run.unit(one["image_set"]))
-    effect = interval(most["difference"], most["low"], most["high"], scale)
+    most = _largest(changed or measured)
+    where, units = _where(run, most), plural(int(most["units"]), run.unit(most["image_set"]))
     if not most["difference"]:
         return f"The {subject} is exactly the same in both runs ({units})."
     if not changed:
-        where = _where(run, most)
         p = probability(most["p_holm"])
-        largest = f"the largest difference is {effect}{where and f' {where}'} ({units}, p {p})"
-        return f"The {subject} shows no change; {largest}."
-    where = _where(run, most)
+        largest = f"the largest difference is {_effect(run, most)}{where and f' {where}'}"
+        return f"The {subject} shows no change; {largest} ({units}, p {p})."
     opening = f"{where[:1].upper()}{where[1:]}, the" if where else "The"
     verb = "rose" if most["difference"] > 0 else "fell"
-    sides = (number(most[side], scale) for side in ("before", "after"))
-    text = f"{opening} {subject} {verb} from {' to '.join(sides)} ({effect}, {units}): "
-    return f"{text}{most['outcome']}{_tally(places, counted)}."
+    text = f"{opening} {subject} {verb} {_sides(run, most)} ({_effect(run, most)}, {units}): "
+    others = [place for place in changed if place["outcome"] != most["outcome"]]
+    return f"{text}{most['outcome']}{_other_way(run, others)}{_tally(places, counted)}."
+
+
+def _largest(places: Sequence[Record]) -> Record:
+    return max(places, key=lambda place: abs(place["difference"]))
+
+
+def _effect(run: Run, one: Record) -> str:
+    return interval(one["difference"], one["low"], one["high"], run.scale(one["metric"]))
+
+
+def _sides(run: Run, one: Record) -> str:
+    scale = run.scale(one["metric"])
+    return f"from {number(one['before'], scale)} to {number(one['after'], scale)}"
+
+
+def _other_way(run: Run, others: Sequence[Record]) -> str:
+    """Say where what is better elsewhere is worse, or the reverse; what it cost is news, too."""
+    if not others:
+        return ""
+    one = _largest(others)
+    return f"; {one['outcome']} {_where(run, one)}: {_sides(run, one)} ({_effect(run, one)})"
 
 
 def _subject(found: Comparison, one: Record) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -39,7 +39,9 @@ def gap_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.Data
             continue
         places = Places(rows, contrast)
         sides = [places.pairs(places.column(name)) for name in (BEFORE, AFTER, "value")]
-        for place, was, now, change in zip(places.places, *sides, strict=True):
+        rank = _in_declared_order(after, contrast)
+        found = sorted(zip(places.places, *sides, strict=True), key=lambda one: rank(one[0]))
+        for place, was, now, change in found:
             if not len(change.units):
                 continue
             lines.append({**_of_contrast(contrast, place), **_effects(was, now, change)})
@@ -47,6 +49,13 @@ def gap_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.Data
     table = tested(lines, samples, seed, ["contrast", "metric", "region"])
     table["outcome"] = [_of_gap(one) for one in records_of(table)]
     return table
+
+
+def _in_declared_order(run: Run, contrast: ContrastSpec) -> Callable[[Place], int]:
+    """Return how to sort places at the levels of one factor; of several they stay as they come."""
+    declared = run.levels(contrast.image_set)
+    levels = list(declared.get(contrast.within[0], ())) if len(contrast.within) == 1 else []
+    return lambda place: levels.index(place.within) if place.within in levels else len(levels)
 
 
 def _of_contrast(contrast: ContrastSpec, place: Place) -> dict[str, Any]:
