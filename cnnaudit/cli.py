@@ -230,18 +230,19 @@ def _report(rest: Sequence[str]) -> int:
 
 
 def _compare(rest: Sequence[str]) -> int:
-    from cnnaudit.comparing import USAGE, read_arguments
+    from cnnaudit.comparing.arguments import USAGE, read_arguments
 
     asked = read_arguments(rest)
     if asked is None:
         print(USAGE, end="")
         return COMPLETE
-    from cnnaudit.compare import Refused, compare
+    from cnnaudit.comparing import Refused, compare
     from cnnaudit.report.comparison import told, write_comparison
     from cnnaudit.report.run import load
 
     try:
-        found = compare(load(asked.before), load(asked.after), asked.pairs, force=asked.force)
+        before, after = (load(run, all_rows=True) for run in (asked.before, asked.after))
+        found = compare(before, after, asked.pairs, force=asked.force)
     except Refused as error:
         _say(f"refused: {error}")
         return REFUSED

@@ -66,7 +66,7 @@ def test_stages_name_no_technique_metric_or_model(stage: str) -> None:
     "module",
     [
         *("cnnaudit.cli", "cnnaudit.config", "cnnaudit.plan", "cnnaudit.summary"),
-        *("cnnaudit.compare", "cnnaudit.comparing", "cnnaudit.report.comparison"),
+        *("cnnaudit.comparing", "cnnaudit.comparing", "cnnaudit.report.comparison"),
         *("cnnaudit.report", "cnnaudit.asking", "cnnaudit.starting", "cnnaudit.importing"),
     ],
 )

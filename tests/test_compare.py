@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from scipy import stats
 
 import cnnaudit.cli
-from cnnaudit.changes import BETTER, CHANGED, NARROWER, NOT_MEASURED, SAME, WIDER, WORSE
-from cnnaudit.compare import Comparison, Refused, compare
-from cnnaudit.findings import MIXED, find_changes
+from cnnaudit.comparing import Comparison, Refused, compare
+from cnnaudit.comparing.changes import BETTER, CHANGED, NARROWER, NOT_MEASURED, SAME, WIDER, WORSE
+from cnnaudit.comparing.findings import MIXED, find_changes
+from cnnaudit.comparing.pairing import Models, pair_models
 from cnnaudit.models.perception import SimpleCNN
-from cnnaudit.pairing import Models, pair_models
 from cnnaudit.report.comparison import write_comparison
 from cnnaudit.report.run import Run, load
 from cnnaudit.types import AuditError
@@ -91,7 +91,7 @@ def _run(folder: Path, name: str, weights: str, *more: str, root: Path | None = 
 
 @pytest.fixture(scope="module")
 def both(runs: Runs) -> tuple[Run, Run]:
-    return load(runs.before), load(runs.after)
+    return load(runs.before, all_rows=True), load(runs.after, all_rows=True)
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +410,7 @@ def test_without_digests_of_items_the_whole_set_counts(both: tuple[Run, Run], ru
         copy = tmp_path / name
         shutil.copytree(getattr(runs, name), copy)
         (copy / "results/inputs.parquet").unlink()
-        old.append(load(copy))
+        old.append(load(copy, all_rows=True))
     assert compare(old[0], both[1]).mismatches == ()
     with pytest.raises(Refused, match="robot_lighting is not known to be the same"):
         compare(*old)
@@ -501,7 +501,10 @@ def test_help_states_the_exit_codes(cli: Callable) -> None:
 
 
 def test_both_runs_show_their_heatmaps_of_the_same_pictures(runs: Runs, tmp_path: Path) -> None:
-    page, *_ = write_comparison(compare(load(runs.before), load(runs.after)), tmp_path / "c.html")
+    page, *_ = write_comparison(
+        compare(load(runs.before, all_rows=True), load(runs.after, all_rows=True)),
+        tmp_path / "c.html",
+    )
     text = page.read_text()
     tiles = text[text.index('id="heatmaps"') : text.index('id="else"')]
     shown = [
@@ -531,7 +534,7 @@ def test_names_are_text_and_never_elements(tmp_path: Path) -> None:
     }
     (first / "config.yaml").write_text(json.dumps(contrast))
     (second / "config.yaml").write_text(json.dumps(contrast | {"evil": f"{EVIL} twice"}))
-    found = compare(load(first), load(second), force=True)
+    found = compare(load(first, all_rows=True), load(second, all_rows=True), force=True)
     assert len(found.gaps)
     page, table, _ = write_comparison(found, tmp_path / "page.html")
     text = page.read_text()

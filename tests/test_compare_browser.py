@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cnnaudit.compare import compare
+from cnnaudit.comparing import compare
 from cnnaudit.report.comparison import write_comparison
 from cnnaudit.report.run import load
 from tests import test_report_browser as of_report

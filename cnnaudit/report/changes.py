@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cnnaudit.changes import (
+from cnnaudit.comparing import Comparison
+from cnnaudit.comparing.changes import (
     BETTER,
     CHANGED,
     NARROWER,
@@ -19,7 +20,6 @@ from cnnaudit.changes import (
     Record,
     records_of,
 )
-from cnnaudit.compare import Comparison
 from cnnaudit.report.cells import interval, number, spaced
 from cnnaudit.report.contrasts import Forest, Line, by_measure, forest, primary_metrics
 from cnnaudit.summary import POOLED

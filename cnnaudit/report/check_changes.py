@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cnnaudit.compare import CheckChange, Comparison
+from cnnaudit.comparing import CheckChange, Comparison
 from cnnaudit.report.cells import NO_LEVEL, interval, plural, spaced
 from cnnaudit.report.checks import Badge, badge, badness, places_of, requirement
 

@@ -11,10 +11,18 @@ from typing import Any
 import pandas as pd
 
 from cnnaudit import figures
-from cnnaudit.changes import BETTER, CHANGED, NOT_MEASURED, SAME, WORSE, counts, is_exactly_equal
-from cnnaudit.compare import Comparison
-from cnnaudit.findings import Finding as Change
-from cnnaudit.findings import find_changes
+from cnnaudit.comparing import Comparison
+from cnnaudit.comparing.changes import (
+    BETTER,
+    CHANGED,
+    NOT_MEASURED,
+    SAME,
+    WORSE,
+    counts,
+    is_exactly_equal,
+)
+from cnnaudit.comparing.findings import Finding as Change
+from cnnaudit.comparing.findings import find_changes
 from cnnaudit.report.cells import NO_LEVEL, plural
 from cnnaudit.report.changes import KINDS, Outcome, anchors_of, gaps_of, parts_of
 from cnnaudit.report.check_changes import badge_of, checks_of

@@ -54,7 +54,7 @@ class Run:
     summary: Mapping[str, Any]
     config: str
     means: pd.DataFrame  # results/summary.csv
-    rows: pd.DataFrame  # results/rows.parquet, of the pictures that are shown
+    rows: pd.DataFrame  # results/rows.parquet, or the part about the pictures that are shown
     judgements: tuple[Mapping[str, Any], ...]  # results/checks.csv
     contrasts: tuple[Mapping[str, Any], ...]  # results/contrasts.csv
     agreements: tuple[Mapping[str, Any], ...]  # results/agreement.csv, where there is one
@@ -161,15 +161,18 @@ def _has_facet(grid: Mapping[str, Any]) -> bool:
     return not {grid["rows"], grid["cols"]}.isdisjoint(FACETS)
 
 
-def load(folder: Path) -> Run:
-    """Read a run directory; raise AuditError naming the file that is missing or damaged."""
+def load(folder: Path, *, all_rows: bool = False) -> Run:
+    """Read a run directory; raise AuditError naming the file that is missing or damaged.
+
+    Of the rows, which may be millions, a page needs those of the pictures that it shows.
+    """
     manifest = _json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
     agreement = folder / "results" / "agreement.csv"
     random = folder / "results" / "randomisation.csv"
     illustrations = _json(folder / "results" / "illustrations.json")
     pictures = tuple(illustrations["pictures"])
-    shown = [("item", "in", {one["item"] for one in pictures})]
+    wanted = None if all_rows else [("item", "in", {one["item"] for one in pictures})]
     return Run(
         folder=folder,
         manifest=manifest,
@@ -178,7 +181,7 @@ def load(folder: Path) -> Run:
         means=_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
         judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
         contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
-        rows=read_parquet(folder / "results" / "rows.parquet", filters=shown),
+        rows=read_parquet(folder / "results" / "rows.parquet", filters=wanted),
         agreements=_records(agreement, OF_AGREEMENTS) if agreement.exists() else (),
         randomisations=_records(random, OF_RANDOMISATIONS) if random.exists() else (),
         pictures=pictures,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cnnaudit.compare import Comparison
-from cnnaudit.pairing import Models
+from cnnaudit.comparing import Comparison
+from cnnaudit.comparing.pairing import Models
 from cnnaudit.report.cells import plural
 from cnnaudit.report.run import Run, Subject, Variant
 from cnnaudit.report.tiles import EXEMPLAR, Gallery, Panel, Picture, Tile, Tiles

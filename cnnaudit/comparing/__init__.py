@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from cnnaudit.changes import change_table
 from cnnaudit.checks import INCOMPLETE, Judgement, verdict_of
-from cnnaudit.gaps import declared_apart, gap_table
-from cnnaudit.pairing import (
+from cnnaudit.comparing.changes import change_table
+from cnnaudit.comparing.gaps import declared_apart, gap_table
+from cnnaudit.comparing.pairing import (
     Mismatch,
     Models,
     config_of,

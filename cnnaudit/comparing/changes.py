@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cnnaudit.comparing.pairing import AFTER, BEFORE, SUBJECT
 from cnnaudit.contrasts import in_families, numbered
-from cnnaudit.pairing import AFTER, BEFORE, SUBJECT
 from cnnaudit.report.run import Run
 from cnnaudit.statistics import ALPHA, Array, Estimate, Ints, estimate, group_means, sign_flip_ps
 from cnnaudit.summary import POOLED

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cnnaudit.changes import BETTER, CHANGED, NOT_MEASURED, SAME, WORSE, Record, counts, records_of
-from cnnaudit.compare import Comparison
+from cnnaudit.comparing import Comparison
+from cnnaudit.comparing.changes import (
+    BETTER,
+    CHANGED,
+    NOT_MEASURED,
+    SAME,
+    WORSE,
+    Record,
+    counts,
+    records_of,
+)
 from cnnaudit.report.cells import interval, number, plural, probability
 from cnnaudit.report.run import Run
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from getopt import GetoptError, gnu_getopt
 from pathlib import Path
 
-from cnnaudit.pairing import Models
+from cnnaudit.comparing.pairing import Models
 from cnnaudit.sections import unknown
 from cnnaudit.types import AuditError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from cnnaudit.changes import (
+from cnnaudit.comparing.changes import (
     CHANGED,
     NARROWER,
     WIDER,
@@ -17,9 +17,9 @@ from cnnaudit.changes import (
     records_of,
     tested,
 )
+from cnnaudit.comparing.pairing import AFTER, BEFORE, section
 from cnnaudit.contrasts import Pairs, Place, Places
 from cnnaudit.entries import read_contrast
-from cnnaudit.pairing import AFTER, BEFORE, section
 from cnnaudit.report.run import Run
 from cnnaudit.sections import Section
 from cnnaudit.statistics import Array, estimate
