@@ -9,6 +9,7 @@ import math
 import re
 import subprocess
 import sys
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,7 +21,7 @@ from cnnaudit.report import write_report
 from cnnaudit.report.cells import interval, number, probability
 from cnnaudit.report.page import SCRIPTS
 from cnnaudit.types import AuditError
-from tests.sample_run import BEHAVIOUR, EVIL, OVERLAP, build_run
+from tests.sample_run import BEHAVIOUR, EVIL, EXACTNESS, OVERLAP, build_run
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,9 @@ def test_the_sections_come_in_their_order(page: str) -> None:
     order = [
         "findings",
         "checks",
-        "numbers",
         "contrasts",
+        "matrix",
+        "numbers",
         "agreement",
         "heatmaps",
         "received",
@@ -101,6 +103,40 @@ def test_a_complete_run_raises_no_alarm(tmp_path: Path) -> None:
     assert "INCOMPLETE" not in page
     assert 'role="alert"' not in page
     assert "Nothing failed" in page
+
+
+def told(run: Path, technique: str, metric: str = OVERLAP) -> dict[str, str]:
+    about = {"model": "perception", "image_set": "lighting", "metric": metric}
+    return {**about, "technique": technique, "text": f"{metric} of {technique or 'answers'}."}
+
+
+def findings_of(run: Path, findings: list[dict[str, str]]) -> tuple[list[str], list[str], str]:
+    """Return the sentences that are shown, those that are folded, and what the fold says."""
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "findings": findings}))
+    section = write_report(run).read_text().split('<section id="findings"')[1].split("</section>")
+    shown, _, folded = section[0].partition("<details")
+    sentences = [[one["text"] for one in findings if one["text"] in words(part)]
+                 for part in (shown, folded)]  # fmt: skip
+    return sentences[0], sentences[1], "".join(re.findall(r"<summary>(.*?)</summary>", folded))
+
+
+def test_the_few_findings_that_matter_come_first_and_none_is_lost(tmp_path: Path) -> None:
+    run = build_run(tmp_path, str, "COMPLETE")
+    techniques = [f"technique_{n}" for n in range(6)]
+    findings = [told(run, "", "answer"), told(run, "", "alarm")]
+    findings += [told(run, one) for one in [*techniques, "saliency"]]
+    shown, folded, count = findings_of(run, findings)
+    # Checks judge saliency, which is told last.
+    assert shown == ["answer of answers.", "alarm of answers.", "mass_in_mask of saliency."]
+    assert folded == [f"mass_in_mask of {one}." for one in techniques]
+    assert count == "6 more findings"
+
+
+def test_few_findings_are_not_folded(tmp_path: Path) -> None:
+    run = build_run(tmp_path, str, "COMPLETE")
+    findings = [told(run, f"technique_{n}") for n in range(6)]
+    assert findings_of(run, findings)[1:] == ([], "")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +175,7 @@ def test_a_run_that_declares_nothing_has_no_verdict_and_no_empty_sections(tmp_pa
 
 
 def test_judgements_stand_with_their_evidence_the_worst_first(plain: str) -> None:
-    section = plain.split('<section id="checks">')[1].split('<section id="numbers">')[0]
+    section = plain.split('<section id="checks">')[1].split('<section id="contrasts">')[0]
     text = re.sub(r"[ \n]+", " ", read(section.replace("</t", " </t")).text)
     assert "FAIL value ≥ 0.5 overhead equal 0.00 [−0.04, 0.05] 24 <\u202f0.001" in text
     assert "NOT MEASURED value ≥ 0.5 0.40 [0.36, 0.44] 2 – 2 units, at least 10 are needed" in text
@@ -160,7 +196,7 @@ def test_every_judgement_has_the_numbers_of_its_row(plain_run: Path, plain: str)
 
 
 def test_every_contrast_is_written_and_drawn(plain_run: Path, plain: str) -> None:
-    section = plain.split('<section id="contrasts">')[1].split('<section id="agreement">')[0]
+    section = plain.split('<section id="contrasts">')[1].split('<section id="matrix">')[0]
     rows = pd.read_csv(plain_run / "results" / "contrasts.csv")
     known = rows.dropna(subset=["difference"])
     written = re.findall(r'<td class="effect">(.*?)</td>', section)
@@ -210,14 +246,12 @@ def test_the_policy_names_the_hashes_of_what_is_inlined(page: str) -> None:
         for tag, attributes in read(page).elements
         if attributes.get("http-equiv") == "Content-Security-Policy"
     ]
-    for tag in ("style", "script"):
-        part = page.split("</head>")[tag == "script"]
-        hashes = [
-            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-            for text in re.findall(rf"<{tag}>(.*?)</{tag}>", part, re.S)
-        ]
-        assert len(hashes) == (len(SCRIPTS) if tag == "script" else 1)
-        assert f"{tag}-src {' '.join(hashes)};" in policy
+    allowed = dict(one.split(" ", 1) for one in policy.split("; "))
+    for tag, part in (("style", page.split("</head>")[0]), ("script", page.split("</head>")[1])):
+        inlined = re.findall(rf"<{tag}>(.*?)</{tag}>", part, re.S)
+        digests = [hashlib.sha256(one.encode()).digest() for one in inlined]
+        named = [f"'sha256-{base64.b64encode(one).decode()}'" for one in digests]
+        assert allowed[f"{tag}-src"].split() == named
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
 
@@ -227,7 +261,6 @@ def test_numbers_stand_in_the_tables(tmp_path: Path) -> None:
     assert "0.12" in text
     assert "lift +0.79" in text  # (0.8 − 0.05) / 0.95
     assert "50% dead" in text  # one of two scenes, equal colour, overhead
-    assert "8 of 12 images scored" in text
     assert "dead: zero everywhere" in text
     assert "failed: out of memory" in text
     assert "a key of tomorrow" in text
@@ -363,16 +396,96 @@ def test_filters_of_one_weight_have_no_smoothness(tmp_path: Path) -> None:
     assert "of each the input that weighs most" in text
 
 
-def test_what_a_technique_says_of_itself_is_no_overlap(plain: str) -> None:
-    accuracy = plain.split('<section id="accuracy-1">')[1].split('<p class="coverage">')[0]
-    assert "<h5>completeness error</h5>" in accuracy
-    assert 'class="bar"' not in accuracy
-    assert "all images saliency 0.36" in words(accuracy)
-    for overlap in plain.split('<section id="overlap-')[1:]:
-        shown = overlap.split('<section id="accuracy-')[0]
-        assert "completeness error" not in shown
-        assert "similarity to the input" not in shown
-        assert "activations" not in shown
+def matrix_rows(page: str) -> list[list[str]]:
+    """Return the texts of the matrix, row by row."""
+    table = page.split('id="matrix-table">')[1].split("</table>")[0].split("<tbody>")[1]
+    lines = [one.split("</tr>")[0] for one in table.split("<tr ")[1:]]
+    return [[words(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", one, re.S)] for one in lines]
+
+
+def test_the_matrix_has_every_metric_technique_image_set_and_model(plain: str) -> None:
+    found = [row[:5] for row in matrix_rows(plain)]
+    assert len(found) == len({tuple(row) for row in found})
+    by = Counter((metric, technique.split()[0]) for metric, technique, *_ in found)
+    # On the photos heatmaps are of two targets.
+    assert by == {
+        ("probability", "behaviour"): 4,
+        ("mass in mask", "saliency"): 6,
+        ("mass in mask", "grad_cam"): 6,
+        ("completeness error", "saliency"): 6,
+        ("similarity to the input", "activations"): 4,
+    }
+    assert [row[2:4] for row in found[:2]] == [
+        ["lighting", "perception"],
+        ["lighting", "classifier, untrained"],
+    ]
+
+
+def test_the_matrix_has_the_numbers_of_the_summary(plain_run: Path, plain: str) -> None:
+    heads = re.findall(r'<th scope="col" data-sorts.*?>(.*?)</th>', plain)
+    assert heads[5:] == ["value", "chance", "lift", "dead", "units", "images", "without a number"]
+    means = pd.read_csv(plain_run / "results" / "summary.csv", keep_default_na=False)
+    pooled = means[(means[["colour", "light", "presence"]] == "*").all(axis=1)]
+    values = [row[heads.index("value")] for row in matrix_rows(plain)]
+    expected = [
+        number(float(one.mean), (0, math.inf) if one.metric == EXACTNESS else (0, 1))
+        for one in pooled.itertuples()
+    ]
+    assert sorted(values) == sorted(expected)
+    [row] = [
+        row
+        for row in matrix_rows(plain)
+        if row[:4] == ["mass in mask", "grad_cam encoder.7", "lighting", "perception"]
+    ]
+    # A mean over units; of 12 images the four of a mere shadow have no mask, one of 8 is dead.
+    assert row[5:] == [
+        *("0.45", "0.05", "+0.42", "12%", "2 scenes", "8 of 12"),
+        "4 not eligible: no region",
+    ]
+
+
+def test_the_matrix_says_how_many_numbers_are_not_there_and_why(
+    plain_run: Path, plain: str
+) -> None:
+    count = pd.read_parquet(plain_run / "results" / "rows.parquet")["status"].value_counts()
+    text = words(plain.split('<dl class="tally">')[1].split("</dl>")[0])
+    assert text == (
+        f"there {count['ok']} not eligible {count['ineligible']} no region "
+        "undefined 0 not applicable 0 failed 0"
+    )
+    assert "26 rows: 22 on every image, 4 on some of them." in plain
+
+
+def test_reasons_are_counted_by_what_they_are_about(tmp_path: Path) -> None:
+    run = build_run(tmp_path, str, "COMPLETE")
+    path = run / "results" / "rows.parquet"
+    rows = pd.read_parquet(path)
+    of = (rows["technique"] == "saliency") & (rows["metric"] == OVERLAP)
+    of &= (rows["image_set"] == "photos") & (rows["target"] == "tabby")
+    rows.loc[of, ["status", "reason"]] = ["failed", "out_of_memory"]
+    rows.to_parquet(path)
+    summary = pd.read_csv(run / "results" / "summary.csv", keep_default_na=False)
+    same = (summary["technique"] == "saliency") & (summary["metric"] == OVERLAP)
+    same &= (summary["image_set"] == "photos") & (summary["target"] == "tabby")
+    summary.loc[same, ["mean", "scored", "units", "failed"]] = ["", 0, 0, 2]
+    summary.to_csv(run / "results" / "summary.csv", index=False)
+    found = [row for row in matrix_rows(write_report(run).read_text()) if "failed" in row[-1]]
+    assert [row[4:6] for row in found] == [["tabby", "–"]] * 2
+    assert {row[-1] for row in found} == {"2 failed: out of memory"}
+
+
+def test_a_scale_without_an_end_has_no_bar(plain: str) -> None:
+    lines = plain.split('id="matrix-table">')[1].split("</table>")[0].split("<tr ")[1:]
+    errors = [one for one in lines if "completeness error" in one]
+    assert errors
+    assert not any('class="bar"' in one for one in errors)
+    assert all('class="bar"' in one for one in lines if ">mass in mask<" in one)
+
+
+def test_a_long_matrix_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnaudit.report.matrix.OPEN_ROWS", 1)
+    section = write_report(build_run(tmp_path, str)).read_text().split('<section id="matrix">')[1]
+    assert re.search(r"<summary>26 rows: .*?</summary>\s*<div class=\"scroll pane\"", section)
 
 
 def test_agreement_is_pairs_in_columns_or_a_matrix(plain: str) -> None:
@@ -431,14 +544,14 @@ def test_gaps_that_differ_in_metric_alone_are_told_as_one(tmp_path: Path) -> Non
     assert "saliency, grad_cam: iou, mass in mask" in text
 
 
-def test_a_metric_without_any_value_is_named_and_has_no_table(tmp_path: Path) -> None:
+def test_a_metric_without_any_value_stands_in_the_matrix_alone(tmp_path: Path) -> None:
     run = build_run(tmp_path, str)
     path = run / "results" / "summary.csv"
     means = pd.read_csv(path, dtype=str, keep_default_na=False)
     means.loc[means["metric"] == BEHAVIOUR, "mean"] = ""
     means.to_csv(path, index=False)
     page = write_report(run).read_text()
-    assert "Not measured here: probability." in page
+    assert matrix_rows(page)[0][:5] == ["probability", "behaviour", "lighting", "perception", "–"]
     assert "<h5>probability</h5>" not in page
     assert "<h5>mass in mask</h5>" in page
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cnnaudit.report import write_report
-from tests.sample_run import build_run
+from tests.sample_run import EVIL, build_run
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -162,3 +162,86 @@ def test_what_is_enlarged_keeps_its_pixels(browser: Any, plain: Path) -> None:
     [shown] = page.locator(".filters img").all()
     assert shown.evaluate("one => getComputedStyle(one).imageRendering") == "pixelated"
     assert shown.evaluate("one => one.getBoundingClientRect().width === one.naturalWidth")
+
+
+def rows_shown(page: Any, column: str = "value") -> list[str]:
+    """Return the texts of one column of the matrix, of the rows that are shown, in their order."""
+    heads = [one.strip() for one in page.locator("#matrix-table thead th").all_text_contents()]
+    place = heads.index(column) + 1
+    cells = page.locator(f"#matrix-table tbody tr:not([hidden]) > :nth-child({place})")
+    return [one.inner_text().split("\n")[0] for one in cells.all()]
+
+
+def numbers_of(texts: list[str]) -> list[float]:
+    return [float(one.replace("−", "-").rstrip("%")) for one in texts if one != "–"]
+
+
+def test_the_matrix_sorts_by_each_column(browser: Any, plain: Path) -> None:
+    page, _ = opened(browser, plain)
+    before = {}
+    for column in page.locator("#matrix-table thead th").all_text_contents():
+        before[column] = rows_shown(page, column)
+    for column, texts in before.items():
+        head = page.locator("#matrix-table th", has=page.get_by_role("button", name=column))
+        directions = []
+        for _ in range(3):
+            head.first.get_by_role("button").click()
+            directions.append(head.first.get_attribute("aria-sort"))
+            assert sorted(rows_shown(page, column)) == sorted(texts)
+            if column in ("value", "chance", "lift"):
+                found = numbers_of(rows_shown(page, column))
+                assert found == sorted(found, reverse=directions[-1] == "descending") or (
+                    directions[-1] == "none"
+                )
+                lacking = texts.count("–") if directions[-1] != "none" else 0
+                assert rows_shown(page, column)[len(texts) - lacking :] == ["–"] * lacking
+        assert sorted(directions) == ["ascending", "descending", "none"]
+        assert rows_shown(page, column) == texts
+    assert page.locator("[aria-sort=ascending], [aria-sort=descending]").count() == 0
+
+
+def test_the_matrix_sorts_by_the_keyboard(browser: Any, plain: Path) -> None:
+    page, _ = opened(browser, plain)
+    page.locator("#matrix-table").get_by_role("button", name="value").focus()
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    highest = numbers_of(rows_shown(page))
+    assert highest == sorted(highest, reverse=True)
+    page.keyboard.press("Space")
+    lowest = numbers_of(rows_shown(page))
+    assert lowest == sorted(lowest)
+    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("value")
+
+
+def test_the_matrix_shows_what_is_chosen_and_says_how_much(browser: Any, plain: Path) -> None:
+    page, _ = opened(browser, plain)
+    said = page.locator("form.filters output")
+    every = len(rows_shown(page))
+    assert said.inner_text() == f"{every} of {every} rows"
+    page.get_by_label("technique", exact=True).select_option("grad_cam")
+    page.get_by_label("image set", exact=True).select_option("photos")
+    assert set(rows_shown(page, "technique")) == {"grad_cam"}
+    assert set(rows_shown(page, "image set")) == {"photos"}
+    assert said.inner_text() == f"4 of {every} rows"
+    page.get_by_role("searchbox").fill("TABBY")
+    assert set(rows_shown(page, "target")) == {"tabby"}
+    assert said.inner_text() == f"2 of {every} rows"
+    page.get_by_role("button", name="value").click()  # sorting keeps what is chosen
+    assert len(rows_shown(page)) == 2
+    page.get_by_role("button", name="Show all").click()
+    assert said.inner_text() == f"{every} of {every} rows"
+    page.get_by_label("images", exact=True).select_option("some are not eligible")
+    assert set(rows_shown(page, "images")) == {"8 of 12"}
+    page.get_by_role("searchbox").fill("no such thing")
+    assert said.inner_text() == f"0 of {every} rows"
+
+
+def test_hostile_names_stay_text_where_rows_are_chosen(browser: Any, report: Path) -> None:
+    page, complaints = opened(browser, report)
+    options = page.locator("form.filters option").all_text_contents()
+    assert f"{EVIL} photos" in options
+    assert page.locator("form.filters :is(script, img)").count() == 0
+    page.get_by_label("image set", exact=True).select_option(f"{EVIL} photos")
+    assert len(set(rows_shown(page, "image set"))) == 1
+    assert page.evaluate("window.ran") is None
+    assert complaints == []

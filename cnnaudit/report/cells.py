@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple
 
 from cnnaudit.summary import POOLED
@@ -28,7 +27,6 @@ class Mean(NamedTuple):
     lift: float
     dead: float
     counts: Mapping[str, int]
-    beside: Mapping[str, float] = MappingProxyType({})  # what references earn in its place
 
 
 @dataclass(frozen=True)
@@ -128,9 +126,9 @@ def cell(mean: Mean | None, scale: tuple[float, float], unit: str, shared: set[s
         notes.append(f"{mean.counts['scored']}/{mean.counts['total']} images")
     return Cell(
         text=number(mean.mean, scale),
-        bar=_percent(mean.mean, scale),
-        tick=_percent(mean.chance, scale) if math.isfinite(mean.chance) else "",
-        lift=_signed(mean.lift),
+        bar=percent(mean.mean, scale),
+        tick=percent(mean.chance, scale) if math.isfinite(mean.chance) else "",
+        lift=signed(mean.lift),
         notes=tuple(notes),
     )
 
@@ -140,14 +138,16 @@ def plural(count: int, unit: str) -> str:
     return f"{count:,} {unit}{'' if count == 1 else 's'}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Write a lift with its sign; "" where there is none."""
     if not math.isfinite(value):
         return ""
     text = f"{value:+.2f}"
     return "±0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
 
 
-def _percent(value: float, scale: tuple[float, float]) -> str:
+def percent(value: float, scale: tuple[float, float]) -> str:
+    """Return the place of a number between the ends of a scale, in percent."""
     low, high = scale
     share = (value - low) / (high - low) if high > low else 0.0
     return f"{100 * min(1.0, max(0.0, share)):.1f}"

@@ -27,7 +27,8 @@ from cnnaudit.report.cells import NO_LEVEL, plural
 from cnnaudit.report.changes import KINDS, Outcome, anchors_of, gaps_of, parts_of
 from cnnaudit.report.check_changes import badge_of, checks_of
 from cnnaudit.report.contrasts import primary_metrics
-from cnnaudit.report.page import Finding, asset, date_text, figured, source_of, templates
+from cnnaudit.report.findings import Finding, figured
+from cnnaudit.report.page import asset, date_text, source_of, templates
 from cnnaudit.report.prediction import inline
 from cnnaudit.report.run import Run
 from cnnaudit.report.side_by_side import tiles_of_both

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,32 +20,21 @@ from cnnaudit.report.cells import STATUSES, plural, spaced
 from cnnaudit.report.checks import checks, verdict
 from cnnaudit.report.contrasts import contrasts
 from cnnaudit.report.facets import across_models
+from cnnaudit.report.findings import findings
 from cnnaudit.report.layers import layer_views
+from cnnaudit.report.matrix import matrix
 from cnnaudit.report.pictures import subject_pictures
 from cnnaudit.report.prediction import inline
 from cnnaudit.report.randomisation import randomisations
-from cnnaudit.report.run import Run, Subject, load
-from cnnaudit.report.tables import bare, subject_tables
+from cnnaudit.report.run import Run, load
+from cnnaudit.report.tables import subject_tables
 from cnnaudit.report.tiles import Tiles
 from cnnaudit.report.viewer import viewer_data
 from cnnaudit.shipped import locate
 from cnnaudit.store import write_atomically
 
-# What a reader's eye should find in a sentence: decimals and percentages, not counts.
-_FIGURES = re.compile(r"([−+±-]?\d+\.\d+|[−+±-]?\d+(?:\.\d+)? ?%)")
-
-
 MOST_BYTES = 25_000_000  # of a page
-SCRIPTS = ("report", "viewer")  # each a script element of its own
-
-Words = tuple[tuple[str, bool], ...]  # (text, whether it is a figure)
-
-
-@dataclass(frozen=True)
-class Finding:
-    clause: Words  # what is found
-    rest: Words  # what follows the first semicolon, said more quietly
-    evidence: str  # the address of its table within the page; "" where there is none
+SCRIPTS = ("report.js", "matrix.js", "viewer.js")  # of a page, in the order in which they run
 
 
 @dataclass(frozen=True)
@@ -96,13 +84,12 @@ def templates() -> jinja2.Environment:
 
 
 def _page(run: Run) -> dict[str, Any]:
-    style = asset("report.css")
-    scripts = [asset(f"{name}.js") for name in SCRIPTS]
+    style, scripts = asset("report.css"), [asset(name) for name in SCRIPTS]
     subjects = run.subjects()
     tiles = {subject: Tiles(run, subject) for subject in subjects}
     across = across_models(run, tiles)
     pictures = [subject_pictures(one) for one in tiles.values()]
-    tables = [subject_tables(run, subject) for subject in subjects]
+    tables = [one for one in (subject_tables(run, subject) for subject in subjects) if one]
     return {
         "policy": _policy(style, scripts),
         "style": style,
@@ -117,10 +104,10 @@ def _page(run: Run) -> dict[str, Any]:
         "checks": checks(run),
         "contradictions": [str(one) for one in run.summary["contradictions"]],
         "contrasts": contrasts(run),
-        "findings": _findings(run, subjects),
+        "findings": findings(run, tables),
         "facts": _facts(run),
-        "tables": [one for one in tables if not one.is_bare],
-        "bare": bare(tables),
+        "matrix": matrix(run),
+        "tables": tables,
         "agreements": agreements(run),
         "randomisations": randomisations(run),
         "across": across,
@@ -156,28 +143,6 @@ def source_of(text: str) -> str:
     """Return how a policy names a style or script of this text."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-
-def _findings(run: Run, subjects: Sequence[Subject]) -> list[Finding]:
-    numbers = {(one.model, one.image_set): one.number for one in subjects}
-    found = []
-    for told in run.summary["findings"]:
-        clause, _, rest = str(told["text"]).partition("; ")
-        subject = numbers.get((told.get("model"), told["image_set"]))
-        kind = "overlap" if told.get("technique") else "behaviour"
-        evidence = f"{kind}-{subject}" if subject else ""
-        if "between" in told:
-            evidence = "agreement"
-        if "sanity" in told:
-            evidence = "randomisation"
-        found.append(Finding(figured(clause), figured(rest), evidence))
-    return found
-
-
-def figured(text: str) -> Words:
-    """Split a text into its figures and what is between them."""
-    pieces = _FIGURES.split(text)  # every second piece is a figure
-    return tuple((piece, place % 2 == 1) for place, piece in enumerate(pieces) if piece)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

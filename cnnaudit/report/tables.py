@@ -1,4 +1,4 @@
-"""The report's tables: behaviour per factor combination, overlap per technique and level."""
+"""The report's tables by level: behaviour per factor combination, overlap per technique."""
 
 from __future__ import annotations
 
@@ -10,21 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from cnnaudit.report.cells import NO_LEVEL, Cell, Mean, cell, coverage, is_known, levels_label
-from cnnaudit.report.run import BESIDE, COUNTS, Run, Subject, Variant
+from cnnaudit.report.run import COUNTS, Run, Subject, Variant
 from cnnaudit.summary import POOLED
 
 MOST_ROWS = 40  # of a table by every combination of factors; above it, one factor at a time
-_EARNED = {
-    "mean": "heatmap",
-    "chance": "chance",
-    "swap": "image swap",
-    "twin": "untrained twin",
-    "ceiling": "layer’s ceiling",
-}
-_BESIDE = (
-    "Image swap: the same heatmap on the mask of another scene. Untrained twin: the same technique "
-    "on the network with new weights. The layer’s ceiling: the mask itself at its resolution"
-)
 Levels = tuple[str, ...]  # one per factor of the image set
 
 
@@ -54,61 +43,36 @@ class Table:
 
 @dataclass(frozen=True)
 class SubjectTables:
-    """Every table about one model on one image set."""
+    """The tables by factor level about one model on one image set."""
 
     subject: Subject
     words: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]  # factor → (level, how to say it)
     behaviour: tuple[Table, ...]
-    overview: tuple[Table, ...]  # techniques by metrics, everything pooled
-    references: tuple[Table, ...]  # the primary metric beside what its references earn
     overlap: tuple[Table, ...]  # the primary metric over the first declared grid
     more: tuple[Table, ...]  # the other grids and metrics, and each factor alone
-    accuracy: tuple[Table, ...]  # what techniques state about themselves
-    unmeasured: tuple[str, ...]  # metrics without a single value here
-
-    @property
-    def is_bare(self) -> bool:
-        """Whether nothing at all was measured here."""
-        return not (self.behaviour or self.overview or self.accuracy)
-
-
-def bare(tables: Iterable[SubjectTables]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Return the image set, the models and the metrics of which nothing was measured, once each."""
-    models: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for one in tables:
-        if one.is_bare:
-            models.setdefault((one.subject.image_set, one.unmeasured), []).append(one.subject.model)
-    return [(image_set, ", ".join(found), what) for (image_set, what), found in models.items()]
 
 
 Index = Mapping[tuple[Variant, Measure, Levels], Mean]
 
 
-def subject_tables(run: Run, subject: Subject) -> SubjectTables:
-    """Prepare the tables about one model on one image set."""
+def subject_tables(run: Run, subject: Subject) -> SubjectTables | None:
+    """Prepare the tables about one model on one image set; none where nothing sets levels apart."""
     maker = _Maker(run, subject)
     kinds = ("overlap", "faithfulness") if maker.variants else ()
     measures = [measure for kind in kinds for measure in maker.measures(kind)]
     known = [one for one in measures if maker.is_measured(one)]
-    stated = [one for one in maker.measures("diagnostic") if maker.is_measured(one)]
     behaviour = [one for one in maker.measures("behaviour") if maker.is_measured(one)]
     by_grid = [maker.by_grid(measure, grid) for measure in known for grid in maker.grids]
     singly = [maker.singly(measure) for measure in known]
     tables = [table for table in (*by_grid, *singly) if table is not None]
+    if not (maker.factors and (behaviour or tables)):
+        return None
     return SubjectTables(
         subject=subject,
         words=_words(run, subject.image_set),
         behaviour=tuple(maker.behaviour(measure) for measure in behaviour),
-        overview=(maker.overview(known),) if known else (),
-        references=tuple(filter(None, [maker.references(one) for one in known[:1]])),
         overlap=tuple(tables[:1]),
         more=tuple(tables[1:]),
-        accuracy=tuple(maker.accuracy(one) for one in stated),
-        unmeasured=tuple(
-            maker.title(one)
-            for one in (*maker.measures("behaviour"), *measures)
-            if one not in (*behaviour, *known)
-        ),
     )
 
 
@@ -189,7 +153,7 @@ class _Maker:
         labels = [(_column(one, across), False) for one in columns]
         kept = [place for place, line in enumerate(grid) if any(map(is_known, line))]
         table = self._table(
-            [measure],
+            measure,
             tuple(down),
             (),
             labels,
@@ -199,47 +163,6 @@ class _Maker:
         without = [row for place, row in enumerate(rows) if place not in kept]
         lacking = [levels_label(row.values()) or "the rest" for row in without]
         return _with_coverage(table, f"no value for {', '.join(lacking)}" if lacking else "")
-
-    def overview(self, measures: Sequence[Measure]) -> Table:
-        """Set techniques against metrics, over all items."""
-        grid = [[self._at(one, measure, {}) for measure in measures] for one in self.variants]
-        labels = [(self.title(measure), False) for measure in measures]
-        heads = self._technique_heads()
-        table = self._table(measures, ("technique",), (), labels, heads, grid)
-        meanings = [f"{self.title(one)}: {self._meaning(one)}" for one in measures
-                    if self._meaning(one)]  # fmt: skip
-        title = "Every technique and metric, all images together"
-        return replace(table, title=title, meaning=". ".join(meanings))
-
-    def references(self, measure: Measure) -> Table | None:
-        """Set what heatmaps earn beside what chance and references earn, over all items."""
-        grid = [self._beside(self._at(one, measure, {})) for one in self.variants]
-        names = [name for name in _EARNED if any(is_known(line.get(name)) for line in grid)]
-        if not set(names) & set(BESIDE):
-            return None
-        lines = [[line.get(name) for name in names] for line in grid]
-        labels = [(_EARNED[name], False) for name in names]
-        table = self._table([measure], ("technique",), (), labels, self._technique_heads(), lines)
-        return replace(table, title=f"{table.title} beside its references", meaning=_BESIDE)
-
-    def _beside(self, mean: Mean | None) -> dict[str, Mean]:
-        if mean is None:
-            return {}
-        earned = {"mean": mean.mean, "chance": mean.chance, **mean.beside}
-        bare = mean._replace(chance=math.nan, lift=math.nan, dead=0.0)
-        return {name: bare._replace(mean=value) for name, value in earned.items()}
-
-    def accuracy(self, measure: Measure) -> Table:
-        """Set the techniques that state something about themselves against it, over all items."""
-        means = {one: self._at(one, measure, {}) for one in self.variants}
-        named = zip(self.variants, self._technique_heads(), strict=True)
-        heads = [head for one, head in named if means[one]]
-        grid = [[mean] for mean in means.values() if mean]
-        label = (_column(POOLED, None), False)
-        table = self._table([measure], ("technique",), (), [label], heads, grid)
-        # A bar says nothing where the scale has no end.
-        rows = (Row(row.heads, (replace(row.cells[0], bar=""),)) for row in table.rows)
-        return replace(table, rows=tuple(rows))
 
     def by_grid(self, measure: Measure, declared: Mapping[str, Any]) -> Table | None:
         """Put the levels of a grid's rows side by side under each level of its columns."""
@@ -257,7 +180,7 @@ class _Maker:
         if not any(is_known(mean) for line in grid for mean in line):
             return None
         heads = [(_column(group, outer), size) for group, size in sizes.items()]
-        return self._table([measure], ("technique",), heads, labels, self._technique_heads(), grid)
+        return self._table(measure, ("technique",), heads, labels, self._technique_heads(), grid)
 
     def singly(self, measure: Measure) -> Table | None:
         """Give each level of each factor a column, pooled over the other factors."""
@@ -280,12 +203,12 @@ class _Maker:
             (name, len(list(group)))
             for name, group in itertools.groupby(columns, lambda one: one[0])
         ]
-        table = self._table([measure], ("technique",), heads, labels, self._technique_heads(), grid)
+        table = self._table(measure, ("technique",), heads, labels, self._technique_heads(), grid)
         return replace(table, title=f"{table.title}, each factor alone")
 
     def _table(
         self,
-        measures: Sequence[Measure],  # one per column, or one for all
+        measure: Measure,
         corner: tuple[str, ...],
         groups: Sequence[tuple[str, int]],
         labels: Sequence[tuple[str, bool]],
@@ -293,22 +216,15 @@ class _Maker:
         grid: Sequence[Sequence[Mean | None]],
     ) -> Table:
         means = [mean for line in grid for mean in line if mean is not None]
-        scales = [self._scale(measure, means) for measure in measures]
-        scales *= len(labels) if len(measures) == 1 else 1
+        scale = self._scale(measure, means)
         rests_on, shared = coverage(means, self.unit)
         rows = [
-            Row(
-                head,
-                tuple(
-                    cell(mean, scale, self.unit, shared)
-                    for mean, scale in zip(line, scales, strict=True)
-                ),
-            )
+            Row(head, tuple(cell(mean, scale, self.unit, shared) for mean in line))
             for head, line in zip(heads, grid, strict=True)
         ]
         return Table(
-            title=self.title(measures[0]),
-            meaning=self._meaning(measures[0]),
+            title=self.title(measure),
+            meaning=self._meaning(measure),
             coverage=rests_on,
             corner=corner,
             groups=tuple(groups),
@@ -368,8 +284,7 @@ def _index(records: Iterable[Mapping[str, Any]], factors: Sequence[str]) -> Inde
         levels = tuple(record[name] for name in factors)
         counts = {name: _count(record[name]) for name in COUNTS}
         value, chance, lift, dead = (float(record[x]) for x in ("mean", "chance", "lift", "dead"))
-        beside = {name: float(record[name]) for name in BESIDE}
-        mean = Mean(value, chance, lift, dead, counts, beside)
+        mean = Mean(value, chance, lift, dead, counts)
         found.setdefault((_variant(record), measure, levels), mean)
     return found
 
