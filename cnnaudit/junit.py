@@ -26,10 +26,10 @@ def junit_xml(
             kind = "failure" if verdict == FAIL else "skipped"
             told = "\n".join(_say(one) for one in own if one.verdict != PASS)
             ElementTree.SubElement(case, kind, message=verdict).text = told
-    for gap in failures:
-        where = f"{gap['model']} on {gap['image_set']}, {gap['technique'] or gap['metric']}"
+    for where, reasons in _by_cell(failures).items():
         case = ElementTree.SubElement(suite, "testcase", classname=name, name=where)
-        ElementTree.SubElement(case, "error", message=_printable(str(gap["reason"])))
+        told = "\n".join(reasons)
+        ElementTree.SubElement(case, "error", message=next(iter(reasons))).text = told
     counts = {kind: len(suite.findall(f"*/{kind}")) for kind in ("failure", "skipped", "error")}
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(counts["failure"]))
@@ -38,6 +38,15 @@ def junit_xml(
     ElementTree.indent(suite)
     content: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
     return content
+
+
+def _by_cell(failures: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return what failed, each with its reasons: one error, however many metrics went with it."""
+    found: dict[str, dict[str, None]] = {}
+    for gap in failures:
+        where = f"{gap['model']} on {gap['image_set']}, {gap['technique'] or 'behaviour'}"
+        found.setdefault(where, {})[_printable(str(gap["reason"]))] = None
+    return {where: list(reasons) for where, reasons in found.items()}
 
 
 def _say(one: Judgement) -> str:

@@ -442,9 +442,13 @@ def _summary(say: Say, status: str, *, judged: bool) -> dict[str, Any]:
         "checks": {say(name): one for name, one in checks.items()} if judged else {},
         "contradictions": [say("a passes, b fails")] if judged else [],
         "findings": [
-            {**behaviour, "text": say("It gives the obstacle a probability of 0.12, not 0.82.")},
-            {**overlap, "text": say("It puts 0.32 less of its mass on it.")},
+            {**one, "grid": "0", "text": say(text)}
+            for one, text in (
+                (behaviour, "It gives the obstacle a probability of 0.12, not 0.82."),
+                (overlap, "It puts 0.32 less of its mass on it."),
+            )
         ],
-        "failures": [{**overlap, **failure}] if status == "INCOMPLETE" else [],
+        "left_out": [],
+        "failures": [{**overlap, **failure, "status": "failed"}] if status == "INCOMPLETE" else [],
         "gaps": [{**overlap, **failure, "status": "ineligible", "reason": say("no region")}],
     }  # fmt: skip

@@ -230,13 +230,19 @@ def test_false_fails_at_the_bound_stay_under_the_level() -> None:
     assert failed / runs <= 0.055
 
 
-def test_junit_has_a_case_per_check_and_an_error_per_failure() -> None:
+def test_junit_has_a_case_per_check_and_an_error_per_failed_cell() -> None:
     from xml.etree import ElementTree
 
     judgements = judge(make_rows({"left": 0.0, "overhead": -0.5}), [CHECK], [COLOUR], 0)
     gap = {"model": "m", "image_set": "s", "technique": "", "metric": "mass", "reason": "<\x00&>"}
-    suite = ElementTree.fromstring(junit_xml("robot", judgements, [gap]))
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "1")
+    cam = {**gap, "technique": "cam"}
+    failures = [gap, cam, {**cam, "metric": "iou"}, {**cam, "metric": "iou", "reason": "memory"}]
+    suite = ElementTree.fromstring(junit_xml("robot", judgements, failures))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "2")
+    error = suite.find("testcase[@name='m on s, cam']/error")
+    assert error is not None
+    assert (error.get("message"), error.text) == ("<&>", "<&>\nmemory")
+    assert suite.find("testcase[@name='m on s, behaviour']/error") is not None
     failure = suite.find("testcase[@name='looks']/failure")
     assert failure is not None
     assert "overhead" in str(failure.text)
