@@ -16,6 +16,7 @@ from PIL import Image
 from cnnaudit.checks import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, Judgement, table_of
 from cnnaudit.contrasts import _COLUMNS as CONTRAST_COLUMNS
 from cnnaudit.figures import coded
+from cnnaudit.randomisation import COLUMNS as RANDOM_COLUMNS
 from cnnaudit.store import Store, digest_bytes
 from cnnaudit.summary import to_csv
 from cnnaudit.types import RUN_SCHEMA
@@ -60,6 +61,8 @@ def build_run(
     (run / "results" / "contrasts.csv").write_bytes(to_csv(contrasts))
     agreement = pd.DataFrame(_agreements(say))
     (run / "results" / "agreement.csv").write_bytes(to_csv(agreement))
+    randomisation = pd.DataFrame(_randomisations(say) if judged else [], columns=RANDOM_COLUMNS)
+    (run / "results" / "randomisation.csv").write_bytes(to_csv(randomisation))
     store = Store(folder / "store")
     illustrations = {"pictures": _pictures(store, items, say), "kernels": _kernels(store, say)}
     _write(run / "results" / "illustrations.json", {"schema": RUN_SCHEMA, **illustrations})
@@ -369,6 +372,21 @@ def _agreements(say: Say) -> list[dict[str, Any]]:
     lacking = dict.fromkeys(("correlation", "low", "high")) | {"units": 0, "scored": 0}
     found[-1] |= {**lacking, "status": "undefined: no two heatmaps that both vary"}
     return found
+
+
+def _randomisations(say: Say) -> list[dict[str, Any]]:
+    """Re-initialise one model in two steps; the heatmaps of one technique stay as they were."""
+    return [
+        {
+            "sanity": "randomisation", "image_set": say("photos"), "model": say("perception"),
+            "target": "all", "technique": say(technique), "step": step, "layers": layers,
+            "share": step / 2, "correlation": 0.9 if technique == "saliency" else 0.1,
+            "low": 0.05, "high": 0.95, "units": 2, "scored": 2, "total": 2, "bound": 0.5,
+            "status": "ok",
+        }
+        for technique in TECHNIQUES
+        for step, layers in ((1, "decoder.3"), (2, "decoder.3 … encoder.0"))
+    ]  # fmt: skip
 
 
 def _encoded(pixels: np.ndarray, form: str) -> bytes:

@@ -80,6 +80,7 @@ def test_the_sections_come_in_their_order(page: str) -> None:
         "matrix",
         "numbers",
         "agreement",
+        "randomisation",
         "heatmaps",
         "received",
         "regions",
@@ -489,7 +490,7 @@ def test_a_long_matrix_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_agreement_is_pairs_in_columns_or_a_matrix(plain: str) -> None:
-    section = plain.split('<section id="agreement">')[1].split('<section id="heatmaps">')[0]
+    section = plain.split('<section id="agreement">')[1].split('<section id="randomisation">')[0]
     targets, levels = (section.split("<h3>")[n] for n in (1, 2))
     text = words(targets)
     assert "technique model all and tabby saliency perception 0.91 [0.88, 0.95]" in text

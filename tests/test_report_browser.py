@@ -245,3 +245,47 @@ def test_hostile_names_stay_text_where_rows_are_chosen(browser: Any, report: Pat
     assert len(set(rows_shown(page, "image set"))) == 1
     assert page.evaluate("window.ran") is None
     assert complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing(browser: Any, plain: Path, width: int, scheme: str) -> None:
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe is not installed"
+    )
+    page, complaints = opened(browser, plain, width, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    page.locator("#matrix-table").get_by_role("button", name="value").click()
+    # Through the debugger: the page and its policy stay as they are.
+    found = axe.Axe().run(page).response
+    told = [
+        (one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found["violations"]
+    ]
+    assert told == []
+    assert len(found["passes"]) > 20
+    assert complaints == []
+
+
+def test_on_paper_everything_is_unfolded_and_nothing_is_cut(browser: Any, plain: Path) -> None:
+    page, _ = opened(browser, plain, 680, color_scheme="dark")  # A4 between margins of 15 mm
+    page.get_by_label("technique", exact=True).select_option("grad_cam")
+    page.emulate_media(media="print")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert _luminance(ground) == 1
+    assert page.locator("details:not([open])").count() > 0
+    told = "[...document.querySelectorAll('details > *')].filter(one => !one.checkVisibility())"
+    assert page.evaluate(f"{told}.length") == 0
+    assert page.locator(":is(nav, select, input, .skip, [data-copy]):visible").count() == 0
+    assert page.locator(".filters output").inner_text() == "6 of 26 rows"  # it says what was chosen
+    cut = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > 681)"
+    assert page.evaluate(f"{cut}.map(one => one.ariaLabel)") == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 680
+
+
+def test_printing_leaves_the_page_as_it_was(browser: Any, plain: Path) -> None:
+    page, _ = opened(browser, plain)
+    folded = page.locator("details:not([open])").count()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details:not([open])").count() == folded > 0

@@ -99,5 +99,6 @@ def _finding(told: Record, addresses: Mapping[tuple[str, str, str], str]) -> Fin
 
 
 def figured(text: str) -> Words:
+    """Split a text into its figures and what is between them."""
     pieces = _FIGURES.split(text)  # every second piece is a figure
     return tuple((piece, place % 2 == 1) for place, piece in enumerate(pieces) if piece)
