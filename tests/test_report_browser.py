@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cnnaudit.report import write_report
+from tests.benchmarks import bench_report
 from tests.sample_run import EVIL, build_run
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -289,3 +290,22 @@ def test_printing_leaves_the_page_as_it_was(browser: Any, plain: Path) -> None:
     assert page.locator("details:not([open])").count() == 0
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details:not([open])").count() == folded > 0
+
+
+def test_a_thousand_tiles_are_built_in_linear_time_and_open_within_the_budget(
+    browser: Any, tmp_path: Path
+) -> None:
+    """The benchmark has the numbers; these bounds hold on a machine that is busy as well."""
+    few, many = (
+        bench_report.write_run(tmp_path / str(count), [f"model_{n}" for n in range(count)])
+        for count in (1, 4)
+    )
+    (_, least), (_, most) = (bench_report.timed(run) for run in (few, many))
+    assert most < 4 * least * 1.5
+    page = many / "report.html"
+    assert page.read_text(encoding="utf-8").count('<figure class="tile">') > 1000
+    assert page.stat().st_size < 25e6
+    found = bench_report.costs(browser, page)
+    assert found["load, ms"] < 10_000
+    assert found["total blocking time, ms"] < 5_000
+    assert found["median frame, ms"] < 50

@@ -201,12 +201,12 @@ def _in_order(run: Run, records: Sequence[Record]) -> list[Record]:
     """Sort by metric, so that what is to be compared stands together; references come last."""
     catalogue = run.manifest["catalogue"]
     kinds = {name: str(about.get("kind")) for name, about in catalogue["metrics"].items()}
-    metrics = sorted(kinds, key=lambda name: _place(KINDS, kinds[name]))
+    techniques = catalogue["techniques"]
     orders = {
-        "metric": metrics,
+        "metric": sorted(kinds, key=lambda name: _place(KINDS, kinds[name])),
         "image_set": [*catalogue["image_sets"]],
         "model": [*catalogue["models"]],
-        "technique": [*catalogue["techniques"]],
+        "technique": sorted(techniques, key=lambda one: bool(techniques[one].get("reference"))),
         "target": run.targets(),
     }
     places = {name: {one: n for n, one in enumerate(order)} for name, order in orders.items()}

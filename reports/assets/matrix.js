@@ -107,6 +107,7 @@
     reset.type = "button";
     reset.textContent = "Show all";
     const said = document.createElement("output");
+    said.setAttribute("aria-live", "polite");
     form.append(reset, said);
     const choose = () => {
       const chosen = tests.map((make) => make()).filter(Boolean);

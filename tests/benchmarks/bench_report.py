@@ -59,8 +59,8 @@ def main() -> None:
     for count in asked.models:
         with tempfile.TemporaryDirectory() as folder:
             run = write_run(Path(folder), [f"model_{n}" for n in range(count)])
-            timed = [_timed(run) for _ in range(asked.rounds)]
-            seconds, cpu = zip(*timed, strict=True)
+            rounds = [timed(run) for _ in range(asked.rounds)]
+            seconds, cpu = zip(*rounds, strict=True)
             page = run / "report.html"
             tiles = page.read_text(encoding="utf-8").count('<figure class="tile">')
             megabytes = page.stat().st_size / 1e6
@@ -75,7 +75,7 @@ def main() -> None:
                 profile(run)
 
 
-def _timed(run: Path) -> tuple[float, float]:
+def timed(run: Path) -> tuple[float, float]:
     """Return the seconds on the clock and of the processor."""
     started, cpu = time.perf_counter(), time.process_time()
     write_report(run)
@@ -129,7 +129,7 @@ def in_the_browser(page: Path, rounds: int) -> dict[str, str]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for _ in range(rounds):
-            found.append(_open(browser, page))
+            found.append(costs(browser, page))
         browser.close()
     return {
         name: f"{median(values):.0f} ({min(values):.0f} – {max(values):.0f})"
@@ -138,7 +138,8 @@ def in_the_browser(page: Path, rounds: int) -> dict[str, str]:
     }
 
 
-def _open(browser: Any, path: Path) -> dict[str, float]:
+def costs(browser: Any, path: Path) -> dict[str, float]:
+    """Open and scroll a page once; return what it cost."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
     page = context.new_page()
     page.add_init_script(WATCH)
