@@ -239,6 +239,7 @@ def _manifest(
         "schema": RUN_SCHEMA,
         "name": audit.name,
         "created": _now().isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "report": audit.report,
         "command": invocation.command,
         "overrides": list(invocation.overrides),
         "store": _relative(audit.store_dir, run_dir),

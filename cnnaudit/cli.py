@@ -241,8 +241,7 @@ def _compare(rest: Sequence[str]) -> int:
     from cnnaudit.report.run import load
 
     try:
-        before, after = (load(run, all_rows=True) for run in (asked.before, asked.after))
-        found = compare(before, after, asked.pairs, force=asked.force)
+        found = compare(load(asked.before), load(asked.after), asked.pairs, force=asked.force)
     except Refused as error:
         _say(f"refused: {error}")
         return REFUSED

@@ -21,6 +21,7 @@ from cnnaudit.sections import Section, unknown
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
     IN_ROW,
+    REPORTS,
     UNTRAINED_TWIN,
     AgreementSpec,
     AuditError,
@@ -107,7 +108,7 @@ def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
         store_dir=shipped.resolve(root.text("store_dir")),
         executor=entries.read_executor(executor),
         plugins=plugins,
-        report=report.choice("uses", ("single_file",)),
+        report=report.choice("uses", REPORTS),
     )
     for section in (executor, report, root):
         section.close()

@@ -238,7 +238,7 @@ class AuditSpec:
     store_dir: Path
     executor: ExecutorSpec
     plugins: tuple[str, ...]  # modules of a user's own, which were allowed to be imported
-    report: str
+    report: str  # one of REPORTS
 
 
 # --- image sets -----------------------------------------------------------------------------------
@@ -509,6 +509,7 @@ IN_ROW = {IMAGE_SWAP: "swap", UNTRAINED_TWIN: "twin"}
 RESAMPLING = ("box", "bilinear", "bicubic", "lanczos", "nearest")
 
 EXECUTORS = ("local", "ray")  # where units run
+REPORTS = ("single_file", "folder")  # what a report is written as
 
 DIED = "the process that computed it died"  # how the reason of a failure begins, if it was that
 

@@ -91,7 +91,7 @@ def _run(folder: Path, name: str, weights: str, *more: str, root: Path | None = 
 
 @pytest.fixture(scope="module")
 def both(runs: Runs) -> tuple[Run, Run]:
-    return load(runs.before, all_rows=True), load(runs.after, all_rows=True)
+    return load(runs.before), load(runs.after)
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +410,7 @@ def test_without_digests_of_items_the_whole_set_counts(both: tuple[Run, Run], ru
         copy = tmp_path / name
         shutil.copytree(getattr(runs, name), copy)
         (copy / "results/inputs.parquet").unlink()
-        old.append(load(copy, all_rows=True))
+        old.append(load(copy))
     assert compare(old[0], both[1]).mismatches == ()
     with pytest.raises(Refused, match="robot_lighting is not known to be the same"):
         compare(*old)
@@ -502,7 +502,7 @@ def test_help_states_the_exit_codes(cli: Callable) -> None:
 
 def test_both_runs_show_their_heatmaps_of_the_same_pictures(runs: Runs, tmp_path: Path) -> None:
     page, *_ = write_comparison(
-        compare(load(runs.before, all_rows=True), load(runs.after, all_rows=True)),
+        compare(load(runs.before), load(runs.after)),
         tmp_path / "c.html",
     )
     text = page.read_text()
@@ -534,7 +534,7 @@ def test_names_are_text_and_never_elements(tmp_path: Path) -> None:
     }
     (first / "config.yaml").write_text(json.dumps(contrast))
     (second / "config.yaml").write_text(json.dumps(contrast | {"evil": f"{EVIL} twice"}))
-    found = compare(load(first, all_rows=True), load(second, all_rows=True), force=True)
+    found = compare(load(first), load(second), force=True)
     assert len(found.gaps)
     page, table, _ = write_comparison(found, tmp_path / "page.html")
     text = page.read_text()

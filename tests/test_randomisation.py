@@ -20,8 +20,7 @@ from cnnaudit.audit import Invocation, run_audit
 from cnnaudit.config import load_specs
 from cnnaudit.models import build_model
 from cnnaudit.randomisation import find_randomisation, layers_from_the_top, reinitialise
-from cnnaudit.report.page import render
-from cnnaudit.report.run import load
+from cnnaudit.report import write_report
 from cnnaudit.statistics import unit_ranks
 from cnnaudit.store import digest_bytes
 from cnnaudit.summary import to_csv
@@ -239,7 +238,7 @@ def test_what_cannot_be_made_says_why_and_old_runs_can_be_read(overrides: list[s
     assert line["status"].startswith("not_applicable: ")
     assert np.isnan(line["correlation"])
     (run_dir / "results/randomisation.csv").unlink()
-    assert 'id="randomisation"' not in render(load(run_dir))
+    assert 'id="randomisation"' not in write_report(run_dir).read_text(encoding="utf-8")
 
 
 def test_the_report_shows_any_name_as_text_and_steps_that_lack(tmp_path: Path) -> None:
@@ -253,7 +252,7 @@ def test_the_report_shows_any_name_as_text_and_steps_that_lack(tmp_path: Path) -
     ]  # fmt: skip
     path = run_dir / "results/randomisation.csv"
     path.write_bytes(to_csv(pd.DataFrame(lines, columns=randomisation.COLUMNS)))
-    page = render(load(run_dir))
+    page = write_report(run_dir).read_text(encoding="utf-8")
     section = page.split('<section id="randomisation">')[1].split('<section id="heatmaps">')[0]
     assert 'href="#randomisation"' in page
     assert "<script" not in section

@@ -631,3 +631,47 @@ def test_the_report_needs_no_torch() -> None:
         "sys.exit(bool({'torch', 'omegaconf', 'hydra'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_folder_has_a_page_per_model_and_every_link_leads_somewhere(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "report": "folder"}))
+    index = write_report(run)
+    assert index == run / "report" / "index.html"
+    names = [f"model-{number}.html" for number, _ in enumerate(manifest["catalogue"]["models"], 1)]
+    pages = {path.name: read(path.read_text()) for path in index.parent.iterdir()}
+    assert pages.keys() == {"index.html", *names}
+    for reader in pages.values():
+        ids = {attributes.get("id") for _, attributes in reader.elements}
+        hrefs = [a["href"] or "" for tag, a in reader.elements if tag == "a"]
+        assert all(href.removeprefix("#") in ids for href in hrefs if href.startswith("#"))
+        assert {href for href in hrefs if not href.startswith("#")} <= pages.keys()
+    own = [[a.get("data-look") for _, a in pages[name].elements] for name in names]
+    assert all(any(look and "." in look for look in looks) for looks in own)
+    assert set(names) <= {a.get("href") for _, a in pages["index.html"].elements}
+    sections = {name: {a.get("id") for _, a in one.elements} for name, one in pages.items()}
+    assert "checks" in sections["index.html"]
+    assert "checks" not in sections[names[0]]
+
+
+def test_a_page_too_large_to_be_mailed_shows_fewer_exemplars_and_says_so(
+    plain_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown() -> tuple[int, int, str]:
+        path = write_report(plain_run)
+        reader = read(path.read_text())
+        tiles = [a for tag, a in reader.elements if tag == "figure" and a.get("class") == "tile"]
+        return path.stat().st_size, len(tiles), reader.text
+
+    whole, every, text = shown()
+    budget = int(whole * 0.8)
+    monkeypatch.setattr("cnnaudit.report.writing.MOST_BYTES", budget)
+    size, fewer, fewer_text = shown()
+    assert size <= budget
+    assert fewer < every
+    told = re.compile(r"(\d+) more exemplar pictures? in the store, not shown here")
+    assert sum(map(int, told.findall(fewer_text))) > sum(map(int, told.findall(text)))
+    monkeypatch.setattr("cnnaudit.report.writing.MOST_BYTES", 1000)
+    _, fewest, _ = shown()
+    assert 0 < fewest < fewer  # one exemplar stays

@@ -1,5 +1,5 @@
-"""The HTML report: one file that opens anywhere, made from a run directory and the store."""
+"""The HTML report: pages that open anywhere, made from a run directory and the store."""
 
-from cnnaudit.report.page import render, write_report
+from cnnaudit.report.writing import write_report
 
-__all__ = ["render", "write_report"]
+__all__ = ["write_report"]

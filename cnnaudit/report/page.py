@@ -1,14 +1,13 @@
-"""The page: what the templates get, and what keeps it self-contained and safe."""
+"""The pages: what the templates get, and what keeps it self-contained and safe."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -23,17 +22,15 @@ from cnnaudit.report.facets import across_models
 from cnnaudit.report.findings import findings
 from cnnaudit.report.layers import layer_views
 from cnnaudit.report.matrix import matrix
-from cnnaudit.report.pictures import subject_pictures
+from cnnaudit.report.pictures import SubjectPictures, cards_alone, subject_pictures
 from cnnaudit.report.prediction import inline
 from cnnaudit.report.randomisation import randomisations
-from cnnaudit.report.run import Run, load
+from cnnaudit.report.run import Run
 from cnnaudit.report.tables import subject_tables
 from cnnaudit.report.tiles import Tiles
 from cnnaudit.report.viewer import viewer_data
 from cnnaudit.shipped import locate
-from cnnaudit.store import write_atomically
 
-MOST_BYTES = 25_000_000  # of a page
 SCRIPTS = ("report.js", "matrix.js", "viewer.js")  # of a page, in the order in which they run
 
 
@@ -49,29 +46,6 @@ class Gap:
     examples: str
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write a run's report beside its results and return its path; needs no network or torch."""
-    path = run_dir / "report.html"
-    write_atomically(path, render(load(run_dir)).encode("utf-8", "backslashreplace"))
-    return path
-
-
-def render(run: Run) -> str:
-    """Return the page of a run; the same run always gives the same text.
-
-    It shows fewer exemplars, and says so, where it would be too large to be mailed.
-    """
-    template = templates().get_template("report.html.j2")
-    exemplars = Counter((one["model"], one["image_set"]) for one in run.pictures)
-    run = replace(run, most=max(exemplars.values(), default=1))
-    while True:
-        text = template.render(_page(run))
-        size = len(text.encode("utf-8", "backslashreplace"))
-        if size <= MOST_BYTES or run.most == 1:
-            return text
-        run = replace(run, most=max(1, run.most * MOST_BYTES // (size + MOST_BYTES // 10)))
-
-
 def templates() -> jinja2.Environment:
     """Return the templates, all data in them escaped."""
     return jinja2.Environment(
@@ -83,24 +57,21 @@ def templates() -> jinja2.Environment:
     )
 
 
-def _page(run: Run) -> dict[str, Any]:
-    style, scripts = asset("report.css"), [asset(name) for name in SCRIPTS]
+def audit_page(run: Run, pages: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """Return what the page of a run shows; `pages` are those that models have of their own."""
     subjects = run.subjects()
     tiles = {subject: Tiles(run, subject) for subject in subjects}
     across = across_models(run, tiles)
-    pictures = [subject_pictures(one) for one in tiles.values()]
+    made = [*tiles.values()]
+    pictures = [cards_alone(one) for one in made] if pages else [*map(subject_pictures, made)]
     tables = [one for one in (subject_tables(run, subject) for subject in subjects) if one]
     return {
-        "policy": _policy(style, scripts),
-        "style": style,
-        "scripts": scripts,
-        "name": run.manifest["name"],
-        "complete": run.summary["status"] == "COMPLETE",
-        "status": run.summary["status"],
+        **_of_any_page(run),
+        **_pictures(pictures, made),
+        "pages": pages,
         "cells": run.manifest["cells"],
         "failed": plural(int(run.summary["counts"].get("failed", 0)), "number"),
         "asked": f"{sum(run.summary['counts'].values()):,}",
-        "verdict": verdict(run),
         "checks": checks(run),
         "contradictions": [str(one) for one in run.summary["contradictions"]],
         "contrasts": contrasts(run),
@@ -111,18 +82,51 @@ def _page(run: Run) -> dict[str, Any]:
         "agreements": agreements(run),
         "randomisations": randomisations(run),
         "across": across,
-        "pictures": pictures,
-        "looks": viewer_data(tiles.values()),
         "layers": layer_views(run, tiles),
-        "scale": inline(figures.colour_bar(figures.ALPHA), "", None),
-        "answer_scale": inline(figures.colour_bar(), "", None),
-        "threshold": f"{figures.THRESHOLD:g}",
         "failures": _gaps(run, "failures"),
         "gaps": _gaps(run, "gaps"),
         "techniques": _techniques(run),
         "provenance": _provenance(run.manifest),
         "command": str(run.manifest["command"]),
         "config": run.config,
+    }
+
+
+def model_page(run: Run, model: str) -> dict[str, Any]:
+    """Return what a page about one model's pictures shows."""
+    tiles = [Tiles(run, subject) for subject in run.subjects() if subject.model == model]
+    pictures = [*map(subject_pictures, tiles)]
+    return {
+        **_of_any_page(run),
+        **_pictures(pictures, tiles),
+        "model": run.model_label(model),
+        "across": (),
+        "layers": None,
+        "pages": {},
+    }
+
+
+def _of_any_page(run: Run) -> dict[str, Any]:
+    style, scripts = asset("report.css"), [asset(name) for name in SCRIPTS]
+    return {
+        "policy": _policy(style, scripts),
+        "style": style,
+        "scripts": scripts,
+        "name": run.manifest["name"],
+        "complete": run.summary["status"] == "COMPLETE",
+        "status": run.summary["status"],
+        "verdict": verdict(run),
+    }
+
+
+def _pictures(pictures: Sequence[SubjectPictures], tiles: Sequence[Tiles]) -> dict[str, Any]:
+    return {
+        "pictures": pictures,
+        "looks": viewer_data(tiles),
+        "closer": any(one.is_limited for one in tiles),
+        "scale": inline(figures.colour_bar(figures.ALPHA), "", None),
+        "answer_scale": inline(figures.colour_bar(), "", None),
+        "threshold": f"{figures.THRESHOLD:g}",
     }
 
 

@@ -53,6 +53,12 @@ def subject_pictures(tiles: Tiles) -> SubjectPictures:
     )
 
 
+def cards_alone(tiles: Tiles) -> SubjectPictures:
+    """Prepare what goes with the tiles that grids across models show, and nothing more."""
+    cards = tuple(tiles.card(picture) for _, picture, _ in tiles.looked_at())
+    return SubjectPictures(tiles.subject, "", "", (), cards, (), (), ())
+
+
 @dataclass(frozen=True)
 class _Grid:
     rows: str

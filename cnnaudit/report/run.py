@@ -54,7 +54,7 @@ class Run:
     summary: Mapping[str, Any]
     config: str
     means: pd.DataFrame  # results/summary.csv
-    rows: pd.DataFrame  # results/rows.parquet, or the part about the pictures that are shown
+    rows: pd.DataFrame  # results/rows.parquet
     judgements: tuple[Mapping[str, Any], ...]  # results/checks.csv
     contrasts: tuple[Mapping[str, Any], ...]  # results/contrasts.csv
     agreements: tuple[Mapping[str, Any], ...]  # results/agreement.csv, where there is one
@@ -62,7 +62,9 @@ class Run:
     pictures: tuple[Mapping[str, Any], ...]  # results/illustrations.json
     kernels: tuple[Mapping[str, Any], ...]
     store: Store
-    most: int = sys.maxsize  # exemplars of a model on an image set that a page may show
+    # Of a model on an image set, what keeps a page small enough:
+    most: int = sys.maxsize  # exemplars that it shows
+    closer: int = sys.maxsize  # pictures, exemplars first, of which it has the maps for the viewer
 
     def about(self, group: str, name: str) -> Mapping[str, Any]:
         """Return what the manifest's catalogue says of a metric, technique, model or image set."""
@@ -161,18 +163,14 @@ def _has_facet(grid: Mapping[str, Any]) -> bool:
     return not {grid["rows"], grid["cols"]}.isdisjoint(FACETS)
 
 
-def load(folder: Path, *, all_rows: bool = False) -> Run:
-    """Read a run directory; raise AuditError naming the file that is missing or damaged.
-
-    Of the rows, which may be millions, a page needs those of the pictures that it shows.
-    """
+def load(folder: Path) -> Run:
+    """Read a run directory; raise AuditError naming the file that is missing or damaged."""
     manifest = _json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
     agreement = folder / "results" / "agreement.csv"
     random = folder / "results" / "randomisation.csv"
     illustrations = _json(folder / "results" / "illustrations.json")
     pictures = tuple(illustrations["pictures"])
-    wanted = None if all_rows else [("item", "in", {one["item"] for one in pictures})]
     return Run(
         folder=folder,
         manifest=manifest,
@@ -181,7 +179,7 @@ def load(folder: Path, *, all_rows: bool = False) -> Run:
         means=_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
         judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
         contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
-        rows=read_parquet(folder / "results" / "rows.parquet", filters=wanted),
+        rows=read_parquet(folder / "results" / "rows.parquet"),
         agreements=_records(agreement, OF_AGREEMENTS) if agreement.exists() else (),
         randomisations=_records(random, OF_RANDOMISATIONS) if random.exists() else (),
         pictures=pictures,
@@ -208,10 +206,10 @@ def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def read_parquet(path: Path, **options: Any) -> pd.DataFrame:
+def read_parquet(path: Path) -> pd.DataFrame:
     """Read a table of a run; raise AuditError naming the file if it is missing or damaged."""
     try:
-        return pd.read_parquet(path, **options)
+        return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 

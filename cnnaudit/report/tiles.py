@@ -89,8 +89,15 @@ class Tiles:
         exemplars = [one for one in self.pictures if EXEMPLAR in one["why"]]
         self.exemplars = exemplars[: run.most]
         self.left_out = len(exemplars) - len(self.exemplars)  # to keep the page small
+        others = [one for one in self.pictures if EXEMPLAR not in one["why"]]
+        self._closer = {id(one) for one in [*self.exemplars, *others][: run.closer]}
         self._values, self._primary, self.outlined = _values(run, subject)
         self._frames: dict[str, _Frame] = {}
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there are pictures here that the viewer cannot open, to keep the page small."""
+        return len(self._closer) < len(self.exemplars)
 
     def looked_at(self) -> Iterator[tuple[int, Picture, list[int]]]:
         """Yield each picture that a tile shows, its number, and the places of its heatmaps.
@@ -244,6 +251,8 @@ class Tiles:
 
     def _look(self, picture: Picture, variant: Variant | None = None) -> str:
         """Return what the viewer opens at a tile, and note that it has to be able to."""
+        if id(picture) not in self._closer:
+            return ""
         number = self.numbers[id(picture)]
         places = self.looks.setdefault(number, set())
         if variant is None:
@@ -281,6 +290,8 @@ def _values(run: Run, subject: Subject) -> tuple[dict[tuple[str, Variant, str], 
     """Return the subject's values by (item, variant, metric), its primary metric and region."""
     rows = run.rows
     mine = rows[(rows["model"] == subject.model) & (rows["image_set"] == subject.image_set)]
+    wanted = {one["item"] for one in run.pictures}
+    mine = mine[mine["item"].isin(wanted)]
     overlap = run.metrics("overlap")
     primary = overlap[0] if overlap else ""
     region = min(mine.loc[mine["metric"] == primary, "region"], default="")

@@ -224,7 +224,8 @@ def _pictures(store: Store, models: list[str]) -> Iterator[dict[str, Any]]:
             "values": [0.1] * 10,
             "truth": "class_1",
         }
-        record = {"regions": [{"name": "mask", "file": "mask.png"}], "prediction": about}
+        region = {"name": "mask", "file": "mask.png", "received": "mask.png"}
+        record = {"regions": [region], "prediction": about}
         small = cv2.resize(views[item], INPUT, interpolation=cv2.INTER_AREA)
         files = {"view.webp": _encoded(views[item], "WEBP"), "input.png": _encoded(small, "PNG")}
         files |= {"mask.png": _encoded(mask, "PNG"), "picture.json": json.dumps(record).encode()}
@@ -238,8 +239,9 @@ def _pictures(store: Store, models: list[str]) -> Iterator[dict[str, Any]]:
 def _heatmap(store: Store, rng: np.random.Generator, name: str, technique: str) -> dict[str, Any]:
     key = digest_bytes(name.encode())
     heat = heatmap(rng, coarse=technique.startswith("coarse"))
-    about = json.dumps({"maximum": 1.0, "dead": False}).encode()
-    store.write(key, {"heatmap.png": _encoded(heat, "PNG"), "heatmap.json": about}, {})
+    about = json.dumps({"maximum": 1.0, "brightest": 1.0, "dead": False}).encode()
+    files = {"heatmap.png": _encoded(figures.coded(heat), "PNG"), "heatmap.json": about}
+    store.write(key, files, {})
     return {"technique": technique, "target": "predicted", "layer": "", "key": key,
             "status": "ok", "reason": ""}  # fmt: skip
 
