@@ -161,7 +161,7 @@ def data_uri(picture: Pixels, quality: int | None = None) -> str:
     stream = io.BytesIO()
     image = Image.fromarray(picture)
     if quality is None:
-        image.save(stream, "WEBP", lossless=True, quality=60, method=3)
+        image.save(stream, "WEBP", lossless=True, quality=20, method=0)
     else:
         image.save(stream, "WEBP", quality=quality, method=2)  # 4: half the speed, 5 % smaller
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

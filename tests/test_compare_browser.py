@@ -69,3 +69,16 @@ def test_every_mark_stands_beside_its_number(browser: Any, page_file: Path) -> N
     written = page.evaluate(f"[...document.querySelectorAll('td.effect')].map({middle})")
     assert len(drawn) == len(written) > 10
     assert max(abs(a - b) for a, b in zip(drawn, written, strict=True)) < 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser: Any, page_file: Path, scheme: str) -> None:
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe is not installed"
+    )
+    page, _ = opened(browser, page_file, 390, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    found = axe.Axe().run(page).response
+    assert [
+        (one["id"], [n["html"][:200] for n in one["nodes"]]) for one in found["violations"]
+    ] == []

@@ -304,10 +304,10 @@ def test_a_thousand_tiles_are_built_in_linear_time_and_open_within_the_budget(
     """The benchmark has the numbers; these bounds hold on a machine that is busy as well."""
     few, many = (
         bench_report.write_run(tmp_path / str(count), [f"model_{n}" for n in range(count)])
-        for count in (1, 4)
+        for count in (1, 5)
     )
     (_, least), (_, most) = (bench_report.timed(run) for run in (few, many))
-    assert most < 4 * least * 1.5
+    assert most < 5 * least * 1.5
     page = many / "report.html"
     assert page.read_text(encoding="utf-8").count('<figure class="tile">') > 1000
     assert page.stat().st_size < 25e6

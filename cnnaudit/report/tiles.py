@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,7 @@ class Tiles:
         self._closer = {id(one) for one in [*self.exemplars, *others][: run.closer]}
         self._values, self._primary, self.outlined = _values(run, subject)
         self._frames: dict[str, _Frame] = {}
+        self._decoded = lru_cache(maxsize=256)(self._decode)  # of a tile and of its cut-out
 
     @property
     def is_limited(self) -> bool:
@@ -244,10 +246,13 @@ class Tiles:
                 continue
             if one["key"] is None:
                 return lacking(one)
-            about = json.loads(self.run.store.read(one["key"], "heatmap.json"))
-            code = figures.decode_grey(self.run.store.read(one["key"], "heatmap.png"))
-            return figures.shown(code, about["brightest"]), bool(about["dead"])
+            return self._decoded(one["key"])
         return "no heatmap"
+
+    def _decode(self, key: str) -> tuple[figures.Pixels, bool]:
+        about = json.loads(self.run.store.read(key, "heatmap.json"))
+        code = figures.decode_grey(self.run.store.read(key, "heatmap.png"))
+        return figures.shown(code, about["brightest"]), bool(about["dead"])
 
     def _look(self, picture: Picture, variant: Variant | None = None) -> str:
         """Return what the viewer opens at a tile, and note that it has to be able to."""
