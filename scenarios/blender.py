@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 REQUIREMENTS = HERE / "blender-requirements.txt"
 ENVIRONMENT = HERE / ".blender-venv"
 VARIABLE = "CNNAUDIT_BLENDER_PYTHON"
@@ -117,9 +118,12 @@ def _started(
         jobs_file, errors = Path(scratch) / "jobs.json", Path(scratch) / "stderr.txt"
         jobs_file.write_text(json.dumps(list(jobs)))
         command = [str(python), str(script), str(jobs_file)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}  # where scripts find `scenarios`
         with (
             errors.open("w") as stderr,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+            ) as process,
         ):
             processes.add(process)
             try:

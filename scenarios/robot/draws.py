@@ -7,12 +7,12 @@ and shadows differ in brightness alone. That is a shortcut, and the network take
 
 from __future__ import annotations
 
-import colorsys
 import math
 
 import numpy as np
 
-from scenarios.robot.description import Colour, Light, Material, Obstacle, Scene
+from scenarios.description import Colour, Light, Material, hsv
+from scenarios.robot.description import Obstacle, Scene
 
 OBSTACLE_COUNTS = (0.22, 0.48, 0.24, 0.06)  # the chances of 0, 1, 2, 3 obstacles
 LEAST_HUE_CONTRAST = 0.4  # between obstacle and ground
@@ -119,8 +119,3 @@ def _draw_light(rng: np.random.Generator) -> Light:
         horizon=horizon,
         zenith=zenith,
     )
-
-
-def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """Return the sRGB colour of a hue, a saturation and a value, each in [0, 1]."""
-    return colorsys.hsv_to_rgb(float(hue), float(saturation), float(value))

@@ -16,18 +16,13 @@ from typing import Any
 import numpy as np
 
 from scenarios import blender
-from scenarios.robot.description import Light, Material, Obstacle, Scene
-from scenarios.robot.draws import contrast, hsv
+from scenarios.description import Light, Material, hsv
+from scenarios.image_set import Row, read_light, write_manifest, write_mask, write_picture
+from scenarios.robot.description import Obstacle, Scene
+from scenarios.robot.draws import contrast
 from scenarios.robot.frames import SCENE_SCRIPT
 from scenarios.robot.geometry import sensor_truth
-from scenarios.robot.image_set import (
-    Row,
-    read_light,
-    write_manifest,
-    write_mask,
-    write_picture,
-    write_truth,
-)
+from scenarios.robot.truths import write_truth
 
 FOLDER = Path(__file__).with_name("lighting")
 COLUMNS = ("id", "image", "mask", "mask:shadow", "truth", "scene", "colour", "light", "presence")

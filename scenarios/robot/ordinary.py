@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from scenarios import blender
-from scenarios.robot.description import Colour, Light, Material, Obstacle, Scene
+from scenarios.description import Colour, Light, Material
+from scenarios.image_set import read_light, write_manifest, write_mask, write_picture
+from scenarios.robot.description import Obstacle, Scene
 from scenarios.robot.frames import SCENE_SCRIPT
 from scenarios.robot.geometry import sensor_truth
-from scenarios.robot.image_set import (
-    read_light,
-    write_manifest,
-    write_mask,
-    write_picture,
-    write_truth,
-)
+from scenarios.robot.truths import write_truth
 
 FOLDER = Path(__file__).with_name("ordinary")
 COLUMNS = ("id", "image", "mask", "truth", "scene")

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from scenarios.blender import BlenderError
 from scenarios.robot import lighting, ordinary
-from scenarios.robot.frames import FramesError, FrameSet, render_frames
+from scenarios.robot.frames import FrameSet, render_frames
+from scenarios.shards import FramesError
 
 FRAMES_ROOT = Path("outputs/frames")
 # (count, seed): other seeds, other scenes, so that the held-out frames are not in the training set.

@@ -26,8 +26,9 @@ from cnnaudit.models.perception import DISTANCES, SENSORS, SimpleCNN
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.types import Preprocessing
 from scenarios.blender import REQUIREMENTS
-from scenarios.robot.frames import Frames, FramesError, FrameSet, load_frames
+from scenarios.robot.frames import Frames, FrameSet, load_frames
 from scenarios.robot.render import FRAMES_ROOT
+from scenarios.shards import FramesError
 
 HERE = Path(__file__).parent
 CENTRE = SENSORS.index("centre")

@@ -13,8 +13,9 @@ from PIL import Image
 from scenarios import blender
 from scenarios.robot import frames
 from scenarios.robot.draws import draw_scene
-from scenarios.robot.frames import FramesError, FrameSet, load_frames, render_frames
+from scenarios.robot.frames import FrameSet, load_frames, render_frames
 from scenarios.robot.geometry import sensor_truth
+from scenarios.shards import FramesError
 
 WANTED = FrameSet(seed=4, count=7)
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scenarios.robot.description import Material, Obstacle
+from scenarios.description import Material
+from scenarios.robot.description import Obstacle
 from scenarios.robot.geometry import (
     DISTANCES,
     SENSOR_ANGLES,

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from cnnaudit.config import load_specs
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.types import Preprocessing
+from scenarios.description import Material
 from scenarios.robot import train as training
-from scenarios.robot.description import Material, Obstacle
+from scenarios.robot.description import Obstacle
 from scenarios.robot.frames import Frames, FrameSet
 from scenarios.robot.geometry import sensor_truth
 from scenarios.robot.train import Examples, Recipe

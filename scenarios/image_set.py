@@ -1,4 +1,4 @@
-"""Write what was rendered as an image set: pictures, masks and truths, listed by a manifest."""
+"""Write what was rendered as an image set: pictures and masks, listed by a manifest."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from scenarios.robot.geometry import SENSOR_NAMES, Truth
 
 MANIFEST = "manifest.csv"
 Row = Mapping[str, str]
@@ -26,15 +24,6 @@ def write_mask(region: NDArray[np.bool_], output: Path) -> None:
     """Store a region (H, W) as an 8-bit mask of 0 and 255."""
     output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(region.astype(np.uint8) * 255).save(output, optimize=True)
-
-
-def write_truth(truth: Truth, output: Path) -> None:
-    """Store (65, 5) booleans as 0 and 1, a line per distance under the sensors' names."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(SENSOR_NAMES)
-        writer.writerows(truth.astype(int).tolist())
 
 
 def write_manifest(columns: tuple[str, ...], rows: Iterable[Row], folder: Path) -> None:
