@@ -38,6 +38,8 @@ class Builder:
 
 BUILDERS: Mapping[str, Builder] = {
     "perception": Builder("cnnaudit.models.perception", "SimpleCNN"),
+    "detector_pooled": Builder("cnnaudit.models.detector", "pooled"),
+    "detector_flat": Builder("cnnaudit.models.detector", "flat"),
     "torchvision": Builder("cnnaudit.models.classifiers", "build", library="torchvision"),
     "timm": Builder("cnnaudit.models.timm_models", "build", library="timm", loads_published=True),
     "factory": Builder("cnnaudit.models.factory", "build", own_code=True),

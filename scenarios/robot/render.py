@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from scenarios.blender import BlenderError
+from scenarios import commands
 from scenarios.robot import lighting, ordinary
 from scenarios.robot.frames import FrameSet, render_frames
-from scenarios.shards import FramesError
 
 FRAMES_ROOT = Path("outputs/frames")
 # (count, seed): other seeds, other scenes, so that the held-out frames are not in the training set.
@@ -25,17 +23,7 @@ SETS = {"lighting": lighting, "ordinary": ordinary}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Render one split; return the exit code."""
     options = _parse(arguments)
-    console = Console(stderr=True)
-    try:
-        with _progress(console) as progress:
-            _render(options, progress)
-    except (BlenderError, FramesError) as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 1
-    except KeyboardInterrupt:
-        console.print("Interrupted. The same command continues.")
-        return 130
-    return 0
+    return commands.run(lambda progress: _render(options, progress))
 
 
 def _render(options: argparse.Namespace, progress: Progress) -> None:
@@ -47,7 +35,7 @@ def _render(options: argparse.Namespace, progress: Progress) -> None:
 
 def _render_set(options: argparse.Namespace, progress: Progress) -> None:
     image_set = SETS[options.split]
-    advance = _bar(progress, options.split, image_set.JOBS)
+    advance = commands.bar(progress, options.split, image_set.JOBS)
     folder = options.out or image_set.FOLDER
     image_set.render_set(folder, workers=options.workers, on_job=lambda: advance(1))
 
@@ -60,18 +48,8 @@ def _render_frames(options: argparse.Namespace, progress: Progress) -> None:
         options.ground_coloured,
     )
     folder = options.out or FRAMES_ROOT / options.split
-    advance = _bar(progress, options.split, wanted.count)
+    advance = commands.bar(progress, options.split, wanted.count)
     render_frames(wanted, folder, workers=options.workers, on_frame=advance)
-
-
-def _bar(progress: Progress, name: str, total: int) -> Callable[[int], None]:
-    task = progress.add_task(name, total=total)
-    return lambda number: progress.advance(task, number)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=console)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cnnaudit.config import load_specs
@@ -25,7 +22,7 @@ from cnnaudit.metrics.behaviour import auc
 from cnnaudit.models.perception import DISTANCES, SENSORS, SimpleCNN
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.types import Preprocessing
-from scenarios.blender import REQUIREMENTS
+from scenarios import cards
 from scenarios.robot.frames import Frames, FrameSet, load_frames
 from scenarios.robot.render import FRAMES_ROOT
 from scenarios.shards import FramesError
@@ -75,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             on_epoch=lambda loss: progress.update(bar, advance=1, description=f"loss {loss:.4f}"),
         )
     figures = evaluate(model, held_out_frames, preprocessing)
-    _save(options.out, model, _card(train_set, held_out_set, recipe, figures))
+    card = _card(train_set, held_out_set, recipe, figures)
+    cards.save(options.out, "perception.safetensors", model, card)
     console.print(f"AUC over all held-out cells: {figures['auc']:.4f}")
     return 0
 
@@ -192,28 +190,9 @@ def _card(
         "training_frames": asdict(train_set),
         "recipe": asdict(recipe),
         "held_out_frames": asdict(held_out_set),
-        "held_out": _rounded(figures),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "blender": REQUIREMENTS.read_text().split(),
-        },
+        "held_out": cards.rounded(figures),
+        "versions": cards.versions(),
     }
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return round(value, 5) if isinstance(value, float) else value
-
-
-def _save(folder: Path, model: SimpleCNN, card: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), folder / "perception.safetensors")
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
