@@ -10,6 +10,9 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scenarios import blender
 from scenarios.blender import Job
 from scenarios.image_set import Row, read_light, write_manifest, write_mask, write_picture
@@ -133,9 +136,20 @@ def _store_regions(place: Place, scratch: Path, folder: Path) -> None:
     tank = read_light(_region_output(place, "tank", "tank", scratch)) > 0.5
     sky = {presence: light[presence, "sky"] > 0.5 for presence in PRESENCES}
     with_it, without = light["tank", "sunlight"], light["none", "sunlight"]
-    shadow = (without > LIT) & (with_it < SHADOWED * without) & ~tank & ~sky["none"]
+    shadow = (without > LIT) & (with_it < SHADOWED * without) & ~_grown(tank) & ~sky["none"]
     regions = {_tank(place): tank, _shadow(place): shadow}
     regions |= {_sky(place, presence): sky[presence] for presence in PRESENCES}
     for path, region in regions.items():
         if region.any():
             write_mask(region, folder / path)
+
+
+def _grown(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a region with the pixels around it, which its edge may run through."""
+    height, width = region.shape
+    padded = np.pad(region, 1)
+    shifts = product(range(3), repeat=2)
+    grown: NDArray[np.bool_] = np.any(
+        [padded[y : y + height, x : x + width] for y, x in shifts], axis=0
+    )
+    return grown

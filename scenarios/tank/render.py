@@ -20,7 +20,7 @@ from scenarios.tank.pool import VIEWS, PlaceSet, render_pool
 POOL_ROOT = Path("outputs/tank")
 # (count, seed) of places: other seeds, other places. Seeds from 100 on are kept for places that
 # nobody has seen until the bounds of every check stand.
-SPLITS = {"train": (1200, 1), "test": (300, 2), "crossed": (crossed.COUNT, crossed.SEED)}
+SPLITS = {"train": (800, 1), "test": (300, 2), "crossed": (crossed.COUNT, crossed.SEED)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
