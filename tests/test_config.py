@@ -72,7 +72,8 @@ def test_every_option_can_be_chosen(path: Path) -> None:
     group = path.relative_to(CONF).parent.as_posix()
     listed = group not in ("executor", "report", "experiment")
     asks = "???" in path.read_text()
-    contrasts = {"check": ["contrast=[colour,shadow]"], "contrast": ["check=[]"]}.get(group, [])
+    named = "contrast=[colour,shadow,weather,presence]"
+    contrasts = {"check": [named], "contrast": ["check=[]"]}.get(group, [])
     with pytest.raises(AuditError, match="must be given a value") if asks else nullcontext():
         load_specs([*contrasts, f"{group}=[{path.stem}]" if listed else f"{group}={path.stem}"])
 
