@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,20 +49,34 @@ class Series:
         return range(start, min(start + self.size, self.count))
 
 
+@dataclass(frozen=True)
+class _Batches(Sequence[list[Job]]):
+    """The jobs of some shards, made as they are asked for: all at once would fill the memory."""
+
+    series: Series
+    starts: Sequence[int]
+    scratch: Path
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, number: Any) -> Any:
+        return _jobs(self.series, self.starts[number], self.scratch)
+
+
 def render(series: Series, folder: Path, *, workers: int, on_frame: Callable[[int], None]) -> None:
     """Render the shards that the folder still lacks; ``on_frame`` gets the jobs just finished."""
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, series)
     starts = range(0, series.count, series.size)
     missing = [start for start in starts if not _shard(folder, start).exists()]
+    done = [start for start in starts if start not in missing]
     with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as name:
         scratch = Path(name)
-        batches = {s: _jobs(series, s, scratch) for s in missing}
-        done = [start for start in starts if start not in batches]
-        on_frame(sum(len(_jobs(series, start, scratch)) for start in done))
+        on_frame(sum(map(len, _Batches(series, done, scratch))))
         blender.run_batches(
             series.script,
-            list(batches.values()),
+            _Batches(series, missing, scratch),
             workers=workers,
             on_job=lambda: on_frame(1),
             on_batch=lambda batch: _pack(series, missing[batch], scratch, folder),

@@ -1,7 +1,7 @@
 """Render the wood with Blender: ``python scene.py jobs.json``, in Blender's own Python.
 
 Imports bpy, NumPy, the standard library and ``scenarios.staging`` only, which says what a jobs
-file holds; a ``scene`` is a ``jobs.View``, a ``picture`` a key of ``PICTURES``.
+file holds; a ``scene`` is what ``jobs.view`` returns, a ``picture`` a key of ``PICTURES``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scenarios import staging
 from scenarios.staging import Description
 
 SKY_INDEX, TANK_INDEX, WOOD_INDEX = 0, 1, 2
-MIDDLE_SIDES = 16
+CONE_SIDES = 16
 RUGGEDNESS = 0.14  # by which share of its radius a crown's surface goes up and down
 
 
@@ -137,14 +137,14 @@ def _painted() -> Any:
     nodes, links = material.node_tree.nodes, material.node_tree.links
     own, where = nodes.new("ShaderNodeObjectInfo"), nodes.new("ShaderNodeNewGeometry")
     noise, mottled = nodes.new("ShaderNodeTexNoise"), nodes.new("ShaderNodeVectorMath")
-    range_ = nodes.new("ShaderNodeMapRange")
-    range_.inputs["To Min"].default_value, range_.inputs["To Max"].default_value = 0.4, 1.6
+    mottle = nodes.new("ShaderNodeMapRange")
+    mottle.inputs["To Min"].default_value, mottle.inputs["To Max"].default_value = 0.4, 1.6
     noise.inputs["Scale"].default_value = 2.5
     mottled.operation = "MULTIPLY"
     links.new(where.outputs["Position"], noise.inputs["Vector"])
-    links.new(noise.outputs["Fac"], range_.inputs["Value"])
+    links.new(noise.outputs["Fac"], mottle.inputs["Value"])
     links.new(own.outputs["Color"], mottled.inputs[0])
-    links.new(range_.outputs["Result"], mottled.inputs[1])
+    links.new(mottle.outputs["Result"], mottled.inputs[1])
     _end_in(material, mottled.outputs["Vector"])
     return material
 
@@ -158,10 +158,10 @@ def _end_in(material: Any, colour: Any) -> None:
 
 
 def _cone_mesh() -> Any:
-    around = np.linspace(0, 2 * np.pi, MIDDLE_SIDES, endpoint=False)
+    around = np.linspace(0, 2 * np.pi, CONE_SIDES, endpoint=False)
     ring = [(0.5 * math.cos(angle), 0.5 * math.sin(angle), -0.5) for angle in around]
-    sides = [(i, (i + 1) % MIDDLE_SIDES, MIDDLE_SIDES) for i in range(MIDDLE_SIDES)]
-    faces = [*sides, tuple(reversed(range(MIDDLE_SIDES)))]
+    sides = [(i, (i + 1) % CONE_SIDES, CONE_SIDES) for i in range(CONE_SIDES)]
+    faces = [*sides, tuple(reversed(range(CONE_SIDES)))]
     return staging.make_mesh("cone", [*ring, (0.0, 0.0, 0.5)], faces)
 
 
