@@ -107,9 +107,10 @@ def find(
 ) -> list[dict[str, str]]:
     """Say in a sentence each what the declared grids show, behaviour before heatmaps.
 
-    Of a grid's row factor the first two levels are compared, at the column where they differ most.
+    Of a grid's row factor the first two levels are compared, at the column where they differ most;
+    where behaviour differs most comes first.
     """
-    findings = []
+    found = []
     for image_set in image_sets:
         for number, grid in enumerate(image_set.spec.grids):
             levels = grid.levels or image_set.levels(grid.rows)
@@ -117,9 +118,15 @@ def find(
                 continue
             table = _grid_table(summary, image_set, grid.rows, grid.cols)
             say = _Words(image_set, grid.rows, grid.cols)
-            for finding in _grid_findings(table, levels[:2], grid.rows, grid.cols, say, catalogue):
-                findings.append({**finding, "image_set": image_set.spec.name, "grid": str(number)})
-    return sorted(findings, key=lambda finding: finding["technique"] != "")
+            told = _grid_findings(table, levels[:2], grid.rows, grid.cols, say, catalogue)
+            for finding, gap in told:
+                place = {"image_set": image_set.spec.name, "grid": str(number)}
+                found.append(({**finding, **place}, gap))
+    findings = [finding for finding, _ in sorted(found, key=lambda one: -one[1])]
+    return [
+        *(one for one in findings if not one["technique"]),
+        *(one for one, _ in found if one["technique"]),
+    ]
 
 
 class _Words:
@@ -160,7 +167,8 @@ def _grid_findings(
     cols: str,
     say: _Words,
     catalogue: Mapping[str, Any],
-) -> Iterator[dict[str, str]]:
+) -> Iterator[tuple[dict[str, str], float]]:
+    """Yield findings, each with how far its two levels are apart."""
     metrics = catalogue["metrics"]
     for model in table.model.unique():
         of_model = table[table.model == model]
@@ -183,9 +191,10 @@ def _grid_findings(
                     subject += f" of {catalogue['techniques'][technique]['title']}"
                 about = {"model": model, "metric": metric, "technique": str(technique)}
                 if found is pairs:
-                    yield {**about, "text": _sentence(subject, str(model), part, levels, say)}
+                    text = _sentence(subject, str(model), part, levels, say)
+                    yield {**about, "text": text}, (part["first"] - part["second"]).abs().max()
                 else:
-                    yield {**about, "text": _sentence_of_one(subject, str(model), part, say)}
+                    yield {**about, "text": _sentence_of_one(subject, str(model), part, say)}, 0.0
 
 
 def _sentence_of_one(subject: str, model: str, means: pd.DataFrame, say: _Words) -> str:

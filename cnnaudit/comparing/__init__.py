@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from cnnaudit.checks import INCOMPLETE, Judgement, verdict_of
+from cnnaudit.checks import INCOMPLETE
 from cnnaudit.comparing.changes import change_table
 from cnnaudit.comparing.gaps import declared_apart, gap_table
 from cnnaudit.comparing.pairing import (
@@ -22,6 +22,7 @@ from cnnaudit.comparing.pairing import (
     paired_rows,
 )
 from cnnaudit.provenance import differences
+from cnnaudit.report.checks import verdict_of_records
 from cnnaudit.report.run import Run
 from cnnaudit.types import AuditError
 
@@ -127,8 +128,8 @@ def _checks(before: Run, after: Run, models: Iterable[Models]) -> Iterator[Check
             yield CheckChange(
                 name,
                 pair.label,
-                _verdict(sides[0]),
-                _verdict(sides[1]),
+                verdict_of_records(sides[0]),
+                verdict_of_records(sides[1]),
                 tuple((first.get(at), second.get(at)) for at in dict.fromkeys([*second, *first])),
             )
 
@@ -140,12 +141,6 @@ def _judgements(run: Run, model: str) -> list[Record]:
 
 def _place(one: Record) -> tuple[str, ...]:
     return tuple(one[name] for name in _JUDGED_BY if name != "model")
-
-
-def _verdict(judgements: Sequence[Record]) -> str:
-    names = [field.name for field in fields(Judgement)]
-    known = [Judgement(**{name: one[name] for name in names}) for one in judgements]
-    return verdict_of(known) if known else ""
 
 
 def _verdicts(before: Run, after: Run, pair: Models) -> tuple[str, str]:
@@ -160,7 +155,7 @@ def _verdicts(before: Run, after: Run, pair: Models) -> tuple[str, str]:
 def _overall(run: Run, judgements: Sequence[Record]) -> str:
     if run.summary["status"] != "COMPLETE":
         return INCOMPLETE
-    return _verdict(judgements)
+    return verdict_of_records(judgements)
 
 
 # --- what else ------------------------------------------------------------------------------------

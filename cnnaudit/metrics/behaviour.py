@@ -34,7 +34,7 @@ def answer(task: str, prediction: Cells, gives: str = "logits") -> Cells:
 
 @behaviour_metric(
     task=CLASSIFICATION,
-    title="correct",
+    title="accuracy",
     meaning="1 where the true class gets a higher score than every other, else 0",
     higher_is_better=True,
 )

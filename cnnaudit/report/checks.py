@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from cnnaudit.checks import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, WORST_FIRST
+from cnnaudit.checks import (
+    FAIL,
+    INCONCLUSIVE,
+    NOT_MEASURED,
+    PASS,
+    WORST_FIRST,
+    Judgement,
+    verdict_of,
+)
 from cnnaudit.report.cells import NO_LEVEL, interval, plural, probability, spaced
 from cnnaudit.report.run import Run, Variant
 from cnnaudit.report.tables import variant_label
@@ -76,6 +84,26 @@ def verdict(run: Run) -> Badge | None:
     found = list(run.summary["checks"].values())
     meaning = _MEANING.get(text, "")
     return badge(text, f"{_counted(found)} {meaning}".strip())
+
+
+def verdicts_of_models(run: Run) -> list[tuple[str, Badge]]:
+    """Return each model's own verdict, the worst first; nothing where a run is about one model."""
+    models = list(run.manifest["catalogue"]["models"])
+    if len(models) < 2 or run.summary["status"] != "COMPLETE":
+        return []
+    own = {
+        model: verdict_of_records(one for one in run.judgements if one["model"] in ("", model))
+        for model in models
+    }
+    judged = sorted(filter(own.get, models), key=lambda model: badness(own[model]))
+    return [(run.model_label(model), badge(own[model])) for model in judged]
+
+
+def verdict_of_records(records: Iterable[Record]) -> str:
+    """Return the verdict of judgements as a run keeps them; "" where there are none."""
+    names = [field.name for field in fields(Judgement)]
+    known = [Judgement(**{name: one[name] for name in names}) for one in records]
+    return verdict_of(known) if known else ""
 
 
 def checks(run: Run) -> list[Check]:

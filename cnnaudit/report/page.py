@@ -16,7 +16,7 @@ from markupsafe import Markup
 from cnnaudit import figures
 from cnnaudit.report.agreement import agreements
 from cnnaudit.report.cells import STATUSES, plural, spaced
-from cnnaudit.report.checks import checks, verdict
+from cnnaudit.report.checks import checks, verdict, verdicts_of_models
 from cnnaudit.report.contrasts import contrasts
 from cnnaudit.report.facets import across_models
 from cnnaudit.report.findings import findings
@@ -72,6 +72,7 @@ def audit_page(run: Run, pages: Mapping[str, str] = MappingProxyType({})) -> dic
         "cells": run.manifest["cells"],
         "failed": plural(int(run.summary["counts"].get("failed", 0)), "number"),
         "asked": f"{sum(run.summary['counts'].values()):,}",
+        "by_model": verdicts_of_models(run),
         "checks": checks(run),
         "contradictions": [str(one) for one in run.summary["contradictions"]],
         "contrasts": contrasts(run),
