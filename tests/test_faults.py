@@ -203,7 +203,8 @@ def test_every_kind_of_file_in_the_store_that_is_damaged_is_computed_again(
             "agreement.parquet",
             "randomisation.json",
         ),
-        *("view.webp", "input.png", "region-0.png", "picture.json", "heatmap.png", "heatmap.json"),
+        *("view.webp", "input.png", "region-0.png", "received-region-0.png", "picture.json"),
+        *("heatmap.png", "heatmap.json"),
         *("channels.png", "kernels.png", "kernels.json"),
     } == kinds.keys()
     for path in kinds.values():
