@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,13 +149,15 @@ def finish(
     catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
     found = read_results(ready, catalogue, watch)
     write_results(found, ready, run_dir)
+    sentences = [finding["text"] for finding in found.findings]
+    outcome = partial(Outcome, complete=found.complete, verdict=found.verdict, findings=sentences)
+    del found  # the report reads its tables again: they would be there twice
     manifest = _manifest(ready, run_dir, invocation, catalogue, executed, watch.seconds)
     write(run_dir / "config.yaml", invocation.config.encode())
     write_json(run_dir / "manifest.json", manifest)
     page = write_report(run_dir)
     log.info("wrote %s", page)
-    sentences = [finding["text"] for finding in found.findings]
-    return Outcome(run_dir, page, found.complete, found.verdict, sentences)
+    return outcome(run_dir, page)
 
 
 @dataclass(frozen=True)
