@@ -157,14 +157,21 @@ def colour_bar(alpha: float = 1.0, colour_map: str = COLOUR_MAP) -> Pixels:
 
 
 def data_uri(picture: Pixels, quality: int | None = None) -> str:
-    """Encode a picture as a WebP data address: lossless, or of a quality from 0 to 100."""
+    """Encode a picture as a data address: lossless, or of a quality from 0 to 100.
+
+    JPEG where it can be: of noise, which most heatmaps of gradients are, it is as small as WebP,
+    and takes a sixth of the time.
+    """
     stream = io.BytesIO()
-    image = Image.fromarray(picture)
+    image, kind = Image.fromarray(picture), "webp"
     if quality is None:
         image.save(stream, "WEBP", lossless=True, quality=20, method=0)
+    elif picture.shape[2] == 4:
+        image.save(stream, "WEBP", quality=quality, method=2)
     else:
-        image.save(stream, "WEBP", quality=quality, method=2)  # 4: half the speed, 5 % smaller
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+        image.save(stream, "JPEG", quality=quality, optimize=True)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def _stretch(grey: Pixels, picture: Pixels, interpolation: int) -> Pixels:

@@ -19,7 +19,7 @@ from cnnaudit.report.tables import variant_label, variants
 # The longest side of a picture as shown, in pixels; the viewer has the one of a card.
 CARD, TILE, CUT_OUT, CHANNEL = 480, 320, 150, 56
 CHANNELS_ACROSS = 4
-QUALITY = 70
+QUALITY = 75
 EXEMPLAR, WORST = "exemplar", "worst: "
 
 Picture = Mapping[str, Any]

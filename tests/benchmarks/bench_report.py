@@ -32,7 +32,7 @@ from cnnaudit.agreement import COLUMNS as AGREEMENT_COLUMNS
 from cnnaudit.checks import table_of
 from cnnaudit.contrasts import _COLUMNS as CONTRAST_COLUMNS
 from cnnaudit.report import write_report
-from cnnaudit.report.tiles import QUALITY, TILE
+from cnnaudit.report.tiles import TILE
 from cnnaudit.store import Store, digest_bytes
 from cnnaudit.summary import summarise, to_csv
 from cnnaudit.types import RUN_SCHEMA
@@ -314,7 +314,7 @@ def _jpeg(quality: int) -> Encoder:
 
 
 ENCODERS = {
-    **{f"WebP {QUALITY}, method {n}": _webp(QUALITY, n) for n in (0, 1, 2, 3, 4, 6)},
+    **{f"WebP 70, method {n}": _webp(70, n) for n in (0, 1, 2, 3, 4, 6)},
     "WebP 75, method 0": _webp(75, 0),
     "JPEG 75": _jpeg(75),
     "JPEG 85": _jpeg(85),
