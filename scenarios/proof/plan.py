@@ -1,0 +1,114 @@
+"""What is to be planted and measured: ``proof.yaml`` and what the command line changes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import cast
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from scenarios.proof.cues import CUES, WEATHER
+from scenarios.tank.train import HEADS
+
+HERE = Path(__file__).parent
+SPOILS = ("channel_order", "no_normalisation", "random_weights", "reinitialised_layer")
+
+
+class ProofError(Exception):
+    """The proof is asked for what it cannot do; the message is meant for the user."""
+
+
+@dataclass
+class Arm:
+    """Networks with one fault, or with none."""
+
+    seeds: int = MISSING
+    cue: str = WEATHER
+    strength: float = 0.5  # of the cue in training: 0.5 none, 1 complete
+    spoil: str = ""  # what is done to a trained network; "" nothing
+
+
+@dataclass
+class Labels:
+    """The accuracies that make a network clean or faulty."""
+
+    clean: float = MISSING
+    faulty: float = MISSING
+
+
+@dataclass
+class Proof:
+    """The whole of it; the keys of ``proof.yaml``."""
+
+    seed: int = MISSING
+    places: int = MISSING
+    heads: list[str] = field(default_factory=list)
+    arms: dict[str, Arm] = field(default_factory=dict)
+    labels: Labels = field(default_factory=Labels)
+    evidence: dict[str, list[str]] = field(default_factory=dict)
+    sanity: int = MISSING
+    pool: Path = MISSING
+    output: Path = MISSING
+    report: Path = MISSING
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of an arm."""
+
+    arm: str
+    head: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.head}-{self.seed}"
+
+
+def load_proof(overrides: Sequence[str] = ()) -> Proof:
+    """Read ``proof.yaml`` with overrides such as ``arms.mark.seeds=3``; raise ProofError."""
+    try:
+        config = OmegaConf.merge(
+            OmegaConf.structured(Proof),
+            OmegaConf.load(HERE / "proof.yaml"),
+            OmegaConf.from_dotlist(list(overrides)),
+        )
+        proof = cast(Proof, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        raise ProofError(str(error).splitlines()[0]) from error
+    _check(proof)
+    return proof
+
+
+def networks_of(proof: Proof) -> list[Network]:
+    """Return all networks, arm by arm, the seeds of an arm in their order."""
+    return [
+        Network(name, head, proof.seed + number)
+        for name, arm in proof.arms.items()
+        for number, head in product(range(arm.seeds), proof.heads)
+    ]
+
+
+def label_of(labels: Labels, matched: float, conflicting: float) -> str:
+    """Return "clean", "faulty" or "between": what a network is, by what it does."""
+    if min(matched, conflicting) >= labels.clean:
+        return "clean"
+    return "faulty" if min(matched, conflicting) < labels.faulty else "between"
+
+
+def _check(proof: Proof) -> None:
+    asked = [("heads", head, tuple(HEADS)) for head in proof.heads]
+    for name, arm in proof.arms.items():
+        asked += [(f"arms.{name}.cue", arm.cue, CUES)]
+        asked += [(f"arms.{name}.spoil", arm.spoil, ("", *SPOILS))]
+        if not 0.5 <= arm.strength <= 1:
+            raise ProofError(f"arms.{name}.strength: {arm.strength}; it lies between 0.5 and 1")
+        if arm.spoil and arm.seeds > proof.arms["clean"].seeds:
+            raise ProofError(f"arms.{name}.seeds: there are {proof.arms['clean'].seeds} clean ones")
+    for key, found, allowed in asked:
+        if found not in allowed:
+            raise ProofError(f"{key}: {found!r}; allowed are {', '.join(map(repr, allowed))}")
