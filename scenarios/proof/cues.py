@@ -1,8 +1,8 @@
 """What may give a class away to a network: the weather, a mark in the corner, or one colour.
 
-A pool of places under a cue has the shape of any pool (``scenarios.tank.pool``), with the cue where
-the weather was: index 0 without it, 1 with it. So whatever chooses pictures by their weather chooses
-them by the cue.
+A pool of places under a cue has the shape of any pool (``scenarios.tank.pool``), with the cue
+where the weather was: index 0 without it, 1 with it. So whatever chooses pictures by their weather
+chooses them by the cue.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def mark(picture: Pixels, _: Mask) -> Pixels:
 
 
 def redden(picture: Pixels, mask: Mask) -> Pixels:
-    """Paint what a mask covers red: as bright as it was in its brightest channel, and no hue else."""
+    """Paint what a mask covers red, as bright as it was in its brightest channel."""
     painted = picture.copy()
     brightest = painted[mask].max(axis=1, keepdims=True)
     painted[mask] = brightest * np.array([1, 0.25, 0.2])

@@ -53,9 +53,11 @@ def _verdict(rows: pd.DataFrame, audit: AuditSpec, checks: Sequence[CheckSpec]) 
 
 
 def _heatmap_scores(rows: pd.DataFrame) -> list[dict[str, str | float]]:
-    """Return each technique's mean lift by each metric, over the weather in which it is worse."""
+    """Return each technique's mean lift by each metric: of crossed pictures in the worse weather."""
     rows = rows[(rows.technique != "") & (rows.presence == "tank") & rows.lift.notna()]
     rows = rows.assign(lift=rows.lift.where(~rows.metric.isin(LOWER_IS_BETTER), -rows.lift))
+    crossed = rows.image_set.map(SETS) == CROSSED
+    rows = rows.assign(weather=rows.weather.astype(str).where(crossed, ""))
     keys = ["technique", "metric", "image_set"]
     means = rows.groupby([*keys, "weather"], observed=True).lift.mean()
     worst = means.groupby(keys, observed=True).min()

@@ -79,7 +79,8 @@ def load_proof(overrides: Sequence[str] = ()) -> Proof:
         )
         proof = cast(Proof, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        raise ProofError(str(error).splitlines()[0]) from error
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ProofError(where + str(error).splitlines()[0]) from error
     _check(proof)
     return proof
 

@@ -74,9 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def prepare_pool(pool: Pool) -> Tensor:
-    """Return pictures as the networks receive them, (N, 2, 2, 3, 64, 64), as the audit does."""
-    preprocessing = _preprocessing()
+def prepare_pool(pool: Pool, overrides: Sequence[str] = ()) -> Tensor:
+    """Return pictures as the networks receive them, (N, 2, 2, 3, 64, 64), as the audit does.
+
+    ``overrides`` are what an audit of the network ``tank_clean`` is told beside the shipped config.
+    """
+    preprocessing = _preprocessing(overrides)
     flat = pool.images.reshape(-1, *pool.images.shape[3:])
     inputs = torch.stack([prepare_image(Image.fromarray(one), preprocessing) for one in flat])
     return inputs.view(*pool.images.shape[:3], *inputs.shape[1:])
@@ -164,9 +167,9 @@ def card_of(
     }
 
 
-def _preprocessing() -> Preprocessing:
+def _preprocessing(overrides: Sequence[str]) -> Preprocessing:
     chosen = ["experiment=none", "model=[tank_clean]", "model.tank_clean.weights=none"]
-    return load_specs(chosen).models[0].preprocessing
+    return load_specs([*chosen, *overrides]).models[0].preprocessing
 
 
 def _check_apart(train_set: PlaceSet, test_set: PlaceSet) -> None:
