@@ -53,7 +53,7 @@ def _verdict(rows: pd.DataFrame, audit: AuditSpec, checks: Sequence[CheckSpec]) 
 
 
 def _heatmap_scores(rows: pd.DataFrame) -> list[dict[str, str | float]]:
-    """Return each technique's mean lift by each metric: of crossed pictures in the worse weather."""
+    """Return each technique's mean lift by each metric, of crossed ones in the worse weather."""
     rows = rows[(rows.technique != "") & (rows.presence == "tank") & rows.lift.notna()]
     rows = rows.assign(lift=rows.lift.where(~rows.metric.isin(LOWER_IS_BETTER), -rows.lift))
     crossed = rows.image_set.map(SETS) == CROSSED
