@@ -83,6 +83,8 @@ def run_batches(
     batch. Raises BlenderError, with the end of what the script said, if one fails; the others
     are stopped then.
     """
+    if not batches:
+        return  # nor is Blender needed then
     python = interpreter()
     processes: set[subprocess.Popen[str]] = set()
 
