@@ -19,10 +19,10 @@ LIGHTS = {
 }
 
 
-def _contrasts() -> pd.DataFrame:
+def _contrasts(model: str = "perception", contrast: str = "colour") -> pd.DataFrame:
     numbers = ["difference", "low", "high", "first", "second", "dead_first"]
     table = pd.read_csv(EXAMPLE / "contrasts.csv", keep_default_na=False)
-    table = table[(table.contrast == "colour") & (table.net_of == "")]
+    table = table[(table.contrast == contrast) & (table.model == model) & (table.net_of == "")]
     table[numbers] = table[numbers].apply(pd.to_numeric)
     return table.set_index(["metric", "technique", "within"])
 
@@ -38,6 +38,18 @@ def test_the_table_is_the_examples() -> None:
         difference = f"{_said(row.difference)} [{_said(row.low)}, {_said(row.high)}]"
         line = f"| {words} | {_said(row['first'])} | {_said(row['second'])} | {difference} |"
         assert line in README
+
+
+def test_the_table_of_the_repair_is_the_examples() -> None:
+    after = _contrasts("perception_mixed")
+    alarms = [_contrasts(model, "shadow") for model in ("perception", "perception_mixed")]
+    for words, light in LIGHTS.items():
+        row = after.loc["true_cell_probability", "", light]
+        shadow = [found.loc["strongest_false_alarm", "", light]["first"] for found in alarms]
+        cells = [words, *map(_said, (row["first"], row["second"], *shadow))]
+        assert f"| {' | '.join(cells)} |" in README
+    card = json.loads((ROOT / "scenarios/robot/mixed/card.json").read_text())
+    assert f"(AUC {card['held_out']['auc']:.3f} after" in README
 
 
 def test_the_sentences_are_the_examples() -> None:

@@ -15,7 +15,7 @@ PANEL += ["metric=[mass_in_mask,mass_in_shadow]"]
 
 
 def _run(tmp_path: Path, *more: str) -> cnnaudit.FinishedRun:
-    overrides = [*PANEL, f"output_dir={tmp_path}", *more]
+    overrides = ["model=[perception]", *PANEL, f"output_dir={tmp_path}", *more]
     return cnnaudit.load_run(run_audit(load_specs(overrides), Invocation("test", [], "")).run_dir)
 
 
@@ -65,3 +65,17 @@ def test_an_untrained_network_does_not_pass(tmp_path: Path) -> None:
     assert "PASS" not in set(looks[looks.statistic == "lift"].verdict)
     alarms = run.checks[run.checks.check == "no_alarm_for_a_shadow"]
     assert set(alarms.verdict) == {"FAIL"}
+
+
+def test_the_repaired_network_sees_the_obstacle_and_takes_shadows_for_one(
+    trained: cnnaudit.FinishedRun, tmp_path: Path
+) -> None:
+    repaired = _run(tmp_path, "model=[perception_mixed]", "metric=[]", "technique=[]")
+    seen = repaired.checks[repaired.checks.check == "sees_the_obstacle"]
+    assert set(seen[seen.statistic == "level"].verdict) == {"PASS"}
+    assert "FAIL" not in set(seen.verdict)
+    difference = "contrast == 'colour' and metric == 'true_cell_probability'"
+    before, after = (run.contrasts.query(difference).difference for run in (trained, repaired))
+    assert (after.to_numpy() > before.to_numpy() + 0.4).all()
+    alarms = repaired.checks[repaired.checks.check == "no_alarm_for_a_shadow"]
+    assert "FAIL" in set(alarms.verdict)  # what the repair cost
