@@ -11,10 +11,12 @@ from typing import cast
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cnnaudit.config import load_specs
 from scenarios.proof.cues import CUES, WEATHER
 from scenarios.tank.train import HEADS
 
 HERE = Path(__file__).parent
+AUDIT = ("experiment=proof", "image_set.alike.root=none")  # as it is before a network is chosen
 SPOILS = ("channel_order", "no_normalisation", "random_weights", "reinitialised_layer")
 
 
@@ -110,6 +112,9 @@ def _check(proof: Proof) -> None:
             raise ProofError(f"arms.{name}.strength: {arm.strength}; it lies between 0.5 and 1")
         if arm.spoil and arm.seeds > proof.arms["clean"].seeds:
             raise ProofError(f"arms.{name}.seeds: there are {proof.arms['clean'].seeds} clean ones")
+    checks = tuple(check.name for check in load_specs(AUDIT, HERE / "conf").checks)
+    for kind, names in proof.evidence.items():
+        asked += [(f"evidence.{kind}", name, checks) for name in names]
     for key, found, allowed in asked:
         if found not in allowed:
             raise ProofError(f"{key}: {found!r}; allowed are {', '.join(map(repr, allowed))}")
