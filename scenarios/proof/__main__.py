@@ -18,6 +18,7 @@ from scenarios.image_set import MANIFEST
 from scenarios.proof.audits import examine_all, write_image_sets
 from scenarios.proof.plan import Proof, ProofError, load_proof, networks_of
 from scenarios.proof.publish import publish
+from scenarios.proof.robot import examine_robot
 from scenarios.tank import crossed
 from scenarios.tank.pool import VIEWS, PlaceSet, render_pool
 from scenarios.tank.render import SPLITS
@@ -40,7 +41,7 @@ def _prove(proof: Proof, workers: int, progress: Progress) -> None:
     networks = networks_of(proof)
     advance = commands.bar(progress, "networks", len(networks))
     records = examine_all(proof, networks, workers=workers, done=lambda: advance(1))
-    publish(proof, records)
+    publish(proof, records, examine_robot(proof))
 
 
 def _render(proof: Proof, workers: int, progress: Progress) -> None:

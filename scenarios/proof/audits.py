@@ -21,7 +21,7 @@ from cnnaudit.audit import Invocation, run_audit
 from cnnaudit.config import load_specs
 from scenarios.proof.alike import write_alike
 from scenarios.proof.evidence import evidence_of
-from scenarios.proof.networks import Ready, make_ready
+from scenarios.proof.networks import AUDITED, Ready, make_ready
 from scenarios.proof.plan import HERE, Arm, Network, Proof
 
 COMMAND = "python -m scenarios.proof"
@@ -49,8 +49,8 @@ def overrides_of(proof: Proof, network: Network, ready: Ready) -> list[str]:
     sane = network.arm == "clean" and network.seed < proof.seed + proof.sanity
     return [
         "experiment=proof",
-        f"model.tank_clean.builder=detector_{ready.head}",
-        f"model.tank_clean.weights={ready.weights}",
+        f"model.{AUDITED}.builder=detector_{ready.head}",
+        f"model.{AUDITED}.weights={ready.weights}",
         *ready.overrides,
         f"image_set.tank.root={proof.output / 'places'}",
         f"image_set.alike.root={_alike(proof, arm)}",

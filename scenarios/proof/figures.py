@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scenarios.proof.evidence import ALIKE, CROSSED
+from scenarios.proof.evidence import CROSSED
 
 LIFTS = (("mass_in_mask", "lift of the mass on the tank", 1), ("mass_in_sky", "… on the sky", -1))
 BEHAVIOUR = (
@@ -41,28 +42,36 @@ def draw_strengths(scores: pd.DataFrame, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def draw_areas(areas: pd.DataFrame, arm: str, path: Path) -> None:
-    """Draw how well each technique by each metric tells an arm's networks from the clean ones."""
-    chosen = areas[(areas.arm == arm) & (areas.technique != "")]
-    order = chosen[chosen.pictures == CROSSED].groupby("technique").area.mean().sort_values()
+def draw_areas(
+    areas: pd.DataFrame, techniques: Sequence[str], panels: Sequence[tuple[str, str]], path: Path
+) -> None:
+    """Draw how well each technique by each metric tells an arm's networks from the clean ones.
+
+    ``panels`` are arms and the kind of pictures; one of which there is no network stays empty.
+    """
+    chosen = areas[areas.technique.isin(techniques)]
+    order = chosen.groupby("technique").area.mean().sort_values(ascending=False).index
     metrics = sorted(chosen.metric.unique())
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        for plot, pictures in zip(figure.subplots(1, 2), (CROSSED, ALIKE), strict=True):
-            grid = chosen[chosen.pictures == pictures].pivot(
-                index="technique", columns="metric", values="area"
-            )
-            grid = grid.loc[order.index[::-1], metrics]
-            plot.imshow(grid, vmin=0, vmax=1, cmap="PuOr", aspect="auto")
-            for row, line in enumerate(grid.to_numpy()):
-                for column, value in enumerate(line):
-                    colour = "black" if 0.2 < value < 0.8 else "white"
-                    plot.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
-            plot.set_xticks(range(len(metrics)), metrics, rotation=40, ha="right")
-            plot.set_yticks(range(len(grid)), grid.index)
-            plot.set_title(f"{pictures} pictures: area under the ROC curve")
-            plot.spines[:].set_visible(False)
+        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True)
+        for plot, (arm, pictures) in zip(axes, panels, strict=True):
+            mine = chosen[(chosen.arm == arm) & (chosen.pictures == pictures)]
+            grid = mine.pivot(index="technique", columns="metric", values="area")
+            _draw_grid(plot, grid.reindex(index=order, columns=metrics))
+            plot.set_title(f"{arm}, {pictures} pictures")
         figure.savefig(path, metadata={"Date": None})
+
+
+def _draw_grid(plot: mpl.axes.Axes, grid: pd.DataFrame) -> None:
+    plot.imshow(grid, vmin=0, vmax=1, cmap="PuOr", aspect="auto")
+    for row, line in enumerate(grid.to_numpy()):
+        for column, value in enumerate(line):
+            colour = "black" if 0.2 < value < 0.8 else "white"
+            plot.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
+    plot.set_xticks(range(grid.shape[1]), grid.columns, rotation=40, ha="right")
+    plot.set_yticks(range(grid.shape[0]), grid.index)
+    plot.spines[:].set_visible(False)
 
 
 def _by_strength(scores: pd.DataFrame, technique: str, metric: str) -> pd.Series:

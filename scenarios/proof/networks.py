@@ -20,7 +20,8 @@ from scenarios.tank import train as training
 from scenarios.tank.pool import Pool, load_pool
 from scenarios.tank.train import HEADS, WEIGHTS, Recipe
 
-REINITIALISED = "features.8"  # the third convolution
+AUDITED = "tank_clean"  # the model of conf/experiment/proof.yaml that a network takes the place of
+REINITIALISED = ("features.8", "encoder.6")  # the third convolution, the tank's and the robot's
 _CPU = torch.device("cpu")
 
 
@@ -40,12 +41,16 @@ class Ready:
 class Spoil:
     """What goes wrong after training: with the weights, or with the input."""
 
-    weights: Callable[[Detector], None] = lambda _: None
-    overrides: tuple[str, ...] = ()
+    weights: Callable[[nn.Module], None] = lambda _: None
+    preprocessing: tuple[str, ...] = ()  # what a config says of it instead
+
+    def overrides(self, model: str) -> tuple[str, ...]:
+        """Return what an audit of a model of this name is told."""
+        return tuple(f"model.{model}.preprocessing.{change}" for change in self.preprocessing)
 
 
-def _reinitialise(*names: str) -> Callable[[Detector], None]:
-    def spoil(model: Detector) -> None:
+def _reinitialise(*names: str) -> Callable[[nn.Module], None]:
+    def spoil(model: nn.Module) -> None:
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear) and (
                 not names or name in names
@@ -57,15 +62,10 @@ def _reinitialise(*names: str) -> Callable[[Detector], None]:
 
 SPOILS: Mapping[str, Spoil] = {
     "": Spoil(),
-    "channel_order": Spoil(overrides=("model.tank_clean.preprocessing.channels=bgr",)),
-    "no_normalisation": Spoil(
-        overrides=(
-            "model.tank_clean.preprocessing.mean=[0,0,0]",
-            "model.tank_clean.preprocessing.std=[1,1,1]",
-        )
-    ),
+    "channel_order": Spoil(preprocessing=("channels=bgr",)),
+    "no_normalisation": Spoil(preprocessing=("mean=[0,0,0]", "std=[1,1,1]")),
     "random_weights": Spoil(_reinitialise()),
-    "reinitialised_layer": Spoil(_reinitialise(REINITIALISED)),
+    "reinitialised_layer": Spoil(_reinitialise(*REINITIALISED)),
 }
 
 
@@ -80,7 +80,7 @@ def make_ready(proof: Proof, network: Network) -> Ready:
     return Ready(
         weights=folder / WEIGHTS,
         head=network.head,
-        overrides=SPOILS[proof.arms[network.arm].spoil].overrides,
+        overrides=SPOILS[proof.arms[network.arm].spoil].overrides(AUDITED),
         matched=matched,
         conflicting=conflicting,
         label=label_of(proof.labels, matched, conflicting),
@@ -95,7 +95,7 @@ def _make(proof: Proof, network: Network, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(network.seed)
         spoil.weights(model)
-    figures = training.evaluate(model, _inputs(proof.pool / "test", arm.cue, spoil.overrides))
+    figures = training.evaluate(model, _inputs(proof.pool / "test", arm.cue, spoil))
     train_set, _ = load_pool(proof.pool / "train")
     test_set, _ = load_pool(proof.pool / "test")
     card = training.card_of(train_set, test_set, recipe, figures)
@@ -103,7 +103,7 @@ def _make(proof: Proof, network: Network, folder: Path) -> None:
 
 
 def _trained(proof: Proof, arm: Arm, recipe: Recipe) -> Detector:
-    inputs = _inputs(proof.pool / "train", arm.cue, ())
+    inputs = _inputs(proof.pool / "train", arm.cue, SPOILS[""])
     return training.train(inputs, recipe, _CPU, on_epoch=lambda _loss: None)
 
 
@@ -116,7 +116,7 @@ def _clean(proof: Proof, network: Network) -> Detector:
 
 
 @lru_cache(maxsize=2)  # one pool to train on and one to test on
-def _inputs(folder: Path, cue: str, overrides: tuple[str, ...]) -> Tensor:
+def _inputs(folder: Path, cue: str, spoil: Spoil) -> Tensor:
     pool_set, pool = load_pool(folder)
     pictures = Pool(under_cue(pool.images, cue, pool_set.seed))
-    return training.prepare_pool(pictures, overrides)
+    return training.prepare_pool(pictures, spoil.overrides(AUDITED))

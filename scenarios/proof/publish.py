@@ -16,6 +16,7 @@ from scenarios.proof.tables import BETWEEN, CLEAN, FAULTY, Records
 
 MAIN = "weather"  # the arm by which techniques are set side by side
 WEAKER = "weather_90"  # and one that few of them see
+PANELS = ((MAIN, CROSSED), (MAIN, ALIKE), (WEAKER, CROSSED))
 MASS = "mass_in_mask"  # and the metric
 INSENSITIVE = (
     0.5  # rank correlation with itself under random weights: conf/sanity/randomisation.yaml
@@ -25,7 +26,7 @@ DETECTED, FALSE_ALARMS = 0.95, 0.05  # what is aimed at
 Line = Mapping[str, Any]
 
 
-def publish(proof: Proof, records: Records) -> Path:
+def publish(proof: Proof, records: Records, robot: pd.DataFrame) -> Path:
     """Write the report of the proof into its folder; return the page."""
     found = {
         "networks": tables.networks_table(records),
@@ -34,12 +35,15 @@ def publish(proof: Proof, records: Records) -> Path:
         "areas": tables.areas_table(records),
         "strengths": tables.strengths_table(records, proof),
         "randomisation": tables.randomisation_table(records),
+        "robot": robot,
     }
     proof.report.mkdir(parents=True, exist_ok=True)
     for name, table in found.items():
         table.to_csv(proof.report / f"{name}.csv", index=False, float_format="%.6g")
     figures.draw_strengths(found["strengths"], proof.report / "strengths.svg")
-    figures.draw_areas(found["areas"], MAIN, proof.report / "areas.svg")
+    figures.draw_areas(
+        found["areas"], list(found["randomisation"].technique), PANELS, proof.report / "areas.svg"
+    )
     page = proof.report / "README.md"
     page.write_text(_page(proof, found), encoding="utf-8")
     return page
@@ -60,6 +64,7 @@ def _page(proof: Proof, found: Mapping[str, pd.DataFrame]) -> str:
         evidence=_evidence(found["evidence"], kinds),
         graded=_graded(found),
         techniques=_techniques(found),
+        robot=_robot(found["robot"]),
         shortfalls=_shortfalls(found["evidence"]),
     )
     return text.rstrip() + "\n"
@@ -125,12 +130,21 @@ def _techniques(found: Mapping[str, pd.DataFrame]) -> str:
         if correlation is None:
             about = "sees no network"
         else:
-            about = f"{correlation:.2f}" + (
+            about = _share(correlation) + (
                 ", **not about it**" if correlation >= INSENSITIVE else ""
             )
         lines.append([f"`{name}`", *shown, *apart, about])
     head = ["technique", "crossed: found", "false alarms", "alike: found", "false alarms"]
     return _markdown([*head, "ROC area", f"of `{WEAKER}`", "random weights"], lines)
+
+
+def _robot(table: pd.DataFrame) -> str:
+    checks = [name for name in table if name != "spoil"]
+    lines = [
+        [f"`{line.spoil}`" if line.spoil else "as it is", *(getattr(line, name) for name in checks)]
+        for line in table.itertuples()
+    ]
+    return _markdown(["the robot's network", *(f"`{name}`" for name in checks)], lines)
 
 
 def _shortfalls(table: pd.DataFrame) -> list[str]:
@@ -169,7 +183,7 @@ def _area(line: Any) -> str:
 
 
 def _share(value: float) -> str:
-    return f"{value:.2f}"
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 def _span(values: pd.Series) -> str:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from scenarios.proof import alike, audits, cues, tables
-from scenarios.proof.networks import make_ready
+from scenarios.proof import alike, audits, cues, robot, tables
+from scenarios.proof.networks import SPOILS, make_ready
 from scenarios.proof.plan import (
     Labels,
     Network,
@@ -273,15 +273,25 @@ def test_a_spoilt_network_is_the_clean_one_of_its_seed(proof: Proof) -> None:
     assert ready.weights.read_bytes() != (TANK_FOLDER / "clean" / WEIGHTS).read_bytes()
 
 
+def test_a_robot_that_gets_its_input_wrong_is_found_and_the_sound_one_is_not(proof: Proof) -> None:
+    found = robot.examine_robot(proof).set_index("spoil")
+    assert list(found.index) == list(SPOILS)
+    assert set(found.loc[""]) == {"PASS"}
+    for spoil in ("no_normalisation", "random_weights"):
+        assert "FAIL" in set(found.loc[spoil])
+
+
 def test_the_page_has_every_rate_with_its_interval(proof: Proof, records: tables.Records) -> None:
-    text = publish(proof, records).read_text()
+    robots = pd.DataFrame([{"spoil": "", "sees": "PASS"}, {"spoil": "random", "sees": "FAIL"}])
+    text = publish(proof, records, robots).read_text()
+    assert "| as it is | PASS |\n| `random` | FAIL |" in text
     assert "| clean (a FAIL is a false alarm) | 0/1 (0.00–0.97) |" in text
     assert "| `weather` | 1/1 (0.03–1.00) | 0/1 (0.00–0.97) |" in text
     assert "- accuracy alone finds 0 of 1 of `weather`" in text
     for name in ("strengths", "areas"):
         figure = proof.report / f"{name}.svg"
         first = figure.read_bytes()
-        publish(proof, records)
+        publish(proof, records, robots)
         assert figure.read_bytes() == first
 
 
