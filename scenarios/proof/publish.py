@@ -93,13 +93,10 @@ def _evidence(table: pd.DataFrame, kinds: Sequence[str]) -> str:
 def _graded(found: Mapping[str, pd.DataFrame]) -> str:
     """Return what the audit says of the networks that learnt the weather to some degree."""
     strengths = found["strengths"]
-    networks = found["networks"].assign(
-        strength=found["networks"].merge(
-            strengths[["arm", "strength"]].drop_duplicates(), on="arm", how="left"
-        )["strength"]
-    )
+    graded = strengths[["arm", "strength"]].drop_duplicates()
+    networks = found["networks"].merge(graded, on="arm")
     lines = []
-    for strength, part in networks.dropna(subset="strength").groupby("strength"):
+    for strength, part in networks.groupby("strength"):
         verdicts = part["default checks"]
         counts = [int((verdicts == verdict).sum()) for verdict in ("FAIL", "PASS")]
         counts.insert(1, len(part) - sum(counts))
