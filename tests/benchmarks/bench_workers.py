@@ -21,7 +21,14 @@ from cnnaudit.execute import Finished
 from cnnaudit.executors import run_ray
 
 AUDIT = (
-    *("image_set=[robot_lighting]", "check=[]", "contrast=[]", "executor=ray", "device=cpu"),
+    *(
+        "model=[perception]",
+        "image_set=[robot_lighting]",
+        "check=[]",
+        "contrast=[]",
+        "executor=ray",
+        "device=cpu",
+    ),
     *("perturbation=[haze]", "perturbation.haze.severities=[1]", "technique=[saliency]"),
 )
 
