@@ -16,7 +16,7 @@ from rich.progress import Progress
 from scenarios import commands
 from scenarios.image_set import MANIFEST
 from scenarios.proof.audits import examine_all, write_image_sets
-from scenarios.proof.plan import Proof, ProofError, load_proof, networks_of
+from scenarios.proof.plan import Proof, ProofError, claim, load_proof, networks_of
 from scenarios.proof.publish import publish
 from scenarios.proof.robot import examine_robot
 from scenarios.tank import crossed
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         proof = load_proof(options.overrides)
+        claim(proof)
     except ProofError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

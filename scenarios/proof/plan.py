@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import cast
@@ -94,6 +95,27 @@ def networks_of(proof: Proof) -> list[Network]:
         for name, arm in proof.arms.items()
         for number, head in product(range(arm.seeds), proof.heads)
     ]
+
+
+def claim(proof: Proof) -> None:
+    """Write down what the output folder holds; raise ProofError if that is another proof's.
+
+    The numbers of networks may differ: more of them join those that are there.
+    """
+    about = asdict(proof)
+    for arm in about["arms"].values():
+        del arm["seeds"]
+    kept = ("seed", "places", "arms", "labels", "evidence", "sanity")
+    audit = {path.name: path.read_text() for path in sorted((HERE / "conf").rglob("*.yaml"))}
+    content = json.dumps({name: about[name] for name in kept} | {"audit": audit}, indent=1) + "\n"
+    record = proof.output / "proof.json"
+    if record.exists() and record.read_text() != content:
+        raise ProofError(
+            f"output: {proof.output} holds another proof's networks (see {record.name} there). "
+            "Remove it, or choose another folder."
+        )
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(content)
 
 
 def label_of(labels: Labels, matched: float, conflicting: float) -> str:

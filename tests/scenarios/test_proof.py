@@ -19,6 +19,7 @@ from scenarios.proof.plan import (
     Network,
     Proof,
     ProofError,
+    claim,
     label_of,
     load_proof,
     networks_of,
@@ -180,6 +181,13 @@ def test_enough_networks_are_held_out_and_none_twice() -> None:
 def test_what_is_wrong_is_named(override: str, said: str) -> None:
     with pytest.raises(ProofError, match=said):
         load_proof([override])
+
+
+def test_networks_of_another_proof_are_not_mixed_in(tmp_path: Path) -> None:
+    claim(load_proof([f"output={tmp_path}"]))
+    claim(load_proof([f"output={tmp_path}", "arms.clean.seeds=31"]))  # more of the same
+    with pytest.raises(ProofError, match="holds another proof's networks"):
+        claim(load_proof([f"output={tmp_path}", "labels.faulty=0.7"]))
 
 
 @pytest.mark.parametrize(
