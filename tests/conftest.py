@@ -46,6 +46,7 @@ def weights(tmp_path: Path) -> Path:
 def overrides(image_set: Path, weights: Path, tmp_path: Path) -> list[str]:
     """An audit of that network on that set, with everything it writes below `tmp_path`."""
     return [
+        "model=[perception]",
         "image_set=[robot_lighting]",
         f"image_set.robot_lighting.root={image_set}",
         f"model.perception.weights={weights}",

@@ -75,7 +75,7 @@ def test_odd_paths(image_set: Path, weights: Path, tmp_path: Path) -> None:
     shutil.move(weights, odd / "w 1.safetensors")
     ran = _call(
         str(RUN),
-        *("image_set=[robot_lighting]", "technique=[saliency]", "device=cpu"),
+        *("model=[perception]", "image_set=[robot_lighting]", "technique=[saliency]", "device=cpu"),
         "image_set.robot_lighting.root='my set'",
         "model.perception.weights='w 1.safetensors'",
         cwd=odd,
@@ -290,7 +290,7 @@ def test_an_interrupted_run_says_so_and_exits_with_130(weights: Path, tmp_path: 
 
 
 def test_layers_are_listed_in_execution_order(cli: Callable, weights: Path) -> None:
-    code, out, _ = cli("layers", f"model.perception.weights={weights}")
+    code, out, _ = cli("layers", "model=[perception]", f"model.perception.weights={weights}")
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "perception: 249,539 parameters, input 3×64×80"

@@ -75,7 +75,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 def _run(folder: Path, name: str, weights: str, *more: str, root: Path | None = None) -> Path:
     arguments = [
-        *("run", "image_set=[robot_lighting]", TECHNIQUES, f"metric=[{MASS}]", "device=cpu"),
+        *("run", "model=[perception]", "image_set=[robot_lighting]", TECHNIQUES, "device=cpu"),
+        f"metric=[{MASS}]",
         f"image_set.robot_lighting.root={root or folder / 'set'}",
         f"model.perception.weights={folder / weights}.safetensors",
         *(f"output_dir={folder / 'out'}", f"name={name}", *more),

@@ -27,7 +27,7 @@ def test_every_experiment_composes(path: Path) -> None:
 def test_the_default_is_the_robot_audit() -> None:
     audit = load_specs()
     assert audit.name == "robot"
-    assert [model.name for model in audit.models] == ["perception"]
+    assert [model.name for model in audit.models] == ["perception", "perception_mixed"]
     assert [s.name for s in audit.image_sets] == ["robot_lighting", "robot_ordinary"]
     assert {t.name for t in audit.techniques} == {
         *("saliency", "guided_saliency", "grad_cam", "hires_cam", "layer_cam"),
