@@ -9,8 +9,6 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scenarios.proof.evidence import CROSSED
-
 LIFTS = (("mass_in_mask", "lift of the mass on the tank", 1), ("mass_in_sky", "… on the sky", -1))
 BEHAVIOUR = (
     ("conflicting", "accuracy where they conflict", 1),
@@ -75,11 +73,7 @@ def _draw_grid(plot: mpl.axes.Axes, grid: pd.DataFrame) -> None:
 
 
 def _by_strength(scores: pd.DataFrame, technique: str, metric: str) -> pd.Series:
-    chosen = scores[
-        (scores.technique == technique)
-        & (scores.metric == metric)
-        & scores.pictures.isin(("", CROSSED))
-    ]
+    chosen = scores[(scores.technique == technique) & (scores.metric == metric)]
     return chosen.set_index("strength").score
 
 

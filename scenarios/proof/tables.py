@@ -8,9 +8,12 @@ from typing import Any
 import pandas as pd
 
 from cnnaudit.checks import FAIL, PASS
+from scenarios.proof.cues import WEATHER
+from scenarios.proof.evidence import CROSSED
 from scenarios.proof.plan import Proof
 from scenarios.proof.rates import area, rate
 
+SHOWN = ("mass_in_mask", "mass_in_sky")
 CLEAN, BETWEEN, FAULTY = "clean", "between", "faulty"
 Records = Sequence[Mapping[str, Any]]
 
@@ -59,8 +62,8 @@ def areas_table(records: Records) -> pd.DataFrame:
 
 
 def strengths_table(records: Records, proof: Proof) -> pd.DataFrame:
-    """Return the scores of every network that learnt the weather to some degree, the clean too."""
-    graded = {n: arm for n, arm in proof.arms.items() if arm.cue == "weather" and not arm.spoil}
+    """Return what a figure shows of every network that learnt the weather to some degree."""
+    graded = {n: arm for n, arm in proof.arms.items() if arm.cue == WEATHER and not arm.spoil}
     return pd.DataFrame(
         [
             {"arm": one["arm"], "strength": graded[one["arm"]].strength, "head": one["head"]}
@@ -68,17 +71,15 @@ def strengths_table(records: Records, proof: Proof) -> pd.DataFrame:
             for one in records
             if one["arm"] in graded
             for score in [
-                *one["scores"],
-                {
-                    "technique": "",
-                    "metric": "conflicting",
-                    "pictures": "",
-                    "score": one["conflicting"],
-                },
-                {"technique": "", "metric": "matched", "pictures": "", "score": one["matched"]},
+                *(score for score in one["scores"] if _is_shown(score)),
+                {"technique": "", "metric": "conflicting", "score": one["conflicting"]},
             ]
         ]
     )
+
+
+def _is_shown(score: Mapping[str, Any]) -> bool:
+    return score["pictures"] == CROSSED and score["metric"] in (*SHOWN, "weather_difference")
 
 
 def randomisation_table(records: Records) -> pd.DataFrame:
