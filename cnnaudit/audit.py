@@ -7,22 +7,24 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit import provenance
 from cnnaudit.catalogue import make_catalogue
 from cnnaudit.checks import check_levels
 from cnnaudit.contrasts import check_contrast
+from cnnaudit.facts import facts_of
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.perturbed import with_perturbed
 from cnnaudit.metrics import measure_overlap
 from cnnaudit.metrics.truths import check_truth
-from cnnaudit.models import ModelFacts, choose_device, inspect_model, resolve_model
+from cnnaudit.models import ModelFacts, choose_device, resolve_model
 from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
 from cnnaudit.progress import Status, progress, reported
 from cnnaudit.results import read_results, write_json, write_results
@@ -31,9 +33,13 @@ from cnnaudit.store import write_atomically as write
 from cnnaudit.types import RUN_SCHEMA, AuditError, AuditSpec, ImageSet, MetricSpec, ModelSpec
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
+    from torch import nn
 
     from cnnaudit.execute import Finished
+
+_ALWAYS_THERE = ("auto", "cpu")  # of devices
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +67,26 @@ class Prepared:
     """Everything that is known before work begins."""
 
     audit: AuditSpec
-    device: torch.device
     image_sets: tuple[ImageSet, ...]
     facts: Mapping[str, ModelFacts]
     store: Store
     plan: Plan
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where to compute: chosen when it is first asked for, since only torch can tell."""
+        return choose_device(self.audit.device)
+
+    @property
+    def used_device(self) -> torch.device | None:
+        """Where something was computed; None where the store had everything."""
+        return self.__dict__.get("device")
+
+    def loaded(self, spec: ModelSpec) -> AbstractContextManager[nn.Module]:
+        """Hold one of the audit's models on its device."""
+        from cnnaudit.executors import loaded
+
+        return loaded(spec, self.audit, self.device)
 
 
 @dataclass
@@ -87,11 +108,14 @@ def prepare(audit: AuditSpec) -> Prepared:
     """Check everything that can be checked beforehand, and plan; raise AuditError if it is off."""
     check_writable(audit.output_dir, "output_dir")
     check_writable(audit.store_dir, "store_dir")
-    device = choose_device(audit.device)
+    if audit.device not in _ALWAYS_THERE:
+        choose_device(audit.device)
     loaded = map(load_image_set, audit.image_sets)
     image_sets = tuple(with_perturbed(loaded, audit.perturbations, audit.seed))
     audit = replace(audit, models=tuple(map(resolve_model, audit.models)))
-    facts = {m.name: inspect_model(m, audit.seed) for m in audit.models}
+    store = Store(audit.store_dir)
+    store.sweep()
+    facts = {m.name: facts_of(audit, m, store) for m in audit.models}
     _check_truths(image_sets, audit.models, facts)
     by_name = {image_set.spec.name: image_set for image_set in image_sets}
     for contrast in audit.contrasts:
@@ -100,12 +124,10 @@ def prepare(audit: AuditSpec) -> Prepared:
         for check in audit.checks:
             if check.contrast == contrast.name:
                 check_levels(check, contrast, image_set)
-    _check_metrics(audit.metrics)
-    store = Store(audit.store_dir)
-    store.sweep()
-    return Prepared(
-        audit, device, image_sets, facts, store, make_plan(audit, image_sets, facts, store)
-    )
+    plan = make_plan(audit, image_sets, facts, store)
+    if plan.units:  # what is in the store was measured by the same metrics
+        _check_metrics(audit.metrics)
+    return Prepared(audit, image_sets, facts, store, plan)
 
 
 def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
@@ -125,6 +147,19 @@ def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
         outcome = finish(ready, run_dir, invocation, executed, watch)
         status.say(complete=outcome.complete, verdict=outcome.verdict)
         return outcome
+
+
+def compute_rows(audit: AuditSpec) -> tuple[Prepared, pd.DataFrame]:
+    """Compute what the store lacks of an audit, and return the rows of all its cells; no report."""
+    from cnnaudit.summary import collect_rows
+
+    ready = prepare(audit)
+    with (
+        TemporaryDirectory(prefix="cnnaudit-") as folder,
+        reported(Path(folder) / "status.json") as status,
+    ):
+        execute_plan(ready, status)
+    return ready, collect_rows(ready.plan.cells, ready.store)
 
 
 def log_plan(ready: Prepared, invocation: Invocation) -> None:
@@ -185,13 +220,9 @@ def execute_plan(ready: Prepared, status: Status) -> Executed:
         advance(len(finished.unit.chunk), name)
 
     with progress(totals, status) as advance, noted_operations() as nondeterministic:
-        EXECUTORS[ready.audit.executor.uses](
-            ready.audit,
-            plan.units,
-            ready.device,
-            ready.store,
-            done,
-        )
+        if plan.units:
+            run = EXECUTORS[ready.audit.executor.uses]
+            run(ready.audit, plan.units, ready.device, ready.store, done)
     return Executed(batch_sizes, nondeterministic)
 
 
@@ -263,11 +294,13 @@ def environment(ready: Prepared) -> dict[str, Any]:
     """Return what the numbers of a run depend on beside its config: inputs, code and machine."""
     from cnnaudit.numerics import describe, gpu_name
 
-    audit = ready.audit
+    audit, device = ready.audit, ready.used_device
     return {
         "git": provenance.git_state(),
         "packages": provenance.packages(),
-        "hardware": provenance.hardware(str(ready.device), gpu_name(ready.device)),
+        "hardware": provenance.hardware(
+            None if device is None else str(device), None if device is None else gpu_name(device)
+        ),
         "digests": {
             "weights": {m.name: m.weights and digest_file(m.weights) for m in audit.models},
             "image_sets": {s.spec.name: image_set_digest(s) for s in ready.image_sets},

@@ -19,7 +19,7 @@ from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import batches_of_chunks
 from cnnaudit.image_sets.perturbed import read_mask_of
 from cnnaudit.kept import kept_maps, maps_files
-from cnnaudit.measure import behaviour_rows, rows_of, to_parquet, truths_of, without_value
+from cnnaudit.measure import behaviour_rows, rows_file, rows_of, truths_of, without_value
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.numerics import is_out_of_memory
 from cnnaudit.plan import stored_fields
@@ -160,13 +160,14 @@ class _Work:
 
     def write(self, store: Store) -> None:
         """Write each cell; one in which something failed is to be computed again."""
+        fields = stored_fields(self.unit)
         for cell in self.unit.cells:
             rows = self.rows[cell.key]
             failed = any(row.status == "failed" for row in rows)
-            files = {ROWS_FILE: to_parquet(rows)}
+            files = {ROWS_FILE: rows_file(rows)}
             if cell.keeps_maps:
                 files |= maps_files(self.maps[cell.key])
-            store.write(cell.key, files, stored_fields(self.unit, cell), again=failed)
+            store.write(cell.key, files, fields[cell.key], again=failed)
 
     def _run(self, batch: Batch) -> None:
         """Add a batch's rows, in parts that the memory takes; it is halved until it does."""
@@ -259,10 +260,10 @@ def _swap_masks(unit: Unit, metrics: Sequence[MetricSpec]) -> dict[tuple[str, st
 
 def fail_unit(unit: Unit, metrics: Sequence[MetricSpec], store: Store, reason: str) -> None:
     """Store a unit that could not be executed as failed, to be computed again by the next run."""
-    items = [item.id for item in unit.chunk]
+    items, fields = [item.id for item in unit.chunk], stored_fields(unit)
     for cell in unit.cells:
         rows = without_value(cell, items, metrics, "failed", reason)
-        files = {ROWS_FILE: to_parquet(rows)}
+        files = {ROWS_FILE: rows_file(rows)}
         if cell.keeps_maps:
             files |= maps_files({})
-        store.write(cell.key, files, stored_fields(unit, cell), again=True)
+        store.write(cell.key, files, fields[cell.key], again=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache, partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from cnnaudit.execute import Finished
     from cnnaudit.store import Store
+
+    Loading = Callable[[ModelSpec], AbstractContextManager[nn.Module]]  # `loaded`, but for the spec
 
 log = logging.getLogger(__name__)
 Done = Callable[["Finished"], None]  # called after each unit, for progress
@@ -84,6 +86,13 @@ def loaded(spec: ModelSpec, audit: AuditSpec, device: torch.device) -> Iterator[
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+@contextmanager
+def when_needed(load: Loading, spec: ModelSpec) -> Iterator[Callable[[], nn.Module]]:
+    """Yield what loads a model when it is first called, and gives the same one from then on."""
+    with ExitStack() as held:
+        yield cache(lambda: held.enter_context(load(spec)))
 
 
 EXECUTORS: Mapping[str, Callable[..., None]] = {"local": run_local, "ray": run_ray}

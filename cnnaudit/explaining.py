@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from cnnaudit import figures
 from cnnaudit.asking import Asked
 from cnnaudit.executors import loaded
+from cnnaudit.figures import encoded
 from cnnaudit.heatmaps import compute_heatmaps
-from cnnaudit.illustrate import encoded, result_files
+from cnnaudit.illustrate import result_files
 from cnnaudit.image_sets.files import read_image
 from cnnaudit.kernels import kernel_files
 from cnnaudit.metrics import behaviour

@@ -12,6 +12,8 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -71,6 +73,19 @@ def shown(code: Pixels, brightest: float) -> Pixels:
     return _uint8(np.round(255 * np.minimum(shares / brightest, 1)))[code]
 
 
+def eight_bit(values: NDArray[np.float64]) -> Pixels:
+    """Scale values to 0–255, their lowest to 0; all 0 where they are equal."""
+    low, high = values.min(), values.max()
+    return _uint8(np.round((values - low) * (255 / (high - low or 1))))
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return a picture as the content of a file."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
 def fit(picture: Pixels, longest: int) -> Pixels:
     """Shrink a picture until its longer side has at most so many pixels; never enlarge it."""
     height, width = picture.shape[:2]
@@ -83,7 +98,15 @@ def fit(picture: Pixels, longest: int) -> Pixels:
 
 def colourise(grey: Pixels, colour_map: str = COLOUR_MAP) -> Pixels:
     """Give each value of a grey map (H, W) its colour (H, W, 3)."""
-    return _uint8(cv2.cvtColor(cv2.applyColorMap(grey, COLOUR_MAPS[colour_map]), cv2.COLOR_BGR2RGB))
+    return _uint8(_colours(colour_map)[grey])
+
+
+@cache  # OpenCV makes it anew for every picture, which takes longer than to use it
+def _colours(colour_map: str) -> Pixels:
+    """Return the colours (256, 3) of a map."""
+    ramp = np.arange(256, dtype=np.uint8)[np.newaxis]
+    bgr = cv2.applyColorMap(ramp, COLOUR_MAPS[colour_map])
+    return _uint8(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)[0])
 
 
 def overlay(

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor, nn
 
-from cnnaudit.illustrate import eight_bit, encoded
+from cnnaudit.figures import eight_bit, encoded
 from cnnaudit.metrics.channels import smoothness
 from cnnaudit.models import build_model
 from cnnaudit.plan import request_fields, run_fields
@@ -21,6 +20,7 @@ from cnnaudit.types import AuditSpec, HeatmapRequest, ModelSpec, path_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor, nn
 
 SECTION = "kernels"  # of what a run illustrates
 KERNELS_SHOWN = 64  # of a layer

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from cnnaudit.heatmaps import Result
@@ -31,6 +29,7 @@ from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.procedures import upsampled
 from cnnaudit.types import (
     EARNED,
+    ROW_COLUMNS,
     Batch,
     Cell,
     Channels,
@@ -51,12 +50,8 @@ Swaps = Mapping[tuple[str, str], Tensor]  # (item id, region) → its partner's 
 HEATMAP = "heatmap"  # of a cell that measures nothing: why there is none to be compared
 VANISHED_MASK = "vanished_mask"  # by resizing or cropping
 
-_SCHEMA = pa.schema(
-    [
-        (field.name, pa.float64() if field.name in EARNED else pa.string())
-        for field in fields(MetricRow)
-    ]
-)
+_TEXT = pa.dictionary(pa.int32(), pa.string())  # few texts, in many rows
+_SCHEMA = pa.schema([(name, pa.float64() if name in EARNED else _TEXT) for name in ROW_COLUMNS])
 
 
 def rows_of(
@@ -119,13 +114,15 @@ def truths_of(spec: ModelSpec, batch: Batch, outputs: int) -> list[NDArray[np.fl
     return [truth_array(spec, batch.truths.get(item.id), outputs) for item in batch.items]
 
 
-def to_parquet(rows: Iterable[MetricRow]) -> bytes:
-    """Return rows as a file, in an order of their own."""
+def rows_file(rows: Iterable[MetricRow]) -> bytes:
+    """Return rows as an Arrow file, in an order of their own: an audit has thousands to read."""
     ordered = sorted(rows, key=lambda row: (row.item, row.region, row.metric))
-    content = io.BytesIO()
-    table = pa.Table.from_pylist([asdict(row) for row in ordered], schema=_SCHEMA)
-    pq.write_table(table, content, compression="zstd")
-    return content.getvalue()
+    columns = ([getattr(row, name) for row in ordered] for name in ROW_COLUMNS)
+    table = pa.table(dict(zip(ROW_COLUMNS, columns, strict=True)), schema=_SCHEMA)
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_file(content, _SCHEMA) as file:
+        file.write_table(table)
+    return bytes(content.getvalue())
 
 
 def _measured_in(cell: Cell, metrics: Sequence[MetricSpec]) -> list[tuple[str, str]]:

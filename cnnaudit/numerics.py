@@ -7,17 +7,20 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cnnaudit.types import AuditSpec
+
+if TYPE_CHECKING:
+    import torch
 
 TF32 = False
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Say whether an error means that memory is short; on the CPU torch has no class for it."""
+    import torch
+
     no_room = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return no_room or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
@@ -28,6 +31,8 @@ def configured(audit: AuditSpec) -> Iterator[None]:
 
     Afterwards everything is as it was: a run in somebody's own process changes nothing of theirs.
     """
+    import torch
+
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     flags = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -77,4 +82,6 @@ def describe(audit: AuditSpec) -> dict[str, Any]:
 
 def gpu_name(device: torch.device) -> str | None:
     """Return the name of the GPU that a device is, or None."""
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None

@@ -327,10 +327,13 @@ def _cells(
         yield Cell(key, kind.fields, model, image_set, chunk, kind.request, kind.keeps_maps)
 
 
-def stored_fields(unit: Unit, cell: Cell) -> dict[str, Any]:
-    """Return all that determined a cell's key: what its chunk consists of, too."""
+def stored_fields(unit: Unit) -> dict[str, dict[str, Any]]:
+    """Return all that determined the key of each cell, by key, its pictures among it."""
     pictures = _picture_fields(unit.image_set, unit.chunk, unit.partners)
-    return {**cell.fields, **{name: pictures[name] for name in _about_pictures(cell.fields)}}
+    return {
+        cell.key: {**cell.fields, **{name: pictures[name] for name in _about_pictures(cell.fields)}}
+        for cell in unit.cells
+    }
 
 
 def _about_pictures(fields: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cnnaudit.figures import Pixels, fit, outline
-from cnnaudit.illustrate import exemplars
+from cnnaudit.illustrations import exemplars
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
 from cnnaudit.store import write_atomically
 from cnnaudit.types import CLEAN, PERTURBATION, SEVERITY, AuditError, ImageSet, Item

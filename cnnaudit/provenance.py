@@ -34,8 +34,8 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if commit is None else bool(status)}
 
 
-def hardware(device: str, gpu: str | None) -> dict[str, Any]:
-    """Return what the audit ran on."""
+def hardware(device: str | None, gpu: str | None) -> dict[str, Any]:
+    """Return what the audit ran on; no device where nothing had to be computed."""
     return {
         "device": device,
         "gpu": gpu,

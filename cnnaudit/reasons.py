@@ -46,8 +46,9 @@ def reasons(units: Iterable[Unit], store: Store) -> list[str]:
         if "chunk" in fields:
             known.setdefault(_kind(fields), []).append(_Stored(_named(fields), again))
     found = Counter(
-        (_name(unit, cell), _reason(stored_fields(unit, cell), known.get(_kind(cell.fields), ())))
+        (_name(unit, cell), _reason(fields[cell.key], known.get(_kind(cell.fields), ())))
         for unit in units
+        for fields in [stored_fields(unit)]
         for cell in unit.cells
     )
     return [f"{name}: {why}{f' ({n} cells)' * (n > 1)}" for (name, why), n in found.items()]

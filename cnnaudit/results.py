@@ -56,7 +56,7 @@ def read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch
         gaps = summary.find_gaps(rows)
     with watch.stage("randomise"):
         randomisation = randomisation_table(
-            audit, ready.facts, ready.image_sets, ready.device, ready.store
+            audit, ready.facts, ready.image_sets, ready.loaded, ready.store
         )
         gaps += find_failures(randomisation)
     with watch.stage("judge"):
@@ -73,7 +73,7 @@ def read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch
         findings += find_randomisation(randomisation, titles)
     with watch.stage("illustrate"):
         illustrations = illustrations_of(
-            audit, ready.facts, ready.image_sets, ready.device, rows, ready.store
+            audit, ready.facts, ready.image_sets, ready.loaded, rows, ready.store
         )
     return Results(
         rows=rows,

@@ -24,10 +24,12 @@ from typing import Any
 
 from cnnaudit.types import AuditError
 
-SCHEMA = 4  # raise when the content of a cell changes its meaning
+SCHEMA = 5  # raise when the content of a cell changes its meaning
 DONE, FIELDS = "done.json", "fields.json"
 
 _ABANDONED = 3600  # seconds since anything was written into a draft
+
+Files = dict[str, bytes]  # of a cell: name → content
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._stated: dict[str, dict[str, str]] = {}  # key → SHA-256 of a finished cell's files
 
     def has(self, key: str) -> bool:
         """Say whether a complete, undamaged cell lies at a key; set a damaged one aside.
@@ -76,20 +79,29 @@ class Store:
             ) from error
         if done is None:
             self._set_aside(folder)
-        return done is not None and not done["again"]
+            return False
+        if done["again"]:
+            return False
+        self._stated[key] = _digests(done)
+        return True
 
     def read(self, key: str, name: str) -> bytes:
         """Return one file of a cell, verified; raise AuditError if it is missing or damaged."""
         folder = self._folder(key)
         try:
-            stated = json.loads((folder / DONE).read_bytes())["files"][name]
-            content = (folder / name).read_bytes()
-        except (OSError, ValueError, KeyError) as error:
+            stated = self._stated.get(key)
+            if stated is None:
+                done = json.loads((folder / DONE).read_bytes())
+                stated = _digests(done)
+                if not done["again"]:  # or it may be replaced
+                    self._stated[key] = stated
+            digest, content = stated[name], (folder / name).read_bytes()
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise AuditError(
                 f"the store {self.root} has no complete cell {key[:12]}… with {name!r}; "
                 "run the audit again to compute it"
             ) from error
-        if digest_bytes(content) != stated["sha256"]:
+        if digest_bytes(content) != digest:
             raise AuditError(
                 f"{folder / name} was altered after it was written; run the audit again"
             )
@@ -212,6 +224,10 @@ def _done(files: Mapping[str, bytes], again: bool) -> bytes:
         for name, content in files.items()
     }
     return canonical_json({"schema": SCHEMA, "again": again, "files": stated}).encode()
+
+
+def _digests(done: Mapping[str, Any]) -> dict[str, str]:
+    return {name: stated["sha256"] for name, stated in done["files"].items()}
 
 
 # What reading a cell raises that is not as it was written, or that another run moves meanwhile.

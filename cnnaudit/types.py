@@ -526,7 +526,7 @@ RUN_SCHEMA = 2  # of every file of a run directory; raise it when one of them ch
 
 INPUTS = ("images", "masks", "truths")  # what a run keeps a digest of, item by item
 
-ROWS_FILE = "rows.parquet"  # of a cell of scores: what executing writes and the summary reads
+ROWS_FILE = "rows.arrow"  # of a cell of scores: what executing writes and the summary reads
 
 # What a cell adds to each of its rows when they become one table; "" where it does not apply.
 CELL_COLUMNS = ("model", "target", "technique", "layer", "image_set")

@@ -31,7 +31,7 @@ from cnnaudit.store import DONE, FIELDS, Store
 KILLS = 20
 IMPORTED = (
     *("cnnaudit.audit", "cnnaudit.execute", "cnnaudit.executors", "cnnaudit.report.page"),
-    *("cnnaudit.agreement", "cnnaudit.randomisation", "cnnaudit.illustrate", "hydra"),
+    *("cnnaudit.agreement", "cnnaudit.randomising", "cnnaudit.illustrate", "hydra"),
     *("cnnaudit.contrasts", "cnnaudit.checks", "scipy.stats"),
 )
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -197,7 +197,8 @@ def test_every_kind_of_file_in_the_store_that_is_damaged_is_computed_again(
         *(
             DONE,
             FIELDS,
-            "rows.parquet",
+            "rows.arrow",
+            "facts.json",
             "maps.npy",
             "maps.json",
             "agreement.parquet",

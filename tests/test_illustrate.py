@@ -13,7 +13,7 @@ from PIL import Image
 
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
-from cnnaudit.illustrate import Illustrated, exemplars, illustrate
+from cnnaudit.illustrations import Illustrated, exemplars, show_items
 from cnnaudit.models import build_model
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.plan import requests_of
@@ -28,7 +28,7 @@ def _illustrate(ready: Prepared) -> list[Illustrated]:
     (spec,), (image_set,) = ready.audit.models, ready.image_sets
     requests = requests_of(ready.audit, spec, ready.facts[spec.name])
     why = exemplars(image_set)
-    return illustrate(
+    return show_items(
         ready.audit,
         lambda: build_model(spec, ready.audit.seed),
         spec,

@@ -15,11 +15,13 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from cnnaudit import randomisation
+from cnnaudit import randomisation, randomising
 from cnnaudit.audit import Invocation, run_audit
 from cnnaudit.config import load_specs
 from cnnaudit.models import build_model
-from cnnaudit.randomisation import find_randomisation, layers_from_the_top, reinitialise
+from cnnaudit.models.untrained import reinitialise
+from cnnaudit.randomisation import find_randomisation
+from cnnaudit.randomising import layers_from_the_top
 from cnnaudit.report import write_report
 from cnnaudit.statistics import unit_ranks
 from cnnaudit.store import digest_bytes
@@ -142,7 +144,7 @@ def test_the_model_itself_is_left_as_it_was(overrides: list[str]) -> None:
     before = deepcopy(model.state_dict())
     sanity = SanitySpec("randomisation", (), 2, 3, 0, 0.5)
     image = torch.zeros(1, 3, 64, 80)
-    steps = list(randomisation._cascade(model, image, model_spec, sanity))
+    steps = list(randomising._cascade(model, image, model_spec, sanity))
     assert [share for _, _, share in steps][-1] == 1
     assert len(steps) == 3
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
@@ -225,7 +227,7 @@ def test_the_same_command_again_loads_no_model(
     audit = spec(overrides, "technique=[saliency,hires_cam]")
     first, _ = run(audit)
     cells = sorted(audit.store_dir.glob("??/*"))
-    monkeypatch.setattr(randomisation, "_curves", None)
+    monkeypatch.setattr(randomising, "curves", None)
     second, _ = run(audit)
     assert sorted(audit.store_dir.glob("??/*")) == cells
     name = "results/randomisation.csv"
@@ -269,7 +271,7 @@ def test_a_model_that_cannot_be_copied_leaves_the_audit_incomplete(
 
     audit = spec(overrides, "technique=[saliency]")
     with monkeypatch.context() as patched:
-        patched.setattr(randomisation, "deepcopy", refuse)
+        patched.setattr(randomising, "deepcopy", refuse)
         outcome = run_audit(audit, CALLED)
     assert not outcome.complete
     (failure,) = json.loads((outcome.run_dir / "summary.json").read_text())["failures"]

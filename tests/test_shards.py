@@ -87,7 +87,7 @@ def test_a_share_is_the_same_whatever_the_store_has(few: list[str]) -> None:
     assert set().union(*before) == {cell.key for cell in ready.plan.cells}
     for unit in share_of(ready.plan, 3, 1):
         for cell in unit.cells:
-            ready.store.write(cell.key, {}, stored_fields(unit, cell))
+            ready.store.write(cell.key, {}, stored_fields(unit)[cell.key])
     assert shares() == [before[0], set(), before[2]]
 
 
@@ -105,7 +105,7 @@ def test_what_is_missing_is_named_and_what_was_joined_is_joined_again(
     assert "of its 3 shards 2 have not finished: executor.shard=0,2" in err
 
     assert cli("run", "-m", *few, "executor.shard=0,2")[0] == 0
-    (cell, *_) = (tmp_path / "out/store").glob("*/*/rows.parquet")
+    (cell, *_) = (tmp_path / "out/store").glob("*/*/rows.arrow")
     shutil.move(cell.parent, tmp_path / "elsewhere")
     code, _, err = cli("report", run_dir)
     assert code == 1

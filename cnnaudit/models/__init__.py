@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,11 +107,13 @@ def _version_of(library: str) -> str:
 
 def sources_of(spec: ModelSpec) -> list[Path]:
     """Return the files that a model's architecture is written in."""
-    module = import_module(BUILDERS[spec.builder].module)
+    name = BUILDERS[spec.builder].module
     if spec.factory:
         named = spec.factory.partition(":")[0]
-        return sorted({*sources(named), *sources(module.find(spec).__module__)})
-    return [Path(str(module.__file__))]
+        return sorted({*sources(named), *sources(import_module(name).find(spec).__module__)})
+    module = find_spec(name)  # found, not imported: that would load torch
+    assert module is not None
+    return [Path(str(module.origin))]
 
 
 def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:

@@ -6,19 +6,24 @@ normalisation cannot come apart.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from cnnaudit.types import RESAMPLING, Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FILTERS = {name: Image.Resampling[name.upper()] for name in RESAMPLING}
 
 
 def prepare_image(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     """Return an RGB picture as the network's input, (3, H, W) float32, normalised."""
+    import torch
+
     resample = _FILTERS[preprocessing.resample]
     pixels = np.asarray(_resized(image, preprocessing, resample), dtype=np.float32) / 255
     if preprocessing.channels == "bgr":
@@ -30,6 +35,8 @@ def prepare_image(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
 
 def prepare_mask(mask: Image.Image, preprocessing: Preprocessing) -> Tensor:
     """Return a mask in the network's input coordinates, (H, W) bool, by nearest neighbour."""
+    import torch
+
     resized = _resized(mask, preprocessing, Image.Resampling.NEAREST)
     return torch.from_numpy(np.asarray(resized) > 0)
 
