@@ -10,10 +10,8 @@ import numpy as np
 import pandas as pd
 
 from cnnaudit import audit as stages
-from cnnaudit.progress import reported
 from cnnaudit.provenance import differences
 from cnnaudit.report.run import load
-from cnnaudit.summary import collect_rows
 from cnnaudit.types import CELL_COLUMNS, EARNED, AuditSpec
 
 TOLERANCE = 1e-5  # of a number on the scale of its column, up to which it agrees
@@ -35,10 +33,7 @@ def reproduce(run_dir: Path, audit: AuditSpec) -> Reproduction:
     before = load(run_dir)
     with TemporaryDirectory(prefix="cnnaudit-") as folder:
         fresh = replace(audit, store_dir=Path(folder) / "store", output_dir=Path(folder) / "runs")
-        ready = stages.prepare(fresh)
-        with reported(Path(folder) / "status.json") as status:
-            stages.execute_plan(ready, status)
-        rows = collect_rows(ready.plan.cells, ready.store)
+        ready, rows = stages.compute_rows(fresh)
     lines = compare_rows(before.rows, rows)
     about = stages.environment(ready)
     recorded = {key: before.manifest.get(key) for key in about}

@@ -6,16 +6,15 @@ no more than another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cnnaudit.statistics import means_of
+from cnnaudit.statistics import Ints, means_of
 from cnnaudit.store import Store
 from cnnaudit.types import (
     CELL_COLUMNS,
@@ -67,7 +66,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for size in sizes:
         for kept in combinations(factors, size):
-            table = scores.means([*_GROUP, *kept])
+            table = scores.means(kept)
             for factor in factors:
                 if factor not in kept:
                     levels = rows[factor].cat.categories
@@ -148,7 +147,13 @@ class _Words:
 def to_csv(table: pd.DataFrame) -> bytes:
     """Return a table as CSV in which no text can be run by a spreadsheet as a formula."""
     texts = table.select_dtypes(include=["object", "string", "category"]).columns
-    return table.assign(**{c: table[c].map(_guarded) for c in texts}).to_csv(index=False).encode()
+    guarded = {name: mapped(table[name], _guarded) for name in texts}
+    return table.assign(**guarded).to_csv(index=False).encode()
+
+
+def mapped(texts: pd.Series, change: Callable[[str], str]) -> pd.Series:
+    """Return a column of texts changed, each different one once: there are few in many rows."""
+    return texts.map({text: change(text) for text in texts.dropna().unique()})
 
 
 def unguarded(text: str) -> str:
@@ -174,23 +179,21 @@ def _grid_findings(
         of_model = table[table.model == model]
         for kind in ("behaviour", "overlap"):
             named = [name for name in metrics if metrics[name]["kind"] == kind]
-            pairs = {name: _pairs(of_model, name, rows, cols, levels) for name in named}
-            found = (
-                pairs
-                if any(map(len, pairs.values()))
-                else {name: _alone(of_model, name, rows, cols, levels) for name in named}
-            )
-            metric = next((name for name in named if len(found[name])), None)
-            if metric is None:
+            for gather in (_pairs, _alone):
+                tables = ((name, gather(of_model, name, rows, cols, levels)) for name in named)
+                metric, found = next((one for one in tables if len(one[1])), ("", None))
+                if found is not None:
+                    break
+            else:
                 continue
-            for technique, part in found[metric].groupby("technique", sort=False, observed=True):
+            for technique, part in found.groupby("technique", sort=False, observed=True):
                 subject = metrics[metric]["title"]
                 if catalogue["techniques"].get(technique, {}).get("reference"):
                     continue
                 if technique:
                     subject += f" of {catalogue['techniques'][technique]['title']}"
                 about = {"model": model, "metric": metric, "technique": str(technique)}
-                if found is pairs:
+                if gather is _pairs:
                     text = _sentence(subject, str(model), part, levels, say)
                     yield {**about, "text": text}, (part["first"] - part["second"]).abs().max()
                 else:
@@ -283,21 +286,20 @@ class _Scores:
         self._dead = np.where(ok & is_heatmap, dead, np.nan)
         self._marks = {"scored": ok, "total": np.ones(len(rows), bool)}
         self._marks |= {one: (rows["status"] == one).to_numpy() for one in STATUSES}
-        self._unit = rows["unit"].cat.codes.to_numpy(np.int64)
-        self._units = max(len(rows["unit"].cat.categories), 1)
+        self._every = self._within(np.zeros(len(rows), np.int64), _GROUP)
 
-    def means(self, keys: list[str]) -> pd.DataFrame:
-        """Return the means and counts of each group of rows that agree in some columns."""
-        group = np.asarray(self._rows.groupby(keys, observed=True).ngroup(), np.int64)
-        _, first = np.unique(group, return_index=True)
-        table = self._rows[keys].iloc[first].reset_index(drop=True)
+    def means(self, factors: Iterable[str]) -> pd.DataFrame:
+        """Return the means and counts of each group of rows, of which some factors are equal."""
+        factors = [*factors]
+        group = self._within(self._every, factors)
+        table = self._rows[[*_GROUP, *factors]].iloc[_first_of_each(group)].reset_index(drop=True)
         for name, marked in self._marks.items():
             table[name] = np.bincount(group[marked], minlength=len(table))
         table["dead"] = means_of(group, self._dead, len(table))
-        cells, cell = np.unique(group * self._units + self._unit, return_inverse=True)
-        group_of_cell = cells // self._units
+        cell = self._within(group, ["unit"])
+        group_of_cell = group[_first_of_each(cell)]
         for name, values in self._earned.items():
-            of_units = means_of(cell, values, len(cells))
+            of_units = means_of(cell, values, len(group_of_cell))
             column = "mean" if name == "value" else name
             table[column] = means_of(group_of_cell, of_units, len(table))
             if name == "value":
@@ -305,14 +307,27 @@ class _Scores:
                 table["units"] = np.bincount(scored, minlength=len(table))
         return table
 
+    def _within(self, group: Ints, columns: Iterable[str]) -> Ints:
+        """Divide groups of rows by columns; numbers go up in the order in which groups begin."""
+        for column in columns:
+            codes = self._rows[column].cat
+            parts = group * max(len(codes.categories), 1) + codes.codes.to_numpy(np.int64)
+            group = np.asarray(pd.factorize(parts)[0], np.int64)
+        return group
+
+
+def _first_of_each(group: Ints) -> Ints:
+    """Return where each of the groups that `_within` numbers begins."""
+    highest = np.maximum.accumulate(group)
+    return np.flatnonzero(np.diff(highest, prepend=-1))
+
 
 _TEXTS = tuple(name for name in ROW_COLUMNS if name not in EARNED)
 
 
 def _read(cell: Cell, store: Store) -> pa.Table:
     """Return a cell's rows, every text stored once."""
-    content = pa.BufferReader(store.read(cell.key, ROWS_FILE))
-    table = pq.ParquetFile(content, read_dictionary=list(_TEXTS)).read(use_threads=False)
+    table = pa.ipc.open_file(pa.BufferReader(store.read(cell.key, ROWS_FILE))).read_all()
     same = pa.array(np.zeros(len(table), np.int32))
     for column, value in zip(CELL_COLUMNS, _names(cell), strict=True):
         texts = pa.DictionaryArray.from_arrays(same, pa.array([value]))

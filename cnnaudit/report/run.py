@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cnnaudit.store import Store
-from cnnaudit.summary import unguarded
+from cnnaudit.summary import mapped, unguarded
 from cnnaudit.types import FACETS, RUN_SCHEMA, AuditError
 
 BESIDE = ("swap", "twin", "ceiling")  # what references earn in the place of a heatmap
@@ -202,7 +202,7 @@ def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from error
     for column in table.columns.difference([*numbers]):
-        table[column] = table[column].map(unguarded)
+        table[column] = mapped(table[column], unguarded)
     return table
 
 

@@ -52,7 +52,8 @@ class SubjectTables:
     more: tuple[Table, ...]  # the other grids and metrics, and each factor alone
 
 
-Index = Mapping[tuple[Variant, Measure, Levels], Mean]
+Record = Mapping[str, Any]  # a row of the summary
+Index = Mapping[tuple[Variant, Measure, Levels], Record]
 
 
 def subject_tables(run: Run, subject: Subject) -> SubjectTables | None:
@@ -100,7 +101,8 @@ def overall(run: Run, subject: Subject, variant: Variant, metric: str) -> Mean |
     factors = run.factors(subject.image_set)
     everywhere = (POOLED,) * len(factors)
     of_metric = (one for one in run.subject_means(subject) if one["metric"] == metric)
-    return _index(of_metric, factors).get((variant, Measure(metric, ""), everywhere))
+    record = _index(of_metric, factors).get((variant, Measure(metric, ""), everywhere))
+    return None if record is None else _mean(record)
 
 
 class _Maker:
@@ -113,6 +115,9 @@ class _Maker:
         self.order = {name: list(about.get("levels", {}).get(name, ())) for name in self.factors}
         self.unit = run.unit(subject.image_set)
         self.index = _index(run.subject_means(subject), self.factors)
+        self.asked = {measure for _, measure, _ in self.index}
+        self.measured = {one for (_, one, _), it in self.index.items() if math.isfinite(it["mean"])}
+        self.places = {levels for _, _, levels in self.index}
         self.variants = variants(run, subject)
         self.grids = [  # a unit has no means of its own
             one
@@ -122,14 +127,13 @@ class _Maker:
 
     def measures(self, kind: str) -> list[Measure]:
         """Return the metrics of a kind that the summary has, each with its regions."""
-        found = {measure for _, measure, _ in self.index}
         order = self.run.metrics(kind)
-        mine = [measure for measure in found if measure.metric in order]
+        mine = [measure for measure in self.asked if measure.metric in order]
         return sorted(mine, key=lambda one: (order.index(one.metric), one.region))
 
     def is_measured(self, measure: Measure) -> bool:
         """Say whether a metric has any value here."""
-        return any(is_known(mean) for (_, one, _), mean in self.index.items() if one == measure)
+        return measure in self.measured
 
     def behaviour(self, measure: Measure) -> Table:
         """Cross the column factor with every combination of the others."""
@@ -240,7 +244,7 @@ class _Maker:
     def title(self, measure: Measure) -> str:
         """Name a metric, and its region where it has several."""
         title = self.run.title("metrics", measure.metric)
-        regions = {one.region for _, one, _ in self.index if one.metric == measure.metric}
+        regions = {one.region for one in self.asked if one.metric == measure.metric}
         return f"{title}, on {measure.region}" if len(regions) > 1 else title
 
     def _meaning(self, measure: Measure) -> str:
@@ -255,13 +259,13 @@ class _Maker:
 
     def _levels(self, factor: str) -> list[str]:
         place = self.factors.index(factor)
-        found = {levels[place] for _, _, levels in self.index} - {POOLED}
+        found = {levels[place] for levels in self.places} - {POOLED}
         return sorted(found, key=lambda level: _level_place(self.order[factor], level))
 
     def _combinations(self, factors: Sequence[str]) -> list[dict[str, str]]:
         """Return the combinations of these factors' levels that the full cross has."""
         places = [self.factors.index(name) for name in factors]
-        crossed = [levels for _, _, levels in self.index if POOLED not in levels]
+        crossed = [levels for levels in self.places if POOLED not in levels]
         found = {tuple(levels[place] for place in places) for levels in crossed}
         ordered = sorted(
             found or {()},
@@ -274,22 +278,26 @@ class _Maker:
 
     def _at(self, variant: Variant, measure: Measure, levels: Mapping[str, str]) -> Mean | None:
         where = tuple(levels.get(name, POOLED) for name in self.factors)
-        return self.index.get((variant, measure, where))
+        record = self.index.get((variant, measure, where))
+        return None if record is None else _mean(record)
 
 
-def _index(records: Iterable[Mapping[str, Any]], factors: Sequence[str]) -> Index:
-    found: dict[tuple[Variant, Measure, Levels], Mean] = {}
+def _index(records: Iterable[Record], factors: Sequence[str]) -> Index:
+    found: dict[tuple[Variant, Measure, Levels], Record] = {}
     for record in records:
         measure = Measure(record["metric"], record["region"])
         levels = tuple(record[name] for name in factors)
-        counts = {name: _count(record[name]) for name in COUNTS}
-        value, chance, lift, dead = (float(record[x]) for x in ("mean", "chance", "lift", "dead"))
-        mean = Mean(value, chance, lift, dead, counts)
-        found.setdefault((_variant(record), measure, levels), mean)
+        found.setdefault((_variant(record), measure, levels), record)
     return found
 
 
-def _variant(record: Mapping[str, Any]) -> Variant:
+def _mean(record: Record) -> Mean:
+    counts = {name: _count(record[name]) for name in COUNTS}
+    value, chance, lift, dead = (float(record[x]) for x in ("mean", "chance", "lift", "dead"))
+    return Mean(value, chance, lift, dead, counts)
+
+
+def _variant(record: Record) -> Variant:
     if not record["technique"]:
         return Variant("", "", "")
     return Variant(record["technique"], record["target"], record["layer"])

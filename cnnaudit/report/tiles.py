@@ -94,6 +94,7 @@ class Tiles:
         self._closer = {id(one) for one in [*self.exemplars, *others][: run.closer]}
         self._values, self._primary, self.outlined = _values(run, subject)
         self._frames: dict[str, _Frame] = {}
+        self._placed: dict[int, Mapping[Variant, int]] = {}
         self._decoded = lru_cache(maxsize=256)(self._decode)  # of a tile and of its cut-out
 
     @property
@@ -241,13 +242,18 @@ class Tiles:
 
     def _heatmap(self, picture: Picture, variant: Variant) -> tuple[figures.Pixels, bool] | str:
         """Return a picture's heatmap and whether it is dead, or the reason why there is none."""
-        for one in explained(picture):
-            if variant_of(one) != variant:
-                continue
-            if one["key"] is None:
-                return lacking(one)
-            return self._decoded(one["key"])
-        return "no heatmap"
+        place = self._places(picture).get(variant)
+        if place is None:
+            return "no heatmap"
+        one = explained(picture)[place]
+        return lacking(one) if one["key"] is None else self._decoded(one["key"])
+
+    def _places(self, picture: Picture) -> Mapping[Variant, int]:
+        """Return where a picture's record has each kind of heatmap."""
+        if id(picture) not in self._placed:
+            variants = map(variant_of, explained(picture))
+            self._placed[id(picture)] = {one: place for place, one in enumerate(variants)}
+        return self._placed[id(picture)]
 
     def _decode(self, key: str) -> tuple[figures.Pixels, bool]:
         about = json.loads(self.run.store.read(key, "heatmap.json"))
@@ -262,7 +268,7 @@ class Tiles:
         places = self.looks.setdefault(number, set())
         if variant is None:
             return str(number)
-        place = list(map(variant_of, explained(picture))).index(variant)
+        place = self._places(picture)[variant]
         places.add(place)
         return f"{number}.{place}"
 
