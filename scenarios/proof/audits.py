@@ -16,15 +16,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from cnnaudit.api import load_run
-from cnnaudit.audit import Invocation, run_audit
+from cnnaudit.audit import compute_rows
 from cnnaudit.config import load_specs
+from cnnaudit.randomisation import find_failures, randomisation_table
 from scenarios.proof.alike import write_alike
 from scenarios.proof.evidence import evidence_of
 from scenarios.proof.networks import AUDITED, Ready, make_ready
 from scenarios.proof.plan import HERE, Arm, Network, Proof
-
-COMMAND = "python -m scenarios.proof"
 
 
 def examine_all(
@@ -88,17 +86,17 @@ def _examine(proof: Proof, network: Network) -> dict[str, Any]:
 def _record(proof: Proof, network: Network, ready: Ready) -> dict[str, Any]:
     overrides = overrides_of(proof, network, ready)
     audit = load_specs(overrides, HERE / "conf")
-    outcome = run_audit(audit, Invocation(COMMAND, overrides, config=""))
-    run = load_run(outcome.run_dir)
-    evidence = evidence_of(run.rows, audit, proof.evidence)
+    done, rows = compute_rows(audit)
+    evidence = evidence_of(rows, audit, proof.evidence)
+    random = randomisation_table(audit, done.facts, done.image_sets, done.loaded, done.store)
     return {
         **asdict(network),
         "label": ready.label,
         "matched": ready.matched,
         "conflicting": ready.conflicting,
-        "complete": outcome.complete,
+        "complete": not (rows.status == "failed").any() and not find_failures(random),
         **asdict(evidence),
-        "randomisation": _when_random(run.randomisation),
+        "randomisation": _when_random(random),
     }
 
 
