@@ -151,7 +151,7 @@ def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
 
 def compute_rows(audit: AuditSpec) -> tuple[Prepared, pd.DataFrame]:
     """Compute what the store lacks of an audit, and return the rows of all its cells; no report."""
-    from cnnaudit.summary import collect_rows
+    from cnnaudit.rows import collect_rows
 
     ready = prepare(audit)
     with (

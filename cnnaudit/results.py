@@ -47,10 +47,11 @@ def read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch
         find_randomisation,
         randomisation_table,
     )
+    from cnnaudit.rows import collect_rows
 
     audit = ready.audit
     with watch.stage("summarise"):
-        rows = summary.collect_rows(ready.plan.cells, ready.store)
+        rows = collect_rows(ready.plan.cells, ready.store)
         table = summary.summarise(rows)
         findings = summary.find(table, ready.image_sets, catalogue)
         gaps = summary.find_gaps(rows)

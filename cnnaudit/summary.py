@@ -1,4 +1,4 @@
-"""Cells → one table of rows → means per factor level, findings in words, gaps with their reasons.
+"""Rows → means per factor level, findings in words, gaps with their reasons.
 
 A mean is the mean over units (scenes) of each unit's mean, so that a unit with more pictures weighs
 no more than another.
@@ -12,45 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from cnnaudit.statistics import Ints, means_of
-from cnnaudit.store import Store
-from cnnaudit.types import (
-    CELL_COLUMNS,
-    EARNED,
-    RESERVED_COLUMNS,
-    ROW_COLUMNS,
-    ROWS_FILE,
-    SUMMARY_COLUMNS,
-    Cell,
-    ImageSet,
-)
+from cnnaudit.types import EARNED, RESERVED_COLUMNS, SORTED_BY, SUMMARY_COLUMNS, ImageSet
 
 POOLED = "*"  # in a factor's column: over all of its levels
 STATUSES = ("ineligible", "undefined", "not_applicable", "failed")
 _FORMULA = tuple("=+-@\t\r")  # how a cell begins that a spreadsheet would run
-_GROUP = (*CELL_COLUMNS, "region", "metric")
-
-
-def collect_rows(cells: Iterable[Cell], store: Store) -> pd.DataFrame:
-    """Return the rows of all cells with their model, technique, unit and factors, sorted.
-
-    Texts are categories, in sorted order: of millions of rows, they would be most of the memory.
-    """
-    cells = list(cells)
-    rows = pa.concat_tables([_read(cell, store) for cell in cells]).to_pandas()
-    rows = _categorical(rows, [*_TEXTS, *CELL_COLUMNS])
-    of_sets = [_items(image_set) for image_set in _image_sets(cells)]
-    items = pd.concat(of_sets, ignore_index=True)
-    factors = _factor_columns(items)
-    items[factors] = items[factors].fillna("")
-    items = _categorical(items, ["unit", *factors])
-    for column in ("image_set", "item"):  # what is merged on has the same categories
-        items[column] = pd.Categorical(items[column], rows[column].cat.categories)
-    rows = rows.merge(items, on=["image_set", "item"], how="left", validate="many_to_one")
-    columns = [*CELL_COLUMNS, *ROW_COLUMNS, "unit", *factors]
-    return rows[columns].sort_values([*_GROUP, "item"], ignore_index=True)
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -59,7 +27,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     The combinations are: all pooled, each factor, each pair of factors, and all factors together.
     """
     factors = _factor_columns(rows)
-    rows = _categorical(rows, [*_GROUP, "unit"])
+    rows = _categorical(rows, [*SORTED_BY, "unit"])
     rows = _categorical(rows, factors, [POOLED])
     sizes = sorted({0, 1, 2, len(factors)} & set(range(len(factors) + 1)))
     scores = _Scores(rows)
@@ -73,8 +41,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
                     table[factor] = pd.Categorical([POOLED] * len(table), levels)
             tables.append(table)
     summary = pd.concat(tables, ignore_index=True)
-    columns = [*_GROUP, *factors, *SUMMARY_COLUMNS, *STATUSES]
-    return summary[columns].sort_values([*_GROUP, *factors], ignore_index=True)
+    columns = [*SORTED_BY, *factors, *SUMMARY_COLUMNS, *STATUSES]
+    return summary[columns].sort_values([*SORTED_BY, *factors], ignore_index=True)
 
 
 def find_gaps(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -277,28 +245,28 @@ class _Scores:
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self._rows = rows
-        ok = (rows["status"] == "ok").to_numpy()
+        self._ok = ok = (rows["status"] == "ok").to_numpy()
         dead = (rows["flag"] == "dead").to_numpy()
         is_heatmap = (rows["technique"] != "").to_numpy()
-        self._earned = {
-            name: np.where(ok, rows[name].to_numpy(np.float64), np.nan) for name in EARNED
-        }
         self._dead = np.where(ok & is_heatmap, dead, np.nan)
         self._marks = {"scored": ok, "total": np.ones(len(rows), bool)}
         self._marks |= {one: (rows["status"] == one).to_numpy() for one in STATUSES}
-        self._every = self._within(np.zeros(len(rows), np.int64), _GROUP)
+        self._every = self._within(np.zeros(len(rows), np.int64), SORTED_BY)
 
     def means(self, factors: Iterable[str]) -> pd.DataFrame:
         """Return the means and counts of each group of rows, of which some factors are equal."""
         factors = [*factors]
         group = self._within(self._every, factors)
-        table = self._rows[[*_GROUP, *factors]].iloc[_first_of_each(group)].reset_index(drop=True)
+        table = (
+            self._rows[[*SORTED_BY, *factors]].iloc[_first_of_each(group)].reset_index(drop=True)
+        )
         for name, marked in self._marks.items():
             table[name] = np.bincount(group[marked], minlength=len(table))
         table["dead"] = means_of(group, self._dead, len(table))
         cell = self._within(group, ["unit"])
         group_of_cell = group[_first_of_each(cell)]
-        for name, values in self._earned.items():
+        for name in EARNED:
+            values = np.where(self._ok, self._rows[name].to_numpy(np.float64), np.nan)
             of_units = means_of(cell, values, len(group_of_cell))
             column = "mean" if name == "value" else name
             table[column] = means_of(group_of_cell, of_units, len(table))
@@ -322,54 +290,20 @@ def _first_of_each(group: Ints) -> Ints:
     return np.flatnonzero(np.diff(highest, prepend=-1))
 
 
-_TEXTS = tuple(name for name in ROW_COLUMNS if name not in EARNED)
-
-
-def _read(cell: Cell, store: Store) -> pa.Table:
-    """Return a cell's rows, every text stored once."""
-    table = pa.ipc.open_file(pa.BufferReader(store.read(cell.key, ROWS_FILE))).read_all()
-    same = pa.array(np.zeros(len(table), np.int32))
-    for column, value in zip(CELL_COLUMNS, _names(cell), strict=True):
-        texts = pa.DictionaryArray.from_arrays(same, pa.array([value]))
-        table = table.append_column(column, texts)
-    return table
-
-
 def _categorical(
     table: pd.DataFrame, columns: Iterable[str], more: Iterable[str] = ()
 ) -> pd.DataFrame:
     """Return a table with some columns as categories in sorted order, `more` among them."""
-    made = {}
+    made: dict[str, Any] = {}
     for column in columns:
         texts = table[column]
-        known = texts.cat.categories if isinstance(texts.dtype, pd.CategoricalDtype) else texts
-        categories = sorted({*known, *more})
-        made[column] = pd.Categorical(texts, categories)
+        if not isinstance(texts.dtype, pd.CategoricalDtype):
+            made[column] = pd.Categorical(texts, sorted({*texts, *more}))
+            continue
+        known = list(texts.cat.categories)
+        if known != (wanted := sorted({*known, *more})):
+            made[column] = texts.cat.set_categories(wanted)
     return table.assign(**made)
-
-
-def _image_sets(cells: Iterable[Cell]) -> list[ImageSet]:
-    return list({cell.image_set.spec.name: cell.image_set for cell in cells}.values())
-
-
-def _names(cell: Cell) -> tuple[str, ...]:
-    request = cell.request
-    of_request = (
-        (request.target.name, request.technique.name, request.layer) if request else ("", "", "")
-    )
-    return (cell.model.name, *of_request, cell.image_set.spec.name)
-
-
-def _items(image_set: ImageSet) -> pd.DataFrame:
-    items = image_set.items
-    factors = {name: [item.factors.get(name, "") for item in items] for name in _factors(image_set)}
-    about = {"item": [item.id for item in items], "unit": list(map(image_set.unit_of, items))}
-    return pd.DataFrame({"image_set": image_set.spec.name, **about, **factors})
-
-
-def _factors(image_set: ImageSet) -> list[str]:
-    """Return the factors that a mean can keep apart: all but the unit itself."""
-    return [name for name in image_set.factors if name != image_set.spec.unit]
 
 
 def _factor_columns(table: pd.DataFrame) -> list[str]:

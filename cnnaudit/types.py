@@ -531,6 +531,7 @@ ROWS_FILE = "rows.arrow"  # of a cell of scores: what executing writes and the s
 # What a cell adds to each of its rows when they become one table; "" where it does not apply.
 CELL_COLUMNS = ("model", "target", "technique", "layer", "image_set")
 ROW_COLUMNS = tuple(column.name for column in fields(MetricRow))
+SORTED_BY = (*CELL_COLUMNS, "region", "metric")  # the table of rows, and then by item
 EARNED = ("value", "chance", "lift", "swap", "twin", "ceiling")  # the numbers of a row
 SUMMARY_COLUMNS = ("mean", *EARNED[1:], "units", "scored", "total", "dead")
 

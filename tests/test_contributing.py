@@ -12,7 +12,7 @@ from cnnaudit.config import load_specs
 from cnnaudit.execute import execute
 from cnnaudit.metrics import OVERLAP
 from cnnaudit.models import build_model
-from cnnaudit.summary import collect_rows
+from cnnaudit.rows import collect_rows
 from cnnaudit.techniques import TECHNIQUES
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")

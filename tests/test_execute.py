@@ -25,7 +25,7 @@ from cnnaudit.models import build_model
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.models.untrained import untrained_twin
 from cnnaudit.plan import requests_of
-from cnnaudit.summary import collect_rows
+from cnnaudit.rows import collect_rows
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import Heatmaps, Signals
 from tests.conftest import SIZE

@@ -15,11 +15,13 @@ import csv
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cnnaudit.image_sets.files import inside, picture_size
 from cnnaudit.image_sets.outlines import is_outline, read_outline
 from cnnaudit.types import RESERVED_COLUMNS, AuditError, Item, Region
 
+V = TypeVar("V")
 REQUIRED = ("id", "image")
 _EXAMPLE = {"id": "cat 1", "image": "cat-1.jpg", "mask": "cat-1-mask.png"}
 
@@ -44,7 +46,8 @@ def read_manifest(
             f"{path} has no line yet; give each picture one below {','.join(header)}, such as "
             f"{','.join(_EXAMPLE.get(name, '') for name in header)}"
         )
-    items = [_item(line, root, factors, f"{path}, line {number}") for number, line in lines]
+    shared = _Shared(root)
+    items = [_item(line, shared, factors, f"{path}, line {number}") for number, line in lines]
     _check_unique([item.id for item in items], path)
     return tuple(items), factors
 
@@ -75,31 +78,51 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     return header, [(number, dict(zip(header, row, strict=True))) for number, row in rows[1:]]
 
 
-def _item(line: Mapping[str, str], root: Path, factors: tuple[str, ...], where: str) -> Item:
+class _Shared:
+    """What many items have in common, held once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._files: dict[str, Path] = {}
+        self._mappings: dict[Any, Any] = {}
+
+    def file(self, cell: str, where: str) -> Path:
+        """Return the file below the root that a cell names."""
+        if cell not in self._files:
+            self._files[cell] = inside(self.root, cell, where)
+        return self._files[cell]
+
+    def one(self, mapping: dict[str, V]) -> Mapping[str, V]:
+        """Return the first mapping that was equal to this one."""
+        found: Mapping[str, V] = self._mappings.setdefault(tuple(mapping.items()), mapping)
+        return found
+
+
+def _item(line: Mapping[str, str], shared: _Shared, factors: tuple[str, ...], where: str) -> Item:
     if not line["id"]:
         raise AuditError(f"{where}: the id is empty")
-    image = inside(root, line["image"], f"{where}, image")
+    image = inside(shared.root, line["image"], f"{where}, image")
     regions = {
-        region: _read_region(cell, image, root, f"{where}, {name}")
+        region: _read_region(cell, image, shared, f"{where}, {name}")
         for name, cell in line.items()
         if (region := _region(name)) and cell
     }
     truth: str | Path | None = line.get("truth") or None
     if truth is not None and str(truth).lower().endswith(".csv"):
-        truth = inside(root, str(truth), f"{where}, truth")
+        truth = shared.file(str(truth), f"{where}, truth")
     return Item(
         id=line["id"],
         image=image,
-        regions=regions,
+        regions=shared.one(regions),
         truth=truth,
-        factors={name: line[name] for name in factors if line[name]},
+        factors=shared.one({name: line[name] for name in factors if line[name]}),
     )
 
 
-def _read_region(cell: str, image: Path, root: Path, where: str) -> Region:
+def _read_region(cell: str, image: Path, shared: _Shared, where: str) -> Region:
     if is_outline(cell):
         return read_outline(cell, picture_size(image, where), where)
-    return inside(root, cell, where)
+    return shared.file(cell, where)
 
 
 def _region(column: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from cnnaudit.store import Store
 from cnnaudit.summary import mapped, unguarded
@@ -209,7 +210,10 @@ def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
 def read_parquet(path: Path) -> pd.DataFrame:
     """Read a table of a run; raise AuditError naming the file if it is missing or damaged."""
     try:
-        return pd.read_parquet(path)
+        table = pq.read_table(path)
+        # There may be millions of rows: each column is freed as it is converted.
+        rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+        return rows
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
