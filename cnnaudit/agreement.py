@@ -46,6 +46,27 @@ _RANKS_HELD = 512  # of one item under every request, and more
 
 
 @dataclass(frozen=True)
+class _Work:
+    """What is compared on one image set, and the cells that keep its heatmaps."""
+
+    spec: AgreementSpec
+    contrast: ContrastSpec | None
+    image_set: ImageSet
+    cells: Sequence[Cell]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What determines the correlations."""
+        return {
+            "kind": "agreement",
+            "between": asdict(self.spec),
+            "contrast": self.contrast and asdict(self.contrast),
+            "unit": self.image_set.spec.unit,
+            "cells": [[cell.key, *_names(cell).values()] for cell in self.cells],
+        }
+
+
+@dataclass(frozen=True)
 class _Comparison:
     """Two heatmaps: each a cell and an item of it."""
 
@@ -66,21 +87,22 @@ def agreement_table(
     With its t interval (95 %), and how many of the compared images have one: a heatmap that is the
     same everywhere has no ranks to correlate.
     """
-    by_name = {contrast.name: contrast for contrast in contrasts}
-    cells = list(cells)
-    lines = []
-    for image_set in image_sets:
-        for spec in agreements:
-            kept = [
-                cell
-                for cell in cells
-                if cell.image_set is image_set
-                and cell.request is not None
-                and cell.request.technique.name in spec.techniques
-            ]
-            rows = _measured(spec, by_name.get(spec.contrast), image_set, kept, store)
-            lines += [_line(key, part) for key, part in rows.groupby(ABOUT, sort=False)]
+    lines: list[dict[str, Any]] = []
+    for work in _works(agreements, contrasts, image_sets, cells):
+        rows = _measured(work, store)
+        lines += [_line(key, part) for key, part in rows.groupby(ABOUT, sort=False)]
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def agreement_keys(
+    agreements: Iterable[AgreementSpec],
+    contrasts: Iterable[ContrastSpec],
+    image_sets: Iterable[ImageSet],
+    cells: Iterable[Cell],
+) -> Iterator[str]:
+    """Yield the store's key of every part of the table."""
+    for work in _works(agreements, contrasts, image_sets, cells):
+        yield cell_key(work.fields)
 
 
 def find_agreement(table: pd.DataFrame, titles: Mapping[str, str]) -> list[dict[str, str]]:
@@ -131,28 +153,34 @@ def _line(key: Any, rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _measured(
-    spec: AgreementSpec,
-    contrast: ContrastSpec | None,
-    image_set: ImageSet,
-    cells: Sequence[Cell],
-    store: Store,
-) -> pd.DataFrame:
+def _works(
+    agreements: Iterable[AgreementSpec],
+    contrasts: Iterable[ContrastSpec],
+    image_sets: Iterable[ImageSet],
+    cells: Iterable[Cell],
+) -> Iterator[_Work]:
+    by_name, cells = {contrast.name: contrast for contrast in contrasts}, list(cells)
+    for image_set, spec in product(image_sets, agreements):
+        kept = [
+            cell
+            for cell in cells
+            if cell.image_set is image_set
+            and cell.request is not None
+            and cell.request.technique.name in spec.techniques
+        ]
+        yield _Work(spec, by_name.get(spec.contrast), image_set, kept)
+
+
+def _measured(work: _Work, store: Store) -> pd.DataFrame:
     """Return the correlation of every comparison, from the store if they were made before."""
-    fields = {
-        "kind": "agreement",
-        "between": asdict(spec),
-        "contrast": contrast and asdict(contrast),
-        "unit": image_set.spec.unit,
-        "cells": [[cell.key, *_names(cell).values()] for cell in cells],
-    }
+    image_set, cells, fields = work.image_set, work.cells, work.fields
     key = cell_key(fields)
     if store.has(key):
         return pd.read_parquet(io.BytesIO(store.read(key, "agreement.parquet")))
-    if contrast is None:
-        compared = _on_the_same_image(spec.between, image_set, cells)
+    if work.contrast is None:
+        compared = _on_the_same_image(work.spec.between, image_set, cells)
     else:
-        compared = _between_levels(contrast, image_set, cells)
+        compared = _between_levels(work.contrast, image_set, cells)
     ranks = _Ranks(store, cells)
     rows = pd.DataFrame(
         (

@@ -155,6 +155,7 @@ def _plan(rest: Sequence[str]) -> int:
 def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int:
     from cnnaudit.audit import prepare
     from cnnaudit.reasons import reasons
+    from cnnaudit.results import count_derived
 
     ready = prepare(audit)
     plan = ready.plan
@@ -166,6 +167,8 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
             f"  {unit.model.name} on {unit.image_set.spec.name}, {len(unit.chunk)} items: "
             f"{', '.join(names)}"
         )
+    for name, (count, lacking) in count_derived(ready).items():
+        print(f"{name}: {count - lacking} in the store, {lacking} to compute")
     if explains:
         for text in reasons(plan.units, ready.store):
             print(f"  why {text}")
@@ -189,7 +192,7 @@ def _show_cost(ready: Prepared) -> None:
     cost = estimate(ready.audit, ready.plan.units, ready.device)
     print(
         f"about {clock(cost.seconds)} on {ready.device} and {cost.size / 1e6:.1f} MB in the store, "
-        "from a short calibration; what illustrates and sums up comes on top"
+        "from a short calibration; what compares, illustrates and sums up comes on top"
     )
 
 

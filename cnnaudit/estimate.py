@@ -64,6 +64,7 @@ def estimate(audit: AuditSpec, units: Sequence[Unit], device: torch.device) -> E
     Networks are built without their weights, which change neither; nothing is fetched or kept.
     """
     seconds, size = 0.0, 0.0
+    audit = replace(audit, executor=replace(audit.executor, workers=0))
     for spec, of_model in groupby(units, key=lambda unit: unit.model):
         alike: dict[tuple[str, ...], list[Unit]] = {}
         for unit in of_model:
@@ -93,7 +94,7 @@ def _calibrate(
         part = replace(unit, chunk=unit.chunk[:count])
         with TemporaryDirectory() as folder:
             started = time.monotonic()
-            for _ in execute([part], store=Store(Path(folder)), batch_size=batch_size, workers=0):
+            for _ in execute([part], store=Store(Path(folder)), batch_size=batch_size):
                 seconds = (time.monotonic() - started) / count
             files = (path for path in Path(folder).rglob("*") if path.is_file())
             size = sum(path.stat().st_size for path in files) / count

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnaudit.heatmaps import Result, compute_heatmaps
-from cnnaudit.image_sets.batches import batches_of_chunks
+from cnnaudit.image_sets.batches import Reader
 from cnnaudit.image_sets.perturbed import read_mask_of
 from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import behaviour_rows, rows_file, rows_of, truths_of, without_value
@@ -32,6 +32,7 @@ from cnnaudit.types import (
     Heatmaps,
     MetricRow,
     MetricSpec,
+    ModelSpec,
     Perturbed,
     Region,
     Unit,
@@ -40,6 +41,8 @@ from cnnaudit.types import (
 if TYPE_CHECKING:
     from cnnaudit.kept import Kept
     from cnnaudit.store import Store
+
+_CPU = torch.device("cpu")
 
 log = logging.getLogger(__name__)
 
@@ -65,19 +68,20 @@ def execute(
     metrics: Sequence[MetricSpec],
     store: Store,
     *,
+    reader: Reader,
     batch_size: int,
-    workers: int,
     twin: nn.Module | None = None,
 ) -> Iterator[Finished]:
     """Compute the cells of units of one model, which lies on its device, and store them.
 
-    Yields each unit when all of it is stored. With its untrained `twin` every heatmap of the
-    network is set beside the twin's. An interrupt waits for the batch in work, a second one for
-    nothing. Raises AuditError if the store cannot be written or a decoding process dies.
+    `reader` reads for that model. Yields each unit when all of it is stored. With its untrained
+    `twin` every heatmap of the network is set beside the twin's. An interrupt waits for the batch
+    in work, a second one for nothing. Raises AuditError if the store cannot be written or a
+    decoding process dies.
     """
     units, memory = tuple(units), _Memory(batch_size)
     with patient() as stop_if_asked:
-        read_ahead = _read_ahead(units, model, batch_size, workers)
+        read_ahead = reader.read([unit.chunk for unit in units])
         for unit, found in zip(units, read_ahead, strict=True):
             work = _Work(unit, model, metrics, twin, memory)
             for batch in found:
@@ -87,20 +91,16 @@ def execute(
             yield Finished(unit, memory.batch_size)
 
 
-def _read_ahead(
-    units: Sequence[Unit], model: nn.Module, batch_size: int, workers: int
-) -> Iterator[Iterator[Batch]]:
-    """Yield each unit's batches, which other processes read while this one computes."""
-    if not units:
-        return iter(())
-    preprocessing = units[0].model.preprocessing
-    return batches_of_chunks(
-        [unit.chunk for unit in units],
-        partial(prepare_image, preprocessing=preprocessing),
-        partial(prepare_mask, preprocessing=preprocessing),
+def make_reader(
+    spec: ModelSpec, batch_size: int, workers: int, device: torch.device = _CPU
+) -> Reader:
+    """Return what reads pictures for a model, in other processes while this one computes."""
+    return Reader(
+        partial(prepare_image, preprocessing=spec.preprocessing),
+        partial(prepare_mask, preprocessing=spec.preprocessing),
         batch_size,
         workers,
-        pinned=_device(model).type == "cuda",
+        pinned=device.type == "cuda",
     )
 
 

@@ -50,7 +50,7 @@ def executing(
     spec: ModelSpec, audit: AuditSpec, device: torch.device
 ) -> Iterator[Callable[..., Iterator[Finished]]]:
     """Hold a model, and yield what executes units of it, given them, a store and a batch size."""
-    from cnnaudit.execute import execute
+    from cnnaudit.execute import execute, make_reader
     from cnnaudit.models.untrained import untrained_twin
 
     with loaded(spec, audit, device) as model:
@@ -60,7 +60,7 @@ def executing(
             execute,
             model=model,
             metrics=audit.metrics,
-            workers=audit.executor.workers,
+            reader=make_reader(spec, audit.batch_size, audit.executor.workers, device),
             twin=twin,
         )
 

@@ -10,7 +10,7 @@ from cnnaudit.models import ModelFacts, inspect_model
 from cnnaudit.models.layers import Layer
 from cnnaudit.plan import run_fields
 from cnnaudit.store import Store, cell_key
-from cnnaudit.types import AuditSpec, ModelSpec
+from cnnaudit.types import AuditError, AuditSpec, ModelSpec
 
 VERSION = 1  # raise it when inspecting would find other facts
 _FILE = "facts.json"
@@ -21,8 +21,14 @@ def facts_of(audit: AuditSpec, spec: ModelSpec, store: Store) -> ModelFacts:
 
     Raises AuditError if the model is not what its config says it is.
     """
+    try:
+        network = run_fields(audit, spec)
+    except OSError as error:
+        raise AuditError(
+            f"model.{spec.name}: {error.filename} cannot be read ({error.strerror})"
+        ) from error
     fields = {
-        **run_fields(audit, spec),
+        **network,
         "kind": "facts",
         "version": VERSION,
         # what the model is held against

@@ -78,19 +78,36 @@ def randomisation_table(
     of its curves.
     """
     lines: list[dict[str, Any]] = []
-    as_they_are = [one for one in image_sets if not any(item.perturbed for item in one.items)]
-    for spec in audit.models if audit.sanities else ():
-        requests = requests_of(audit, spec, facts[spec.name])
+    image_sets = tuple(image_sets)
+    for spec in audit.models:
         with when_needed(load, spec) as loaded:
-            for sanity in audit.sanities:
-                mine = [one for one in requests if one.technique.name in sanity.techniques]
-                for image_set in as_they_are:
-                    work = _Work(audit, spec, image_set, sanity)
-                    for request, about in zip(
-                        mine, _stored(work, loaded, mine, store), strict=True
-                    ):
-                        lines += _lines(work, request, about)
+            for work, requests in _works(audit, spec, facts[spec.name], image_sets):
+                stored = _stored(work, loaded, requests, store)
+                for request, about in zip(requests, stored, strict=True):
+                    lines += _lines(work, request, about)
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def curve_keys(
+    audit: AuditSpec, facts: Mapping[str, ModelFacts], image_sets: Iterable[ImageSet]
+) -> Iterator[str]:
+    """Yield the store's key of every curve that the table rests on."""
+    image_sets = tuple(image_sets)
+    for spec in audit.models:
+        for work, requests in _works(audit, spec, facts[spec.name], image_sets):
+            yield from (cell_key(work.fields(request)) for request in requests)
+
+
+def _works(
+    audit: AuditSpec, spec: ModelSpec, facts: ModelFacts, image_sets: Sequence[ImageSet]
+) -> Iterator[tuple[_Work, list[HeatmapRequest]]]:
+    """Yield what is asked of a model on each image set, and the requests that it is asked of."""
+    as_they_are = [one for one in image_sets if not any(item.perturbed for item in one.items)]
+    for sanity in audit.sanities:
+        requests = requests_of(audit, spec, facts)
+        mine = [one for one in requests if one.technique.name in sanity.techniques]
+        for image_set in as_they_are:
+            yield _Work(audit, spec, image_set, sanity), mine
 
 
 def find_randomisation(table: pd.DataFrame, titles: Mapping[str, str]) -> list[dict[str, str]]:

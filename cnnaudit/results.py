@@ -91,6 +91,28 @@ def read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch
     )
 
 
+def count_derived(ready: Prepared) -> dict[str, tuple[int, int]]:
+    """Return of what is made when all cells are there how much there is, and what the store lacks.
+
+    Only what an audit asks for is among it.
+    """
+    from cnnaudit.agreement import agreement_keys
+    from cnnaudit.randomisation import curve_keys
+
+    audit = ready.audit
+    keys = {
+        "agreements": [
+            *agreement_keys(audit.agreements, audit.contrasts, ready.image_sets, ready.plan.cells)
+        ],
+        "randomisation curves": [*curve_keys(audit, ready.facts, ready.image_sets)],
+    }
+    return {
+        name: (len(found), sum(not ready.store.has(key) for key in found))
+        for name, found in keys.items()
+        if found
+    }
+
+
 def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     """Write the tables, the verdict and what the report needs into a run directory."""
     from cnnaudit import checks, summary

@@ -132,6 +132,21 @@ def test_plan_computes_nothing(cli: Callable, overrides: list[str], tmp_path: Pa
     assert out.count("  why perception on robot_lighting, ") == 9
 
 
+def test_plan_counts_what_is_made_of_the_cells_as_well(cli: Callable, overrides: list[str]) -> None:
+    """Two techniques, each re-initialised, and how far they agree."""
+    asked = [
+        *("experiment=none", *overrides, "technique=[saliency,grad_cam]", "metric=[]"),
+        *("agreement=[techniques]", "sanity=[randomisation]", "sanity.randomisation.items=2"),
+    ]
+    _, out, _ = cli("plan", *asked)
+    assert "agreements: 0 in the store, 1 to compute" in out
+    assert "randomisation curves: 0 in the store, 2 to compute" in out
+    assert cli("run", *asked)[0] == 0
+    _, out, _ = cli("plan", *asked)
+    assert "agreements: 1 in the store, 0 to compute" in out
+    assert "randomisation curves: 2 in the store, 0 to compute" in out
+
+
 def test_report_is_made_again_without_torch(
     cli: Callable, overrides: list[str], tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cnnaudit.audit import prepare
 from cnnaudit.config import load_specs
-from cnnaudit.execute import execute
+from cnnaudit.execute import execute, make_reader
 from cnnaudit.metrics import OVERLAP
 from cnnaudit.models import build_model
 from cnnaudit.rows import collect_rows
@@ -41,7 +41,14 @@ def test_a_recipe_gives_numbers(
         ready = prepare(load_specs([*overrides, f"{kind}=[{name}]"], tmp_path / "conf"))
         (unit,) = ready.plan.units
         model = build_model(unit.model, 0)
-        (_,) = execute([unit], model, ready.audit.metrics, ready.store, batch_size=8, workers=0)
+        (_,) = execute(
+            [unit],
+            model,
+            ready.audit.metrics,
+            ready.store,
+            reader=make_reader(unit.model, 8, 0),
+            batch_size=8,
+        )
         rows = collect_rows(ready.plan.cells, ready.store)
     finally:
         for name in set(registry) - before:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
-from cnnaudit.execute import Finished, execute
+from cnnaudit.execute import Finished, execute, make_reader
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.models import build_model
 from cnnaudit.models.perception import SimpleCNN
@@ -49,8 +49,8 @@ def run(overrides: list[str]) -> Run:
                 model or build_model(unit.model, audit.seed),
                 audit.metrics,
                 ready.store,
+                reader=make_reader(unit.model, audit.batch_size, workers=0),
                 batch_size=audit.batch_size,
-                workers=0,
                 twin=twin,
             )
         return collect_rows(ready.plan.cells, ready.store)
@@ -306,8 +306,8 @@ def _execute(ready: Prepared, model: nn.Module, workers: int = 0) -> Iterator[Fi
         model,
         audit.metrics,
         ready.store,
+        reader=make_reader(audit.models[0], audit.batch_size, workers),
         batch_size=audit.batch_size,
-        workers=workers,
     )
 
 

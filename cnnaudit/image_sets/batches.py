@@ -37,42 +37,57 @@ def batches(
 
     A batch's `items` are the ones that could be read; the others are in its `failures`.
     """
-    for found in batches_of_chunks([items], prepare_image, prepare_mask, size, workers):
+    for found in Reader(prepare_image, prepare_mask, size, workers).read([items]):
         yield from found
 
 
-def batches_of_chunks(
-    chunks: Sequence[Sequence[Item]],
-    prepare_image: Prepare,
-    prepare_mask: Prepare,
-    size: int,
-    workers: int,
-    *,
-    pinned: bool = False,
-) -> Iterator[Iterator[Batch]]:
-    """Yield the batches of each chunk, to be taken before the next chunk's.
+class Reader:
+    """Reads the pictures of one model in batches, and keeps the processes that it does it with."""
 
-    The same processes read all chunks, and ahead of the one that is asked for. `pinned` images can
-    be copied to a GPU while it computes. Raises AuditError if one of the processes dies.
-    """
-    loader = DataLoader(
-        _Reading(prepare_image, prepare_mask),
-        batch_sampler=_parts(chunks, size),  # type: ignore[arg-type]  # any iterable will do
-        num_workers=workers,
-        collate_fn=_pack,
-        pin_memory=pinned,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # or each pass would draw from the global one
-    )
-    stream = _unpacked(iter(loader))
-    for chunk in chunks:
-        yield islice(stream, ceil(len(chunk) / size))
+    def __init__(
+        self,
+        prepare_image: Prepare,
+        prepare_mask: Prepare,
+        size: int,
+        workers: int,
+        *,
+        pinned: bool = False,
+    ) -> None:
+        """`pinned` images can be copied to a GPU while it computes."""
+        self._parts = _Parts(size)
+        self._loader = DataLoader(
+            _Reading(prepare_image, prepare_mask),
+            batch_sampler=self._parts,  # type: ignore[arg-type]  # any iterable will do
+            num_workers=workers,
+            collate_fn=_pack,
+            pin_memory=pinned,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # or each pass would draw from the global one
+            persistent_workers=workers > 0,
+        )
+
+    def read(self, chunks: Sequence[Sequence[Item]]) -> Iterator[Iterator[Batch]]:
+        """Yield the batches of each chunk, to be taken before the next chunk's.
+
+        They are read ahead of the chunk that is asked for. Raises AuditError if a process dies.
+        """
+        self._parts.chunks = chunks
+        stream = _unpacked(iter(self._loader))
+        for chunk in chunks:
+            yield islice(stream, ceil(len(chunk) / self._parts.size))
 
 
-def _parts(chunks: Sequence[Sequence[Item]], size: int) -> Iterator[Sequence[Item]]:
-    """Yield what each batch is to hold: no batch has items of two chunks."""
-    for chunk in chunks:
-        yield from (chunk[start : start + size] for start in range(0, len(chunk), size))
+class _Parts:
+    """What each batch is to hold: no batch has items of two chunks."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.chunks: Sequence[Sequence[Item]] = ()
+
+    def __iter__(self) -> Iterator[Sequence[Item]]:
+        for chunk in self.chunks:
+            for start in range(0, len(chunk), self.size):
+                yield chunk[start : start + self.size]
 
 
 def _unpacked(stream: Iterator[_Packed]) -> Iterator[Batch]:

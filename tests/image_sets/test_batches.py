@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnnaudit.image_sets.batches import batches, batches_of_chunks
+from cnnaudit.image_sets.batches import Reader, batches
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.types import AuditError, Batch, Item, Preprocessing
 
@@ -136,15 +136,28 @@ def test_worker_processes_give_the_same(items: list[Item]) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_batch_has_items_of_two_chunks(items: list[Item], workers: int) -> None:
     chunks = [items[:3], items[3:4], items]
-    found = [
-        [batch.ids for batch in chunk]
-        for chunk in batches_of_chunks(chunks, _image, _mask, 2, workers)
-    ]
+    reader = Reader(_image, _mask, 2, workers)
+    found = [[batch.ids for batch in chunk] for chunk in reader.read(chunks)]
     assert found == [
         [("a", "b"), ("c",)],
         [("d",)],
         [("a", "b"), ("c", "d"), ("e",)],
     ]
+
+
+def test_a_reader_keeps_its_processes(items: list[Item]) -> None:
+    def named(_picture: Image.Image) -> Tensor:
+        return torch.tensor([os.getpid()])
+
+    reader = Reader(named, _mask, 2, workers=1)
+    processes, found = set(), []
+    for chunk in (items[:3], items[1:], items):
+        for batch in (one for part in reader.read([chunk]) for one in part):
+            processes |= set(batch.images.flatten().tolist())
+            found += batch.ids
+    assert found == [*"abc", *"bcde", *"abcde"]
+    assert len(processes) == 1
+    assert os.getpid() not in processes
 
 
 def test_a_process_that_dies_is_an_error_and_no_end_of_waiting(items: list[Item]) -> None:
