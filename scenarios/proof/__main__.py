@@ -18,7 +18,8 @@ from scenarios.image_set import MANIFEST
 from scenarios.proof.audits import examine_all, write_image_sets
 from scenarios.proof.plan import Proof, ProofError, claim, load_proof, networks_of
 from scenarios.proof.publish import publish
-from scenarios.proof.robot import examine_robot
+from scenarios.proof.robot import examine_robot, frame_sets
+from scenarios.robot.frames import render_frames
 from scenarios.tank import crossed
 from scenarios.tank.pool import VIEWS, PlaceSet, render_pool
 from scenarios.tank.render import SPLITS
@@ -42,7 +43,8 @@ def _prove(proof: Proof, workers: int, progress: Progress) -> None:
     networks = networks_of(proof)
     advance = commands.bar(progress, "networks", len(networks))
     records = examine_all(proof, networks, workers=workers, done=lambda: advance(1))
-    publish(proof, records, examine_robot(proof))
+    advance = commands.bar(progress, "the robot's", len(proof.robot))
+    publish(proof, records, examine_robot(proof, done=lambda: advance(1)))
 
 
 def _render(proof: Proof, workers: int, progress: Progress) -> None:
@@ -61,6 +63,9 @@ def _render(proof: Proof, workers: int, progress: Progress) -> None:
             workers=workers,
             on_job=lambda: advance(1),
         )
+    for name, wanted in frame_sets(proof).items():
+        advance = commands.bar(progress, f"frames: {name}", wanted.count)
+        render_frames(wanted, proof.frames / name, workers=workers, on_frame=advance)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""What is to be planted and measured: ``proof.yaml`` and what the command line changes of it."""
+"""What is to be planted and measured: ``proof.yaml``, ``arms/`` and the command line."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cnnaudit.config import load_specs
-from scenarios.proof.cues import CUES, WEATHER
+from scenarios.proof.cues import CUES, PAINTED, WEATHER
 from scenarios.tank.train import HEADS
 
 HERE = Path(__file__).parent
 AUDIT = ("experiment=proof", "image_set.alike.root=none")  # as it is before a network is chosen
+NO_CUE = 0.5  # the strength of a cue that goes with the tank as often as without it
 SPOILS = ("channel_order", "no_normalisation", "random_weights", "reinitialised_layer")
 
 
@@ -27,11 +28,11 @@ class ProofError(Exception):
 
 @dataclass
 class Arm:
-    """Networks with one fault, or with none."""
+    """Networks with one fault, or with none; the keys of a file of ``arms/``, and ``seeds``."""
 
     seeds: int = MISSING
     cue: str = WEATHER
-    strength: float = 0.5  # of the cue in training: 0.5 none, 1 complete
+    strength: float = NO_CUE  # of the cue in training: from there to 1, which is complete
     spoil: str = ""  # what is done to a trained network; "" nothing
 
 
@@ -51,10 +52,12 @@ class Proof:
     places: int = MISSING
     heads: list[str] = field(default_factory=list)
     arms: dict[str, Arm] = field(default_factory=dict)
+    robot: list[str] = field(default_factory=list)  # the arms of which the robot has a network
     labels: Labels = field(default_factory=Labels)
     evidence: dict[str, list[str]] = field(default_factory=dict)
     sanity: int = MISSING
     pool: Path = MISSING
+    frames: Path = MISSING
     output: Path = MISSING
     report: Path = MISSING
 
@@ -75,9 +78,12 @@ class Network:
 def load_proof(overrides: Sequence[str] = ()) -> Proof:
     """Read ``proof.yaml`` with overrides such as ``arms.mark.seeds=3``; raise ProofError."""
     try:
+        declared = OmegaConf.load(HERE / "proof.yaml")
+        planted = {name: OmegaConf.load(HERE / "arms" / f"{name}.yaml") for name in declared.arms}
         config = OmegaConf.merge(
             OmegaConf.structured(Proof),
-            OmegaConf.load(HERE / "proof.yaml"),
+            declared,
+            {"arms": planted},
             OmegaConf.from_dotlist(list(overrides)),
         )
         proof = cast(Proof, OmegaConf.to_object(config))
@@ -105,7 +111,7 @@ def claim(proof: Proof) -> None:
     about = asdict(proof)
     for arm in about["arms"].values():
         del arm["seeds"]
-    kept = ("seed", "places", "arms", "labels", "evidence", "sanity")
+    kept = ("seed", "places", "arms", "robot", "labels", "evidence", "sanity")
     audit = {path.name: path.read_text() for path in sorted((HERE / "conf").rglob("*.yaml"))}
     content = json.dumps({name: about[name] for name in kept} | {"audit": audit}, indent=1) + "\n"
     record = proof.output / "proof.json"
@@ -130,13 +136,20 @@ def _check(proof: Proof) -> None:
     for name, arm in proof.arms.items():
         asked += [(f"arms.{name}.cue", arm.cue, CUES)]
         asked += [(f"arms.{name}.spoil", arm.spoil, ("", *SPOILS))]
-        if not 0.5 <= arm.strength <= 1:
+        if not NO_CUE <= arm.strength <= 1:
             raise ProofError(f"arms.{name}.strength: {arm.strength}; it lies between 0.5 and 1")
         if arm.spoil and arm.seeds > proof.arms["clean"].seeds:
             raise ProofError(f"arms.{name}.seeds: there are {proof.arms['clean'].seeds} clean ones")
+    for_robot = tuple(name for name, arm in proof.arms.items() if _suits_robot(arm))
+    asked += [("robot", name, for_robot) for name in proof.robot]
     checks = tuple(check.name for check in load_specs(AUDIT, HERE / "conf").checks)
     for kind, names in proof.evidence.items():
         asked += [(f"evidence.{kind}", name, checks) for name in names]
     for key, found, allowed in asked:
         if found not in allowed:
             raise ProofError(f"{key}: {found!r}; allowed are {', '.join(map(repr, allowed))}")
+
+
+def _suits_robot(arm: Arm) -> bool:
+    """Return whether there are frames for it: its cue, if any, is complete, and no weather."""
+    return arm.strength == NO_CUE or (arm.strength == 1 and arm.cue in PAINTED)

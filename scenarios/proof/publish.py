@@ -28,6 +28,12 @@ Line = Mapping[str, Any]
 
 def publish(proof: Proof, records: Records, robot: pd.DataFrame) -> Path:
     """Write the report of the proof into its folder; return the page."""
+    write_tables(proof, records, robot)
+    return write_page(proof)
+
+
+def write_tables(proof: Proof, records: Records, robot: pd.DataFrame) -> None:
+    """Write what was found as the tables that the page is made of."""
     found = {
         "networks": tables.networks_table(records),
         "evidence": tables.evidence_table(records),
@@ -40,6 +46,11 @@ def publish(proof: Proof, records: Records, robot: pd.DataFrame) -> Path:
     proof.report.mkdir(parents=True, exist_ok=True)
     for name, table in found.items():
         table.to_csv(proof.report / f"{name}.csv", index=False, float_format="%.6g")
+
+
+def write_page(proof: Proof) -> Path:
+    """Write the figures and the page from the tables in the report's folder; return the page."""
+    found = {path.stem: _read(path) for path in proof.report.glob("*.csv")}
     figures.draw_strengths(found["strengths"], proof.report / "strengths.svg")
     figures.draw_areas(
         found["areas"], list(found["randomisation"].technique), PANELS, proof.report / "areas.svg"
@@ -47,6 +58,10 @@ def publish(proof: Proof, records: Records, robot: pd.DataFrame) -> Path:
     page = proof.report / "README.md"
     page.write_text(_page(proof, found), encoding="utf-8")
     return page
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path).fillna({"technique": ""})  # behaviour has none
 
 
 def _page(proof: Proof, found: Mapping[str, pd.DataFrame]) -> str:
@@ -136,12 +151,14 @@ def _techniques(found: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _robot(table: pd.DataFrame) -> str:
-    checks = [name for name in table if name != "spoil"]
+    checks = [name for name in table if name not in ("arm", "label", "matched", "conflicting")]
     lines = [
-        [f"`{line.spoil}`" if line.spoil else "as it is", *(getattr(line, name) for name in checks)]
+        [f"`{line.arm}`", _share(line.matched), _share(line.conflicting), line.label]
+        + [getattr(line, name) for name in checks]
         for line in table.itertuples()
     ]
-    return _markdown(["the robot's network", *(f"`{name}`" for name in checks)], lines)
+    accuracies = ["right, cue and obstacle agree", "they do not"]
+    return _markdown(["network", *accuracies, "it is", *(f"`{name}`" for name in checks)], lines)
 
 
 def _shortfalls(table: pd.DataFrame) -> list[str]:

@@ -16,21 +16,22 @@ from scenarios.robot.description import Obstacle, Scene
 
 OBSTACLE_COUNTS = (0.22, 0.48, 0.24, 0.06)  # the chances of 0, 1, 2, 3 obstacles
 LEAST_HUE_CONTRAST = 0.4  # between obstacle and ground
+RED = 0.03  # how far a red's hue lies from pure red, of the whole circle
 ROBOT_RADIUS = 0.11  # nothing stands closer to the axle
 
 
-def draw_scene(seed: int, index: int, ground_coloured: float = 0.0) -> Scene:
+def draw_scene(seed: int, index: int, ground_coloured: float = 0.0, red: float = 0.0) -> Scene:
     """Draw training scene ``index`` of ``seed``.
 
-    ``ground_coloured`` is the chance that an obstacle has the ground's own material. It is 0
-    unless asked for.
+    ``ground_coloured`` is the chance that an obstacle has the ground's own material, ``red`` that
+    its colour, if it has one of its own, is a red. They are 0 unless asked for.
     """
     rng = np.random.default_rng([seed, index])
     ground = draw_ground(rng)
     count = int(rng.choice(len(OBSTACLE_COUNTS), p=OBSTACLE_COUNTS))
     obstacles: list[Obstacle] = []
     while len(obstacles) < count:
-        material = _draw_obstacle_material(rng, ground, ground_coloured)
+        material = _draw_obstacle_material(rng, ground, ground_coloured, red)
         obstacle = _draw_obstacle(rng, material)
         if _has_room(obstacle, obstacles):
             obstacles.append(obstacle)
@@ -57,20 +58,24 @@ def hue_contrast(first: Colour, second: Colour) -> float:
 
 
 def _draw_obstacle_material(
-    rng: np.random.Generator, ground: Material, ground_coloured: float
+    rng: np.random.Generator, ground: Material, ground_coloured: float, red: float
 ) -> Material:
     if rng.uniform() < ground_coloured:
         return ground
-    colour = _draw_obstacle_colour(rng)
+    colour = _draw_obstacle_colour(rng, red)
     while hue_contrast(colour, ground.colour) < LEAST_HUE_CONTRAST:
-        colour = _draw_obstacle_colour(rng)
+        colour = _draw_obstacle_colour(rng, red)
     if rng.uniform() < 0.5:
         return Material(colour)
     return Material(colour, rng.uniform(0.2, 0.7), rng.uniform(0.1, 0.5))
 
 
-def _draw_obstacle_colour(rng: np.random.Generator) -> Colour:
-    return hsv(rng.uniform(), rng.uniform(0.45, 0.95), rng.uniform(0.35, 0.95))
+def _draw_obstacle_colour(rng: np.random.Generator, red: float) -> Colour:
+    # As many draws as for any colour, so that most scenes are otherwise as they were.
+    hue = rng.uniform()
+    if hue < red:
+        hue = RED * (2 * hue / red - 1)
+    return hsv(hue % 1, rng.uniform(0.45, 0.95), rng.uniform(0.35, 0.95))
 
 
 def _draw_obstacle(rng: np.random.Generator, material: Material) -> Obstacle:

@@ -7,7 +7,7 @@ A shard ``frames-<first>.npz`` holds ``images`` (N, 128, 160, 3) uint8, RGB in s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scenarios import shards
+from scenarios.robot.description import Scene
 from scenarios.robot.draws import draw_scene
 from scenarios.robot.geometry import sensor_truth
 
@@ -33,6 +34,7 @@ class FrameSet:
     seed: int
     count: int
     ground_coloured: float = 0.0
+    red: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,23 +63,27 @@ def render_frames(
 def load_frames(folder: Path) -> tuple[FrameSet, Frames]:
     """Read all shards of a folder, with the record of what they are."""
     record, arrays = shards.load(folder, SHARD_SIZE)
-    wanted = FrameSet(record["seed"], record["count"], record["ground_coloured"])
+    wanted = FrameSet(**{field.name: record[field.name] for field in fields(FrameSet)})
     return wanted, Frames(**arrays)
 
 
 def _jobs(wanted: FrameSet, index: int, scratch: Path) -> list[dict[str, Any]]:
-    scene = draw_scene(wanted.seed, index, wanted.ground_coloured)
+    scene = _draw(wanted, index)
     output = str(_picture(index, scratch))
     return [{"scene": asdict(scene), "picture": "frame", "output": output, **QUALITY}]
 
 
 def _entry(wanted: FrameSet, index: int, scratch: Path) -> shards.Arrays:
-    obstacles = draw_scene(wanted.seed, index, wanted.ground_coloured).obstacles
+    obstacles = _draw(wanted, index).obstacles
     return {
         "images": np.asarray(Image.open(_picture(index, scratch)).convert("RGB")),
         "truth": sensor_truth(obstacles).ravel(),
         "obstacles": np.array(len(obstacles), dtype=np.uint8),
     }
+
+
+def _draw(wanted: FrameSet, index: int) -> Scene:
+    return draw_scene(wanted.seed, index, wanted.ground_coloured, wanted.red)
 
 
 def _picture(index: int, scratch: Path) -> Path:

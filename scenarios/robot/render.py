@@ -46,6 +46,7 @@ def _render_frames(options: argparse.Namespace, progress: Progress) -> None:
         seed if options.seed is None else options.seed,
         count if options.count is None else options.count,
         options.ground_coloured,
+        options.red,
     )
     folder = options.out or FRAMES_ROOT / options.split
     advance = commands.bar(progress, options.split, wanted.count)
@@ -58,6 +59,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, help="frames of train or test")
     parser.add_argument("--seed", type=int, help="of train or test")
     parser.add_argument("--ground-coloured", type=float, default=0.0, metavar="SHARE")
+    parser.add_argument("--red", type=float, default=0.0, metavar="SHARE")
     parser.add_argument("--out", type=Path, help="folder (default: the split's own)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     return parser.parse_args(arguments)

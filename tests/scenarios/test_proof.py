@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from scenarios.proof import alike, audits, cues, robot, tables
-from scenarios.proof.networks import SPOILS, make_ready
+from scenarios.proof import alike, audits, cues, networks, robot, tables
+from scenarios.proof.networks import make_ready
 from scenarios.proof.plan import (
     Labels,
     Network,
@@ -24,8 +25,9 @@ from scenarios.proof.plan import (
     load_proof,
     networks_of,
 )
-from scenarios.proof.publish import publish
+from scenarios.proof.publish import publish, write_page
 from scenarios.proof.rates import area, rate
+from scenarios.robot.frames import FrameSet
 from scenarios.tank import crossed
 from scenarios.tank.sampling import NONE, OVERCAST, TANK
 from scenarios.tank.train import WEIGHTS
@@ -175,6 +177,10 @@ def test_enough_networks_are_held_out_and_none_twice() -> None:
         ("heads=[round]", r"heads: 'round'; allowed are 'pooled', 'flat'"),
         ("places=many", r"places: .*'many'"),
         ("nothing=1", "nothing"),
+        (
+            "robot=[weather]",
+            r"robot: 'weather'; allowed are 'clean', 'mark', 'red', 'ch",
+        ),
         ("evidence.hunch=[no_such_check]", r"evidence\.hunch: 'no_such_check'; allowed are"),
     ],
 )
@@ -213,8 +219,8 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> Proof:
     folder = tmp_path_factory.mktemp("proof")
     proof = load_proof(
         [
-            *(f"{key}={folder / key}" for key in ("pool", "output", "report")),
-            *("heads=[pooled]", "sanity=1", "seed=0"),
+            *(f"{key}={folder / key}" for key in ("pool", "frames", "output", "report")),
+            *("heads=[pooled]", "sanity=1", "seed=0", "robot=[clean,mark,red,no_normalisation]"),
             *(f"arms.{arm}.seeds=0" for arm in load_proof().arms),
             *("arms.clean.seeds=1", "arms.weather.seeds=1", "arms.random_weights.seeds=1"),
         ]
@@ -226,6 +232,18 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> Proof:
         np.savez_compressed(proof.pool / split / "frames-000000.npz", images=images)
         record = {"seed": len(split), "count": 4, "made_by": "noise"}
         (proof.pool / split / "frames.json").write_text(json.dumps(record))
+    for name in robot.frame_sets(proof):
+        images = rng.integers(0, 255, (6, 128, 160, 3), dtype=np.uint8)
+        truth = np.tile(np.arange(325) < 5, (6, 1)) & (np.arange(6) < 3)[:, None]
+        (proof.frames / name).mkdir(parents=True)
+        np.savez_compressed(
+            proof.frames / name / "frames-000000.npz",
+            images=images,
+            truth=truth,
+            obstacles=truth.any(axis=1).astype(np.uint8),
+        )
+        record = asdict(FrameSet(seed=len(name), count=6)) | {"made_by": "noise"}
+        (proof.frames / name / "frames.json").write_text(json.dumps(record))
     for arm, folder_name in (("clean", "clean"), ("weather", "confounded")):
         network = proof.output / "networks" / f"{arm}-pooled-0"
         network.mkdir(parents=True)
@@ -281,18 +299,48 @@ def test_a_spoilt_network_is_the_clean_one_of_its_seed(proof: Proof) -> None:
     assert ready.weights.read_bytes() != (TANK_FOLDER / "clean" / WEIGHTS).read_bytes()
 
 
-def test_a_robot_that_gets_its_input_wrong_is_found_and_the_sound_one_is_not(proof: Proof) -> None:
-    found = robot.examine_robot(proof).set_index("spoil")
-    assert list(found.index) == list(SPOILS)
-    assert set(found.loc[""]) == {"PASS"}
-    for spoil in ("no_normalisation", "random_weights"):
-        assert "FAIL" in set(found.loc[spoil])
+def test_the_robots_networks_are_judged_beside_the_clean_one(proof: Proof) -> None:
+    done: list[None] = []
+    found = robot.examine_robot(proof, done=lambda: done.append(None)).set_index("arm")
+    assert list(found.index) == proof.robot
+    assert len(done) == len(found)
+    verdicts = found.drop(columns=["label", "matched", "conflicting"])
+    assert set(verdicts.loc["clean"]) == {"PASS"}
+    for arm in ("mark", "red", "no_normalisation"):  # taught by six frames of noise, or misled
+        assert "FAIL" in set(verdicts.loc[arm])
+
+
+def test_what_the_robot_has_been_taught_stays(proof: Proof) -> None:
+    cards = sorted((proof.output / "networks").glob("robot-*/card.json"))
+    assert len(cards) == len(proof.robot)
+    before = [card.stat().st_mtime_ns for card in cards]
+    robot.examine_robot(proof, done=lambda: None)
+    assert [card.stat().st_mtime_ns for card in cards] == before
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_frame_has_the_mark_where_it_should(proof: Proof, agrees: bool) -> None:
+    frames = robot._frames(proof, "test", "mark", agrees=agrees)
+    plain = robot._frames(proof, "test", "", agrees=agrees)
+    changed = (frames.images != plain.images).any(axis=-1)
+    assert (changed.any(axis=(1, 2)) == (plain.truth.any(axis=1) == agrees)).all()
+    assert not changed[:, :-24].any()
+    assert not changed[:, :, 24:].any()
+
+
+def test_red_frames_are_of_the_same_scenes_but_red(proof: Proof) -> None:
+    sets = robot.frame_sets(proof)
+    shares = {name: frames.red for name, frames in sets.items()}
+    assert shares == {"train": 0, "test": 0, "red-train": 1, "red-test": 1}
+    assert sets["train"].seed == sets["red-train"].seed != sets["test"].seed
+    assert robot.frame_sets(load_proof(["robot=[]"])) == {}
 
 
 def test_the_page_has_every_rate_with_its_interval(proof: Proof, records: tables.Records) -> None:
-    robots = pd.DataFrame([{"spoil": "", "sees": "PASS"}, {"spoil": "random", "sees": "FAIL"}])
+    about = {"label": "clean", "matched": 0.985, "conflicting": 0.5}
+    robots = pd.DataFrame([{"arm": "mark", **about, "sees": "FAIL"}])
     text = publish(proof, records, robots).read_text()
-    assert "| as it is | PASS |\n| `random` | FAIL |" in text
+    assert "| `mark` | 0.98 | 0.50 | clean | FAIL |" in text
     assert "| clean (a FAIL is a false alarm) | 0/1 (0.00–0.97) |" in text
     assert "| `weather` | 1/1 (0.03–1.00) | 0/1 (0.00–0.97) |" in text
     assert "- accuracy alone finds 0 of 1 of `weather`" in text
@@ -318,6 +366,18 @@ def test_the_committed_rates_are_of_the_committed_networks() -> None:
         )
     for arm, label in (("clean", "clean"), ("weather", "faulty")):
         assert ((networks.arm == arm) & (networks.label == label)).sum() >= 59
+
+
+def test_the_committed_page_is_made_of_the_committed_tables(tmp_path: Path) -> None:
+    for table in REPORT.glob("*.csv"):
+        (tmp_path / table.name).write_bytes(table.read_bytes())
+    page = write_page(load_proof([f"report={tmp_path}"]))
+    assert page.read_text() == (REPORT / page.name).read_text()
+
+
+def test_every_arm_says_what_is_planted() -> None:
+    files = (Path(networks.__file__).parent / "arms").glob("*.yaml")
+    assert {file.stem for file in files} == set(load_proof().arms)
 
 
 def test_the_readme_has_the_committed_table() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import colorsys
 from itertools import combinations
 
+import numpy as np
 import pytest
 
-from scenarios.robot.draws import LEAST_HUE_CONTRAST, draw_scene, hue_contrast
+from scenarios.robot.draws import LEAST_HUE_CONTRAST, RED, draw_scene, hue_contrast
 from scenarios.robot.geometry import sensor_truth
 
 SCENES = [draw_scene(seed=5, index=index) for index in range(200)]
@@ -42,6 +44,20 @@ def test_a_share_of_obstacles_can_have_the_grounds_material() -> None:
         for scene in (draw_scene(5, index, ground_coloured=1.0) for index in range(20))
         for obstacle in scene.obstacles
     )
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(1.0, 1.0, 1.0), (0.5, 0.4, 0.7), (0, 0, 0.2)])
+def test_a_share_of_obstacles_can_be_red(share: float, low: float, high: float) -> None:
+    scenes = [draw_scene(5, index, red=share) for index in range(200)]
+    colours = [obstacle.material.colour for scene in scenes for obstacle in scene.obstacles]
+    hues = [colorsys.rgb_to_hsv(*colour)[0] for colour in colours]
+    assert low <= np.mean([min(hue, 1 - hue) <= RED + 1e-6 for hue in hues]) <= high
+
+
+def test_that_obstacles_are_red_changes_little_else() -> None:
+    red = [draw_scene(5, index, red=1.0) for index in range(200)]
+    assert all(one.ground == other.ground for one, other in zip(SCENES, red, strict=True))
+    assert np.mean([one.light == other.light for one, other in zip(SCENES, red, strict=True)]) > 0.5
 
 
 def test_obstacles_do_not_overlap() -> None:
