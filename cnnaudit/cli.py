@@ -10,6 +10,7 @@ it refuses runs whose inputs differ.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shlex
@@ -56,6 +57,8 @@ keys: cnnaudit run --help. What would be composed: cnnaudit run --cfg job.
 
 def main(arguments: Sequence[str] = ()) -> NoReturn:
     """Run the command that the process was called with; `arguments` stand before its own."""
+    # Arrow's own allocators keep what was freed, which a table of millions of rows needs but once.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     arguments = [*arguments, *sys.argv[1:]]
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     try:
@@ -367,6 +370,8 @@ def _end_of(
     from cnnaudit.audit import Invocation
     from cnnaudit.config import config_text, to_specs
 
+    if not _ends:
+        gc.freeze()  # what is loaded stays: to look through it for garbage takes time, each time
     if _ends and (stopped := _ends[-1].stopped) is not None:
         return _End(COMPLETE, stopped)
     try:

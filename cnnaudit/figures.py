@@ -98,15 +98,15 @@ def fit(picture: Pixels, longest: int) -> Pixels:
 
 def colourise(grey: Pixels, colour_map: str = COLOUR_MAP) -> Pixels:
     """Give each value of a grey map (H, W) its colour (H, W, 3)."""
-    return _uint8(_colours(colour_map)[grey])
+    return _uint8(cv2.applyColorMap(grey, _colours(colour_map)))
 
 
 @cache  # OpenCV makes it anew for every picture, which takes longer than to use it
 def _colours(colour_map: str) -> Pixels:
-    """Return the colours (256, 3) of a map."""
-    ramp = np.arange(256, dtype=np.uint8)[np.newaxis]
+    """Return the colours (256, 1, 3) of a map, RGB."""
+    ramp = np.arange(256, dtype=np.uint8)[:, np.newaxis]
     bgr = cv2.applyColorMap(ramp, COLOUR_MAPS[colour_map])
-    return _uint8(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)[0])
+    return _uint8(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 
 def overlay(

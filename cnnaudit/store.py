@@ -164,7 +164,7 @@ class Store:
             shutil.rmtree(draft, ignore_errors=True)
 
     def _folder(self, key: str) -> Path:
-        return self.root / key[:2] / key
+        return self.root.joinpath(key[:2], key)
 
     def _place(self, draft: Path, folder: Path) -> None:
         """Move a cell into its place, unless one lies there that is as good."""

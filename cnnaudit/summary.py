@@ -47,9 +47,9 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
 def find_gaps(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return every reason for which items have no value, with how many and which, for example."""
-    without = rows[rows.status != "ok"]
-    gaps = []
     keys = ["model", "image_set", "technique", "metric", "status", "reason"]
+    without = rows.loc[rows.status != "ok", [*keys, "item"]]
+    gaps = []
     for values, group in without.groupby(keys, sort=True, observed=True):
         items = group["item"].unique()
         gap = dict(zip(keys, values, strict=True))

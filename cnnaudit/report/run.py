@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,8 +165,11 @@ def _has_facet(grid: Mapping[str, Any]) -> bool:
     return not {grid["rows"], grid["cols"]}.isdisjoint(FACETS)
 
 
-def load(folder: Path) -> Run:
-    """Read a run directory; raise AuditError naming the file that is missing or damaged."""
+def load(folder: Path, columns: list[str] | None = None) -> Run:
+    """Read a run directory, of its rows these columns or all.
+
+    Raises AuditError naming the file that is missing or damaged.
+    """
     manifest = _json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
     agreement = folder / "results" / "agreement.csv"
@@ -180,7 +184,7 @@ def load(folder: Path) -> Run:
         means=_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
         judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
         contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
-        rows=read_parquet(folder / "results" / "rows.parquet"),
+        rows=read_parquet(folder / "results" / "rows.parquet", columns),
         agreements=_records(agreement, OF_AGREEMENTS) if agreement.exists() else (),
         randomisations=_records(random, OF_RANDOMISATIONS) if random.exists() else (),
         pictures=pictures,
@@ -196,10 +200,11 @@ def _records(path: Path, numbers: Sequence[str]) -> tuple[dict[str, Any], ...]:
 
 def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     """Read a CSV of texts and numbers, an empty cell being NaN among the numbers alone."""
+    kinds = defaultdict[str, type](lambda: str, dict.fromkeys(numbers, float))
+    empty = {name: [""] for name in numbers}
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
-        for column in numbers:
-            table[column] = pd.to_numeric(table[column].replace("", None)).astype(float)
+        table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=empty)
+        table[[*numbers]]  # all of them are there
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from error
     for column in table.columns.difference([*numbers]):
@@ -207,10 +212,10 @@ def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def read_parquet(path: Path) -> pd.DataFrame:
+def read_parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     """Read a table of a run; raise AuditError naming the file if it is missing or damaged."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=columns)
         # There may be millions of rows: each column is freed as it is converted.
         rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
         return rows

@@ -99,10 +99,11 @@ def variant_label(run: Run, variant: Variant, among: Iterable[Variant]) -> str:
 def overall(run: Run, subject: Subject, variant: Variant, metric: str) -> Mean | None:
     """Return a subject's mean over all items of a metric that needs no region."""
     factors = run.factors(subject.image_set)
-    everywhere = (POOLED,) * len(factors)
-    of_metric = (one for one in run.subject_means(subject) if one["metric"] == metric)
-    record = _index(of_metric, factors).get((variant, Measure(metric, ""), everywhere))
-    return None if record is None else _mean(record)
+    for one in run.subject_means(subject):
+        if one["metric"] == metric and not one["region"] and _variant(one) == variant:
+            if all(one[name] == POOLED for name in factors):
+                return _mean(one)
+    return None
 
 
 class _Maker:
