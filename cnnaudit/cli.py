@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
         continues = "; what was finished is in the store, the same command continues"
         _say(f"interrupted{continues if command == 'run' else ''}")
         sys.exit(INTERRUPTED)
+    finally:
+        gc.unfreeze()
 
 
 def _dispatch(command: str, rest: Sequence[str]) -> int:

@@ -99,10 +99,10 @@ def variant_label(run: Run, variant: Variant, among: Iterable[Variant]) -> str:
 def overall(run: Run, subject: Subject, variant: Variant, metric: str) -> Mean | None:
     """Return a subject's mean over all items of a metric that needs no region."""
     factors = run.factors(subject.image_set)
+    wanted = {"metric": metric, "region": "", **dict.fromkeys(factors, POOLED)}
     for one in run.subject_means(subject):
-        if one["metric"] == metric and not one["region"] and _variant(one) == variant:
-            if all(one[name] == POOLED for name in factors):
-                return _mean(one)
+        if all(one[name] == level for name, level in wanted.items()) and _variant(one) == variant:
+            return _mean(one)
     return None
 
 
