@@ -182,7 +182,7 @@ def finish(
     from cnnaudit.report import write_report
 
     catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
-    found = read_results(ready, catalogue, watch)
+    found = read_results(ready, run_dir, catalogue, watch)
     write_results(found, ready, run_dir)
     sentences = [finding["text"] for finding in found.findings]
     outcome = partial(Outcome, complete=found.complete, verdict=found.verdict, findings=sentences)

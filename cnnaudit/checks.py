@@ -9,7 +9,7 @@ reference level that does not itself see the object.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,8 +78,22 @@ def judge(
     seed: int,
 ) -> tuple[Judgement, ...]:
     """Judge every requirement of every check wherever its contrast looks."""
+    return judge_each(lambda _: rows, checks, contrasts, seed)
+
+
+def judge_each(
+    rows_of: Callable[[str], pd.DataFrame],
+    checks: Sequence[CheckSpec],
+    contrasts: Iterable[ContrastSpec],
+    seed: int,
+) -> tuple[Judgement, ...]:
+    """Judge as `judge` does, by rows that are had metric by metric, others of no account."""
     by_name = {contrast.name: contrast for contrast in contrasts}
-    trials = [t for check in checks for t in _trials(rows, check, by_name[check.contrast])]
+    trials = [
+        trial
+        for check in checks
+        for trial in _trials(rows_of(check.metric), check, by_name[check.contrast])
+    ]
     open_trials = [trial for trial in trials if not trial.refusal]
     fewest = fewest_units(max(1, len(open_trials)))
     for trial in open_trials:

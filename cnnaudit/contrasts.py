@@ -239,6 +239,20 @@ def contrast_table(
     return in_families(pd.DataFrame(lines, columns=_COLUMNS), ["contrast", "metric", "region"])
 
 
+def contrasts_of(
+    tables: Iterable[pd.DataFrame], contrasts: Sequence[ContrastSpec], seed: int
+) -> pd.DataFrame:
+    """Return what `contrast_table` does of rows that come in tables, a metric's in one of them."""
+    found = [contrast_table(rows, contrasts, seed) for rows in tables]
+    if len(found) == 1:
+        return found[0]
+    declared = {contrast.name: place for place, contrast in enumerate(contrasts)}
+    table = pd.concat(found, ignore_index=True)
+    table["declared"] = table["contrast"].map(declared)
+    by = ["declared", *SUBJECT, "within"]
+    return table.sort_values(by, kind="stable", ignore_index=True).drop(columns="declared")
+
+
 def in_families(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
     """Give tests `p_holm` and `status`, those that agree in all columns of `family` together.
 

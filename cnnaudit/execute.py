@@ -21,7 +21,7 @@ from cnnaudit.image_sets.perturbed import read_mask_of
 from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import behaviour_rows, rows_file, rows_of, truths_of, without_value
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
-from cnnaudit.numerics import is_out_of_memory
+from cnnaudit.numerics import is_out_of_memory, release_memory
 from cnnaudit.plan import stored_fields
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
@@ -88,6 +88,8 @@ def execute(
                 stop_if_asked()
                 work.add(batch)
             work.write(store)
+            del work, found
+            release_memory()
             yield Finished(unit, memory.batch_size)
 
 

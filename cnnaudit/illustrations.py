@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from cnnaudit.executors import when_needed
 from cnnaudit.kernels import SECTION, Kernels, show_kernels
 from cnnaudit.models import ModelFacts
 from cnnaudit.plan import answer_fields, item_fields, requests_of, run_fields, signal_fields
 from cnnaudit.store import Files, Store, cell_key, digest_bytes
-from cnnaudit.summary import worst_items
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import DIED, AuditSpec, HeatmapRequest, ImageSet, Item, ModelSpec
+from cnnaudit.totals import Totals
+from cnnaudit.types import AuditSpec, HeatmapRequest, ImageSet, Item, ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,13 +43,11 @@ def illustrations_of(
     facts: Mapping[str, ModelFacts],
     image_sets: Iterable[ImageSet],
     load: Loading,
-    rows: pd.DataFrame,
+    totals: Totals,
     store: Store,
 ) -> Illustrations:
-    """Store what the report shows, and return where it lies: exemplars, and the worst by `rows`."""
-    image_sets, metrics = tuple(image_sets), audit.metrics
-    worst = worst_items(rows, metrics[0].name) if metrics else {}
-    deadly = _deadly(rows)
+    """Store what the report shows, and return where it lies: exemplars, and the worst items."""
+    image_sets, worst = tuple(image_sets), totals.worst
     pictures, kernels = [], []
     for spec in audit.models:
         requests = requests_of(audit, spec, facts[spec.name])
@@ -62,7 +58,7 @@ def illustrations_of(
                 why = exemplars(image_set)
                 for item, reasons in worst.get((spec.name, image_set.spec.name), {}).items():
                     why[item] = (*why.get(item, ()), *reasons)
-                for item in deadly.get((spec.name, image_set.spec.name), ()):
+                for item in totals.died.get((spec.name, image_set.spec.name), ()):
                     why.pop(item, None)
                 shown = show_items(audit, loaded, spec, image_set, of_items, why, store)
                 pictures += [_picture(spec.name, image_set, one) for one in shown]
@@ -172,13 +168,6 @@ class _Keys:
         places = zip(self.heatmaps, self.heatmap_fields, heatmaps, strict=True)
         for key, fields, (files, failed) in places:
             store.write(key, files, fields, again=failed)
-
-
-def _deadly(rows: pd.DataFrame) -> dict[tuple[str, str], set[str]]:
-    """Return, per model and image set, the items that would end this process like another's."""
-    died = rows[(rows.status == "failed") & rows.reason.str.startswith(DIED)]
-    groups = died.groupby(["model", "image_set"], observed=True)["item"]
-    return {(str(model), str(image_set)): set(items) for (model, image_set), items in groups}
 
 
 def _kernels(model: str, shown: Kernels) -> dict[str, Any]:

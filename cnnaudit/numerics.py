@@ -1,10 +1,12 @@
-"""What decides whether torch computes the same numbers again."""
+"""What decides whether torch computes the same numbers again, and with how much memory."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,14 @@ def is_out_of_memory(error: Exception) -> bool:
 
     no_room = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return no_room or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def release_memory() -> None:
+    """Give back what was freed; the C library would keep it, in pieces that nothing else fits."""
+    if sys.platform == "linux":  # glibc's own function, which others do not have
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Results:
     """What the finished cells say."""
 
-    rows: pd.DataFrame
+    counts: Counter[str]  # of rows by status
     summary: pd.DataFrame
     contrasts: pd.DataFrame
     agreement: pd.DataFrame
@@ -36,33 +37,38 @@ class Results:
     verdict: str  # "" where nothing is declared to be checked
 
 
-def read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch) -> Results:
-    """Summarise, judge and illustrate what the store has now."""
+def read_results(
+    ready: Prepared, run_dir: Path, catalogue: Mapping[str, Any], watch: Stopwatch
+) -> Results:
+    """Summarise, judge and illustrate what the store has now; write its rows."""
     from cnnaudit import checks, summary
     from cnnaudit.agreement import agreement_table, find_agreement
-    from cnnaudit.contrasts import contrast_table
+    from cnnaudit.contrasts import contrasts_of
     from cnnaudit.illustrations import illustrations_of
     from cnnaudit.randomisation import (
         find_failures,
         find_randomisation,
         randomisation_table,
     )
-    from cnnaudit.rows import collect_rows
+    from cnnaudit.rows import Rows
+    from cnnaudit.totals import Totals
 
     audit = ready.audit
+    folder = run_dir / "results"
+    folder.mkdir(exist_ok=True)  # of shards, joined once more
     with watch.stage("summarise"):
-        rows = collect_rows(ready.plan.cells, ready.store)
-        table = summary.summarise(rows)
+        totals = Totals(audit.metrics[0].name if audit.metrics else "")
+        rows = Rows(folder / "rows.parquet", ready.plan.cells, ready.store, totals.add)
+        table, gaps = totals.means, totals.gaps
         findings = summary.find(table, ready.image_sets, catalogue)
-        gaps = summary.find_gaps(rows)
     with watch.stage("randomise"):
         randomisation = randomisation_table(
             audit, ready.facts, ready.image_sets, ready.loaded, ready.store
         )
         gaps += find_failures(randomisation)
     with watch.stage("judge"):
-        contrasts = contrast_table(rows, audit.contrasts, audit.seed)
-        judgements = checks.judge(rows, audit.checks, audit.contrasts, audit.seed)
+        contrasts = contrasts_of(rows.by_metric(), audit.contrasts, audit.seed)
+        judgements = checks.judge_each(rows.of, audit.checks, audit.contrasts, audit.seed)
         complete = not any(gap["status"] == "failed" for gap in gaps)
         verdict = checks.overall(audit.checks, judgements, complete=complete)
     with watch.stage("agree"):
@@ -74,10 +80,10 @@ def read_results(ready: Prepared, catalogue: Mapping[str, Any], watch: Stopwatch
         findings += find_randomisation(randomisation, titles)
     with watch.stage("illustrate"):
         illustrations = illustrations_of(
-            audit, ready.facts, ready.image_sets, ready.loaded, rows, ready.store
+            audit, ready.facts, ready.image_sets, ready.loaded, totals, ready.store
         )
     return Results(
-        rows=rows,
+        counts=totals.counts,
         summary=table,
         contrasts=contrasts,
         agreement=agreement,
@@ -123,8 +129,6 @@ def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     audit = ready.audit
     failures = [gap for gap in found.gaps if gap["status"] == "failed"]
     folder = run_dir / "results"
-    folder.mkdir(exist_ok=True)  # of shards, joined once more
-    write(folder / "rows.parquet", found.rows.to_parquet(index=False))
     write(folder / "inputs.parquet", inputs_table(ready.image_sets).to_parquet(index=False))
     write(folder / "summary.csv", summary.to_csv(found.summary))
     write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
@@ -146,7 +150,7 @@ def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
             "contradictions": checks.contradictions(found.judgements),
             "left_out": audit.left_out,
             "findings": found.findings,
-            "counts": {str(s): int(n) for s, n in found.rows.status.value_counts().items()},
+            "counts": dict(found.counts.most_common()),
             "failures": failures,
             "gaps": [gap for gap in found.gaps if gap["status"] != "failed"],
         },

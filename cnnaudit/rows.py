@@ -1,21 +1,24 @@
-"""Cells → one table of their rows, sorted, with the unit and the factors of each row's item.
+"""Cells → their rows, sorted, with the unit and the factors of each row's item.
 
-There may be millions of rows. So they are gathered column by column, each text once, and sorted by
-their numbers: what is held at a time is little more than the table itself.
+There may be millions of rows. So they are gathered piece by piece into a file, a piece column by
+column with each text once, and what is asked of the file is read from it.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cnnaudit.statistics import Ints
-from cnnaudit.store import Store
+from cnnaudit.store import Store, drafted
 from cnnaudit.types import (
     CELL_COLUMNS,
     EARNED,
@@ -26,7 +29,9 @@ from cnnaudit.types import (
     ImageSet,
 )
 
-_TEXTS = tuple(name for name in ROW_COLUMNS if name not in EARNED)
+ITEMS_AT_ONCE = 50_000  # of the cells whose rows are in memory together
+_TEXTS = tuple(name for name in ROW_COLUMNS if name not in (*EARNED, "item"))
+_CATEGORY = pa.dictionary(pa.int32(), pa.string())
 
 
 def collect_rows(cells: Iterable[Cell], store: Store) -> pd.DataFrame:
@@ -35,9 +40,56 @@ def collect_rows(cells: Iterable[Cell], store: Store) -> pd.DataFrame:
     Texts are categories, in sorted order.
     """
     cells = list(cells)
+    return _collect(cells, store, _Items(_image_sets(cells)))
+
+
+class Rows:
+    """The rows of an audit in a file, the whole of them in memory only if they are few."""
+
+    def __init__(
+        self, path: Path, cells: Iterable[Cell], store: Store, see: Callable[[pd.DataFrame], None]
+    ) -> None:
+        """Write what `collect_rows` returns piece by piece, and show `see` each of them.
+
+        Rows that agree in all of CELL_COLUMNS are in one piece. Raises AuditError if the file
+        cannot be written.
+        """
+        cells = sorted(cells, key=_names)
+        items, parts = _Items(_image_sets(cells)), [*_parts(cells)]
+        self._path = path
+        self._metrics: set[str] = set()
+        self._whole: pd.DataFrame | None = None
+        with drafted(path) as draft:
+            writer = None
+            for part in parts:
+                piece = _collect(part, store, items)
+                see(piece)
+                self._metrics |= {*piece["metric"].unique()}
+                self._whole = piece if len(parts) == 1 else None
+                table = _arrow(piece)
+                writer = writer or pq.ParquetWriter(draft, table.schema)
+                writer.write_table(table)
+                del piece, table  # or there are two while the next is made
+            assert writer is not None, "there is one piece at least"
+            writer.close()
+
+    def of(self, metric: str) -> pd.DataFrame:
+        """Return all rows of a metric, and more where all are at hand."""
+        if self._whole is not None:
+            return self._whole
+        table = pq.read_table(self._path, filters=[("metric", "==", metric)])
+        rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+        return rows
+
+    def by_metric(self) -> Iterator[pd.DataFrame]:
+        """Yield all rows, those of a metric together."""
+        yield from [self._whole] if self._whole is not None else map(self.of, sorted(self._metrics))
+
+
+def _collect(cells: Iterable[Cell], store: Store, items: _Items) -> pd.DataFrame:
     texts = {name: _Texts() for name in (*CELL_COLUMNS, *_TEXTS)}
     numbers = {name: array("d") for name in EARNED}
-    items, places = _Items(_image_sets(cells)), array("q")
+    places = array("q")
     for cell in cells:
         table = pa.ipc.open_file(pa.BufferReader(store.read(cell.key, ROWS_FILE))).read_all()
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
@@ -48,16 +100,35 @@ def collect_rows(cells: Iterable[Cell], store: Store) -> pd.DataFrame:
         for name, column in numbers.items():
             column.frombytes(columns[name].to_numpy(zero_copy_only=False).tobytes())
         places.frombytes(items.places(cell.image_set.spec.name, columns["item"]).tobytes())
+    of_item = np.frombuffer(places, np.int64)
     about = {name: texts.pop(name).categorical() for name in [*texts]}
+    about["item"] = items.ids[of_item]
     order = np.lexsort([about[name].codes for name in reversed((*SORTED_BY, "item"))])
     made: dict[str, pd.Categorical[str] | NDArray[np.float64]] = {}
     for name in (*CELL_COLUMNS, *ROW_COLUMNS):
         made[name] = (
             np.frombuffer(numbers.pop(name))[order] if name in EARNED else about.pop(name)[order]
         )
-    of_item = np.frombuffer(places, np.int64)[order]
+    of_item = of_item[order]
     made |= {name: column[of_item] for name, column in items.columns.items()}
     return pd.DataFrame(made, copy=False)
+
+
+def _parts(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Divide sorted cells into parts of ITEMS_AT_ONCE or little more; one's own stay together."""
+    part: list[Cell] = []
+    for _, own in groupby(cells, key=_names):
+        if sum(len(cell.chunk) for cell in part) >= ITEMS_AT_ONCE:
+            yield part
+            part = []
+        part += own
+    yield part
+
+
+def _arrow(rows: pd.DataFrame) -> pa.Table:
+    """Return rows as a table whose columns have the same types in every piece."""
+    kinds = [(name, pa.float64() if name in EARNED else _CATEGORY) for name in rows]
+    return pa.Table.from_pandas(rows, schema=pa.schema(kinds), preserve_index=False)
 
 
 class _Texts:
@@ -71,7 +142,7 @@ class _Texts:
         numbers = np.array([*map(self._number, column.dictionary.to_pylist())], np.int32)
         self.rows.frombytes(numbers[column.indices.to_numpy()].tobytes())
 
-    def extend(self, texts: Sequence[str]) -> None:
+    def extend(self, texts: Iterable[str]) -> None:
         self.rows.extend(map(self._number, texts))
 
     def repeat(self, text: str, times: int) -> None:
@@ -90,18 +161,17 @@ class _Texts:
 
 
 class _Items:
-    """The unit and the factors of all items, and where an item stands among them."""
+    """The id, the unit and the factors of all items, and where an item stands among them."""
 
     def __init__(self, image_sets: Sequence[ImageSet]) -> None:
         items = [(one, item) for one in image_sets for item in one.items]
         known = ((one.spec.name, item.id) for one, item in items)
         self._places = {key: place for place, key in enumerate(known)}
+        self.ids = _categorical(item.id for _, item in items)
         factors = dict.fromkeys(name for one in image_sets for name in _factors(one))
-        units = [image_set.unit_of(item) for image_set, item in items]
-        self.columns = {"unit": _categorical(units)}
+        self.columns = {"unit": _categorical(one.unit_of(item) for one, item in items)}
         for name in factors:
-            levels = [item.factors.get(name, "") for _, item in items]
-            self.columns[name] = _categorical(levels)
+            self.columns[name] = _categorical(item.factors.get(name, "") for _, item in items)
 
     def places(self, image_set: str, ids: pa.DictionaryArray) -> Ints:
         """Return the place of each id of an image set."""
@@ -110,7 +180,7 @@ class _Items:
         return of_rows
 
 
-def _categorical(texts: Sequence[str]) -> pd.Categorical[str]:
+def _categorical(texts: Iterable[str]) -> pd.Categorical[str]:
     column = _Texts()
     column.extend(texts)
     return column.categorical()

@@ -17,7 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -209,13 +209,23 @@ def check_writable(folder: Path, key: str) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old or the new content, never a part."""
+    with drafted(path) as draft:
+        draft.write_bytes(content)
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """Yield where to write a file, which takes its place when it is whole; raise AuditError."""
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     try:
-        _write_through(draft, content)
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise AuditError(f"cannot write {path} ({_why(error)})") from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _done(files: Mapping[str, bytes], again: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""Rows → means per factor level, findings in words, gaps with their reasons.
+"""Rows → means per factor level, findings in words.
 
 A mean is the mean over units (scenes) of each unit's mean, so that a unit with more pictures weighs
 no more than another.
@@ -6,7 +6,7 @@ no more than another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -45,28 +45,12 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     return summary[columns].sort_values([*SORTED_BY, *factors], ignore_index=True)
 
 
-def find_gaps(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return every reason for which items have no value, with how many and which, for example."""
-    keys = ["model", "image_set", "technique", "metric", "status", "reason"]
-    without = rows.loc[rows.status != "ok", [*keys, "item"]]
-    gaps = []
-    for values, group in without.groupby(keys, sort=True, observed=True):
-        items = group["item"].unique()
-        gap = dict(zip(keys, values, strict=True))
-        gaps.append({**gap, "items": len(items), "examples": sorted(items)[:3]})
-    return gaps
-
-
-def worst_items(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], dict[str, list[str]]]:
-    """Return, per model and image set, the items with the lowest lift of a technique, and which."""
-    scored = rows[(rows.metric == metric) & (rows.technique != "") & rows.lift.notna()]
-    scored = scored.sort_values(["lift", "item"])
-    worst: dict[tuple[str, str], dict[str, list[str]]] = {}
-    keys = ["model", "image_set", "technique"]
-    for (model, image_set, technique), group in scored.groupby(keys, sort=True, observed=True):
-        items = worst.setdefault((str(model), str(image_set)), {})
-        items.setdefault(group["item"].iloc[0], []).append(f"worst: {technique}")
-    return worst
+def united(summaries: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the summaries of pieces of rows, in the order of their subjects, as one."""
+    if len(summaries) == 1:
+        return summaries[0]
+    table = pd.concat(summaries, ignore_index=True)
+    return _categorical(table, [*SORTED_BY, *_factor_columns(table)])
 
 
 def find(

@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,6 +219,14 @@ def test_the_other_way_round_signs_and_meanings_turn(
     assert set(found.gaps.outcome) & {NARROWER, WIDER}
 
 
+def with_rows(run: Run, rows: pd.DataFrame) -> Run:
+    """Return a run whose folder has other rows."""
+    folder = Path(tempfile.mkdtemp(dir=run.folder.parent))
+    shutil.copytree(run.folder / "results", folder / "results")
+    rows.to_parquet(folder / "results" / "rows.parquet", index=False)
+    return replace(run, folder=folder)
+
+
 def test_better_follows_what_each_metric_calls_better(found: Comparison) -> None:
     tested = found.changes[found.changes.outcome.isin([BETTER, WORSE])]
     for one in tested.to_dict("records"):
@@ -228,9 +237,7 @@ def test_better_follows_what_each_metric_calls_better(found: Comparison) -> None
 
 def test_heat_on_what_is_not_the_object_is_changed_and_no_more(both: tuple[Run, Run]) -> None:
     elsewhere = [
-        replace(
-            run, rows=run.rows.assign(region=run.rows.region.astype(str).replace("mask", "sky"))
-        )
+        with_rows(run, run.rows.assign(region=run.rows.region.astype(str).replace("mask", "sky")))
         for run in both
     ]
     found = compare(*elsewhere)
@@ -239,7 +246,7 @@ def test_heat_on_what_is_not_the_object_is_changed_and_no_more(both: tuple[Run, 
 
 
 def test_too_few_units_are_not_measured(both: tuple[Run, Run]) -> None:
-    few = [replace(run, rows=run.rows[run.rows.unit.astype(str) < "scene_04"]) for run in both]
+    few = [with_rows(run, run.rows[run.rows.unit.astype(str) < "scene_04"]) for run in both]
     found = compare(*few)
     assert set(found.changes.outcome) == {NOT_MEASURED}
     assert all("could not be compared" in one.text for one in find_changes(found))
@@ -287,7 +294,7 @@ def test_items_without_a_value_in_one_run_are_left_out_and_counted(both: tuple[R
     rows.loc[failed, ["value", "status", "reason"]] = [np.nan, "failed", "out of memory"]
     gone = rows.index[place][2:3]  # and one that this run does not have at all
     summary = {**after.summary, "status": "INCOMPLETE"}
-    found = compare(before, replace(after, rows=rows.drop(gone), summary=summary))
+    found = compare(before, replace(with_rows(after, rows.drop(gone)), summary=summary))
     one = _at(found.changes, metric=TRUE_CELLS, within="left · equal")
     assert (one["paired"], one["items"], one["units"]) == (8, 11, 8)
     assert found.incomplete == ["the second run"]
@@ -320,8 +327,7 @@ def test_models_are_paired_by_name_by_being_alone_or_as_declared(both: tuple[Run
 def test_a_model_that_was_renamed_is_compared(both: tuple[Run, Run], found: Comparison) -> None:
     before, after = both
     renamed = replace(
-        after,
-        rows=after.rows.assign(model="mended"),
+        with_rows(after, after.rows.assign(model="mended")),
         manifest=json.loads(json.dumps(after.manifest).replace('"perception"', '"mended"')),
         judgements=tuple({**one, "model": "mended"} for one in after.judgements),
     )
@@ -334,7 +340,7 @@ def test_a_model_that_was_renamed_is_compared(both: tuple[Run, Run], found: Comp
 def test_two_models_of_one_run_are_compared(both: tuple[Run, Run], found: Comparison) -> None:
     before, after = both
     rows = pd.concat([before.rows, after.rows.assign(model="mended")], ignore_index=True)
-    run = _named(replace(before, rows=rows.astype({"model": str})), "perception", "mended")
+    run = _named(with_rows(before, rows.astype({"model": str})), "perception", "mended")
     again = compare(run, run, (Models("perception", "mended"),), force=True)
     assert again.changes.difference.tolist() == found.changes.difference.tolist()
     assert again.left_out == (
@@ -349,7 +355,7 @@ def test_what_one_run_has_alone_is_said(both: tuple[Run, Run]) -> None:
     manifest = json.loads(json.dumps(after.manifest))
     del manifest["catalogue"]["metrics"]["auc"]
     rest = after.rows[after.rows.metric != "auc"]
-    found = compare(replace(before, rows=rows), replace(after, manifest=manifest, rows=rest))
+    found = compare(with_rows(before, rows), replace(with_rows(after, rest), manifest=manifest))
     assert found.left_out == (
         "in the first run alone: metric auc",
         "in the first run alone: target one",
@@ -401,7 +407,7 @@ def test_levels_that_moved_are_other_inputs(both: tuple[Run, Run]) -> None:
     rows = after.rows.assign(light=after.rows.light.astype(str))
     rows.loc[rows["item"] == "scene_01-left-equal", "light"] = "overhead"
     with pytest.raises(Refused, match="the light of robot_lighting differ: of 1 of 88 items"):
-        compare(before, replace(after, rows=rows))
+        compare(before, with_rows(after, rows))
 
 
 def test_without_digests_of_items_the_whole_set_counts(both: tuple[Run, Run], runs: Runs,

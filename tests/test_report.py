@@ -95,7 +95,7 @@ def test_the_sections_come_in_their_order(page: str) -> None:
 def test_incomplete_is_said_before_anything_else(page: str) -> None:
     body = read(page.split("</head>")[1]).text
     assert body.index("INCOMPLETE") < body.index("CNN audit")
-    assert "1 number of 81" in body
+    assert "1 number of 153" in body
     assert re.search(r"<title>INCOMPLETE", page)
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
-from cnnaudit.audit import Prepared, compute_rows
+from cnnaudit import rows as rows_module
+from cnnaudit.audit import Invocation, Prepared, compute_rows, run_audit
 from cnnaudit.config import load_specs
+from cnnaudit.report.run import load
 from cnnaudit.rows import collect_rows
 from cnnaudit.types import EARNED, ROWS_FILE, SORTED_BY
 
@@ -49,6 +55,56 @@ def test_the_table_is_what_the_cells_hold(overrides: list[str]) -> None:
         else:
             assert rows[name].tolist() == [row.get(name, "") for row in expected]
             assert rows[name].cat.categories.is_monotonic_increasing
+
+
+COMPARED = [
+    *(
+        "model=[perception,perception_mixed]",
+        "technique=[saliency,grad_cam,edges,hires_cam,layer_cam]",
+    ),
+    *(
+        "metric=[overlap]",
+        "perturbation=[haze]",
+        "contrast=[colour,shadow,models,techniques]",
+        "check=[robot]",
+    ),
+    *("contrast.colour.image_set=robot_lighting", "contrast.models.image_set=robot_lighting"),
+    *("contrast.models.levels=[perception,perception_mixed]", "contrast.models.within=[light]"),
+    *(
+        "contrast.techniques.image_set=robot_lighting",
+        "contrast.techniques.levels=[saliency,grad_cam]",
+    ),
+]
+
+
+@pytest.mark.parametrize("at_once", [1, 60])
+def test_a_run_says_the_same_if_its_rows_come_in_pieces(
+    overrides: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+) -> None:
+    """Whatever is in memory at a time: every table, and what the report shows of them."""
+    runs = []
+    for items in (rows_module.ITEMS_AT_ONCE, at_once):
+        monkeypatch.setattr(rows_module, "ITEMS_AT_ONCE", items)
+        audit = load_specs([*overrides, *COMPARED])
+        runs.append(run_audit(audit, Invocation("run", [], config="")).run_dir)
+    whole, pieces = runs
+    assert pq.ParquetFile(whole / "results/rows.parquet").num_row_groups == 1
+    assert pq.ParquetFile(pieces / "results/rows.parquet").num_row_groups > 3
+    for name in ("contrasts.csv", "summary.csv", "checks.csv", "illustrations.json"):
+        assert (pieces / "results" / name).read_bytes() == (whole / "results" / name).read_bytes()
+    assert len((whole / "results/contrasts.csv").read_text().splitlines()) > 20
+    one, other = (json.loads((run / "summary.json").read_bytes()) for run in runs)
+    assert one == other
+    one, other = (pd.read_parquet(run / "results/rows.parquet") for run in runs)
+    pd.testing.assert_frame_equal(one.astype(object), other.astype(object))
+    shown = [load(run) for run in runs]
+    assert shown[0].lacking == shown[1].lacking != {}
+    assert len(shown[0].rows_shown) == len(shown[1].rows_shown) > 0
+    pictured = {one["item"] for one in shown[0].pictures}
+    assert {*shown[0].rows_shown["item"]} == pictured < {*shown[0].rows["item"]}
 
 
 def test_no_cell_gives_an_empty_table(overrides: list[str]) -> None:

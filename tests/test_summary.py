@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,13 +12,12 @@ import pytest
 from cnnaudit.summary import (
     POOLED,
     find,
-    find_gaps,
     summarise,
     to_csv,
     unguarded,
-    worst_items,
 )
-from cnnaudit.types import GridSpec, ImageSet, ImageSetSpec, Item
+from cnnaudit.totals import Totals
+from cnnaudit.types import SORTED_BY, GridSpec, ImageSet, ImageSetSpec, Item
 
 CATALOGUE = {
     "metrics": {
@@ -130,14 +130,36 @@ def test_a_group_without_any_value_has_a_row(rows: pd.DataFrame) -> None:
 
 def test_gaps_name_reason_number_and_examples(rows: pd.DataFrame) -> None:
     bad = [_row("c", "equal", "overhead", None, n=n) for n in range(5)]
-    (gap,) = find_gaps(pd.concat([rows, pd.DataFrame(bad)], ignore_index=True))
+    (gap,) = _totals(pd.concat([rows, pd.DataFrame(bad)], ignore_index=True)).gaps
     assert gap["reason"] == "empty_mask"
     assert gap["items"] == 5
     assert len(gap["examples"]) == 3
 
 
 def test_the_worst_item_has_the_lowest_lift(rows: pd.DataFrame) -> None:
-    assert worst_items(rows, "mass") == {("m", "s"): {"a-equal-overhead-0": ["worst: cam"]}}
+    assert _totals(rows).worst == {("m", "s"): {"a-equal-overhead-0": ["worst: cam"]}}
+
+
+def test_pieces_sum_up_to_the_whole(rows: pd.DataFrame) -> None:
+    failed = [(n, technique) for n in range(3) for technique in ("", "rise")]
+    bad = [_row("c", "equal", "left", None, n=n, technique=name) for n, name in failed]
+    whole = pd.concat([rows, pd.DataFrame(bad)], ignore_index=True)
+    whole = whole.sort_values([*SORTED_BY, "item"], ignore_index=True)
+    pieces = [part for _, part in whole.groupby("technique", sort=True)]
+    assert len(pieces) == 3
+    one, several = _totals(whole), _totals(whole, pieces)
+    pd.testing.assert_frame_equal(several.means, one.means)
+    assert several.gaps == one.gaps != []
+    assert several.worst == one.worst
+    assert several.counts == one.counts
+
+
+def _totals(whole: pd.DataFrame, pieces: Sequence[pd.DataFrame] = ()) -> Totals:
+    """Sum up rows in one piece or in several, their items numbered as those of all are."""
+    totals, ids = Totals("mass"), pd.Index(sorted({*whole["item"]}))
+    for piece in pieces or [whole]:
+        totals.add(piece.assign(item=pd.Categorical(piece["item"], ids)))
+    return totals
 
 
 def test_findings_say_the_largest_difference_first_by_behaviour(

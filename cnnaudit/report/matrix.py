@@ -40,8 +40,6 @@ _NAMES = ("metric", "technique", "image_set", "model", "target", "layer")
 _ALWAYS = ("metric", "technique")
 
 Record = Mapping[str, Any]
-Where = tuple[Any, ...]  # what a row of the matrix is about
-Why = Mapping[Where, Mapping[str, Mapping[str, int]]]  # status → reason → how many numbers
 
 
 class Column(NamedTuple):
@@ -102,7 +100,7 @@ def matrix(run: Run) -> Matrix:
         columns=maker.columns(),
         lines=maker.lines(),
         everywhere=maker.everywhere(),
-        tallies=tuple(_tallies(run.rows, maker.why)),
+        tallies=tuple(_tallies(run)),
         rests_on=_rests_on(records),
         explained=frozenset(maker.baselines),
         metrics=tuple(_meanings(run, records)),
@@ -114,7 +112,6 @@ class _Maker:
 
     def __init__(self, run: Run, records: Sequence[Record]) -> None:
         self.run, self.records = run, records
-        self.why = _reasons(run.rows)
         self.several = {name for name in _NAMES if len({one[name] for one in records} - {""}) > 1}
         self.names = [name for name in _NAMES if name in self.several or name in _ALWAYS]
         if "layer" in self.names and not _has_many_layers(records):
@@ -187,7 +184,7 @@ class _Maker:
             yield _dead(one) if name == "dead" else _baseline(self.run, name, one)
         yield _units(self.run, one)
         yield _images(one)
-        yield _lacking(one, self.why.get(_where(one), {}))
+        yield _lacking(one, self.run.lacking.get(_where(one), {}))
 
 
 def _pooled(means: pd.DataFrame) -> list[dict[str, Any]]:
@@ -222,20 +219,8 @@ def _place(order: Sequence[str], name: str) -> int:
     return order.index(name) if name in order else len(order)
 
 
-def _where(one: Record) -> Where:
+def _where(one: Record) -> tuple[str, ...]:
     return tuple(one[name] for name in (*CELL_COLUMNS, "region", "metric"))
-
-
-def _reasons(rows: pd.DataFrame) -> Why:
-    """Count the numbers that are not there by what they are about, their status and the reason."""
-    keys = [*CELL_COLUMNS, "region", "metric", "status", "reason"]
-    lacking = rows.loc[rows["status"] != "ok", keys]
-    counts = lacking.groupby(keys, observed=True, sort=False).size()
-    found: dict[Where, dict[str, dict[str, int]]] = {}
-    for names, count in zip(counts.index.tolist(), counts.tolist(), strict=True):
-        *where, status, reason = names
-        found.setdefault(tuple(where), {}).setdefault(status, {})[reason] = count
-    return found
 
 
 def _has_many_layers(records: Iterable[Record]) -> bool:
@@ -317,12 +302,12 @@ def _meanings(run: Run, records: Iterable[Record]) -> Iterator[tuple[str, str]]:
             yield run.title("metrics", metric), meaning
 
 
-def _tallies(rows: pd.DataFrame, why: Why) -> Iterator[Tally]:
+def _tallies(run: Run) -> Iterator[Tally]:
     """Count every number that was asked for: those that are there, and the others by reason."""
-    yield Tally("there", f"{int((rows['status'] == 'ok').sum()):,}", "")
+    yield Tally("there", f"{run.summary['counts'].get('ok', 0):,}", "")
     for status, said in STATUSES.items():
         reasons: Counter[str] = Counter()
-        for found in why.values():
+        for found in run.lacking.values():
             reasons.update(found.get(status, {}))
         yield Tally(said, f"{reasons.total():,}", _listed(reasons))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from cnnaudit.store import Store
 from cnnaudit.summary import mapped, unguarded
-from cnnaudit.types import FACETS, RUN_SCHEMA, AuditError
+from cnnaudit.types import CELL_COLUMNS, FACETS, RUN_SCHEMA, AuditError
 
 BESIDE = ("swap", "twin", "ceiling")  # what references earn in the place of a heatmap
 NUMBERS = ("mean", "chance", "lift", *BESIDE, "dead")
@@ -29,6 +29,10 @@ OF_CONTRASTS = (
 OF_AGREEMENTS = ("correlation", "low", "high", "units", "scored", "total")
 OF_RANDOMISATIONS = (*OF_AGREEMENTS, "step", "share", "bound")
 COUNTS = ("units", "scored", "total", "ineligible", "undefined", "not_applicable", "failed")
+
+
+# What rows are about (CELL_COLUMNS, region, metric) → status → reason → how many have no value.
+Lacking = dict[tuple[str, ...], dict[str, dict[str, int]]]
 
 
 class Subject(NamedTuple):
@@ -56,7 +60,6 @@ class Run:
     summary: Mapping[str, Any]
     config: str
     means: pd.DataFrame  # results/summary.csv
-    rows: pd.DataFrame  # results/rows.parquet
     judgements: tuple[Mapping[str, Any], ...]  # results/checks.csv
     contrasts: tuple[Mapping[str, Any], ...]  # results/contrasts.csv
     agreements: tuple[Mapping[str, Any], ...]  # results/agreement.csv, where there is one
@@ -67,6 +70,35 @@ class Run:
     # Of a model on an image set, what keeps a page small enough:
     most: int = sys.maxsize  # exemplars that it shows
     closer: int = sys.maxsize  # pictures, exemplars first, of which it has the maps for the viewer
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """All rows, of which there may be millions."""
+        return read_parquet(self._rows_file)
+
+    @cached_property
+    def rows_shown(self) -> pd.DataFrame:
+        """The rows of the items that have pictures."""
+        items = sorted({one["item"] for one in self.pictures})
+        return read_parquet(self._rows_file, filters=[("item", "in", items)])
+
+    @cached_property
+    def lacking(self) -> Lacking:
+        """How many rows have no value, by what they are about, their status and its reason."""
+        keys = [*CELL_COLUMNS, "region", "metric", "status", "reason"]
+        counts = Counter[tuple[str, ...]]()
+        for rows in _pieces(self._rows_file, keys):
+            lacking = rows[rows["status"] != "ok"]
+            sizes = lacking.groupby(keys, observed=True, sort=False).size()
+            counts.update(dict(zip(sizes.index.tolist(), sizes.tolist(), strict=True)))
+        found: Lacking = {}
+        for (*where, status, reason), count in counts.items():
+            found.setdefault(tuple(where), {}).setdefault(status, {})[reason] = count
+        return found
+
+    @property
+    def _rows_file(self) -> Path:
+        return self.folder / "results" / "rows.parquet"
 
     def about(self, group: str, name: str) -> Mapping[str, Any]:
         """Return what the manifest's catalogue says of a metric, technique, model or image set."""
@@ -165,11 +197,8 @@ def _has_facet(grid: Mapping[str, Any]) -> bool:
     return not {grid["rows"], grid["cols"]}.isdisjoint(FACETS)
 
 
-def load(folder: Path, columns: list[str] | None = None) -> Run:
-    """Read a run directory, of its rows these columns or all.
-
-    Raises AuditError naming the file that is missing or damaged.
-    """
+def load(folder: Path) -> Run:
+    """Read a run directory; raise AuditError naming the file that is missing or damaged."""
     manifest = _json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
     agreement = folder / "results" / "agreement.csv"
@@ -184,7 +213,6 @@ def load(folder: Path, columns: list[str] | None = None) -> Run:
         means=_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
         judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
         contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
-        rows=read_parquet(folder / "results" / "rows.parquet", columns),
         agreements=_records(agreement, OF_AGREEMENTS) if agreement.exists() else (),
         randomisations=_records(random, OF_RANDOMISATIONS) if random.exists() else (),
         pictures=pictures,
@@ -212,13 +240,23 @@ def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+def read_parquet(path: Path, filters: list[Any] | None = None) -> pd.DataFrame:
     """Read a table of a run; raise AuditError naming the file if it is missing or damaged."""
     try:
-        table = pq.read_table(path, columns=columns)
+        table = pq.read_table(path, filters=filters)
         # There may be millions of rows: each column is freed as it is converted.
         rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
         return rows
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _pieces(path: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
+    """Yield a table's columns piece by piece; raise AuditError as `read_parquet` does."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number, columns).to_pandas()
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 

@@ -299,9 +299,8 @@ def lacking(record: Mapping[str, Any]) -> str:
 
 def _values(run: Run, subject: Subject) -> tuple[dict[tuple[str, Variant, str], float], str, str]:
     """Return the subject's values by (item, variant, metric), its primary metric and region."""
-    rows, wanted = run.rows, {one["item"] for one in run.pictures}
-    own = (rows["model"] == subject.model) & (rows["image_set"] == subject.image_set)
-    mine = rows[own & rows["item"].isin(wanted)]
+    rows = run.rows_shown
+    mine = rows[(rows["model"] == subject.model) & (rows["image_set"] == subject.image_set)]
     overlap = run.metrics("overlap")
     primary = overlap[0] if overlap else ""
     region = min(mine.loc[mine["metric"] == primary, "region"], default="")

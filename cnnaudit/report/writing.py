@@ -15,11 +15,8 @@ from cnnaudit.report.page import audit_page, model_page, templates
 from cnnaudit.report.run import Run, load
 from cnnaudit.report.tiles import EXEMPLAR, explained
 from cnnaudit.store import write_atomically
-from cnnaudit.types import CELL_COLUMNS
 
 MOST_BYTES = 25_000_000  # of a page
-# What a page needs of the rows, of which there may be millions.
-OF_ROWS = [*CELL_COLUMNS, "item", "metric", "region", "value", "status", "reason"]
 
 
 def write_report(run_dir: Path) -> Path:
@@ -28,7 +25,7 @@ def write_report(run_dir: Path) -> Path:
     The same run always gives the same pages. One shows fewer pictures, and says so, where it would
     be too large to be mailed.
     """
-    run = load(run_dir, OF_ROWS)
+    run = load(run_dir)
     if run.manifest.get("report") == "folder":
         return _write_folder(run, run_dir / "report")
     return _write(run_dir / "report.html", "report.html.j2", run, audit_page)

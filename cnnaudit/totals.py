@@ -1,0 +1,90 @@
+"""What is known of all rows although only a piece of them is in memory at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cnnaudit.summary import summarise, united
+from cnnaudit.types import DIED
+
+_GAP = ("model", "image_set", "technique", "metric", "status", "reason")
+_EXAMPLES = 3
+
+Subject = tuple[str, str]  # a model and an image set
+
+
+class Totals:
+    """Sums up rows, piece by piece; `rows` are such as `Rows` shows them.
+
+    `metric` is the one by which items are the worst; "" none.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._means: list[pd.DataFrame] = []
+        self._gaps: dict[tuple[str, ...], NDArray[np.integer]] = {}  # → the items' numbers
+        self._ids: pd.Index[str] = pd.Index([], dtype=str)
+        self._worst: dict[tuple[str, ...], tuple[float, str]] = {}
+        self.counts = Counter[str]()  # of rows by status
+        self.died: dict[Subject, set[str]] = {}  # what would end this process like another's
+
+    def add(self, rows: pd.DataFrame) -> None:
+        """Sum up a piece."""
+        self._means.append(summarise(rows))
+        self.counts.update({str(s): int(n) for s, n in rows["status"].value_counts().items()})
+        self._add_gaps(rows)
+        self._add_worst(rows)
+        died = rows[(rows["status"] == "failed") & rows["reason"].str.startswith(DIED)]
+        for (model, image_set), items in died.groupby(["model", "image_set"], observed=True)[
+            "item"
+        ]:
+            self.died.setdefault((str(model), str(image_set)), set()).update(items)
+
+    @property
+    def means(self) -> pd.DataFrame:
+        """The summary of all rows."""
+        return united(self._means)
+
+    @property
+    def gaps(self) -> list[dict[str, Any]]:
+        """Every reason for which items have no value, with how many and which, for example."""
+        return [
+            {
+                **dict(zip(_GAP, key, strict=True)),
+                "items": len(items),
+                "examples": [*self._ids[items[:_EXAMPLES]]],
+            }
+            for key, items in sorted(self._gaps.items())
+        ]
+
+    @property
+    def worst(self) -> dict[Subject, dict[str, list[str]]]:
+        """Per model and image set, the items with the lowest lift of a technique, and which."""
+        found: dict[Subject, dict[str, list[str]]] = {}
+        for (model, image_set, technique), (_, item) in sorted(self._worst.items()):
+            items = found.setdefault((model, image_set), {})
+            items.setdefault(item, []).append(f"worst: {technique}")
+        return found
+
+    def _add_gaps(self, rows: pd.DataFrame) -> None:
+        without = rows.loc[rows["status"] != "ok", [*_GAP, "item"]]
+        self._ids = rows["item"].cat.categories  # the same in every piece, and sorted
+        for names, group in without.groupby([*_GAP], observed=True):
+            key, items = tuple(map(str, names)), np.unique(group["item"].cat.codes)
+            known = self._gaps.get(key)
+            self._gaps[key] = items if known is None else np.union1d(known, items)
+
+    def _add_worst(self, rows: pd.DataFrame) -> None:
+        scored = rows[(rows["metric"] == self._metric) & (rows["technique"] != "")]
+        scored = scored[scored["lift"].notna()].sort_values(["lift", "item"])
+        for names, group in scored.groupby(["model", "image_set", "technique"], observed=True):
+            key, lowest = (
+                tuple(map(str, names)),
+                (float(group["lift"].iloc[0]), group["item"].iloc[0]),
+            )
+            self._worst[key] = min(lowest, self._worst.get(key, lowest))
