@@ -243,6 +243,8 @@ def contrasts_of(
     tables: Iterable[pd.DataFrame], contrasts: Sequence[ContrastSpec], seed: int
 ) -> pd.DataFrame:
     """Return what `contrast_table` does of rows that come in tables, a metric's in one of them."""
+    if not contrasts:
+        return pd.DataFrame(columns=_COLUMNS)
     found = [contrast_table(rows, contrasts, seed) for rows in tables]
     if len(found) == 1:
         return found[0]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -77,13 +78,22 @@ class Rows:
         """Return all rows of a metric, and more where all are at hand."""
         if self._whole is not None:
             return self._whole
-        table = pq.read_table(self._path, filters=[("metric", "==", metric)])
-        rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
-        return rows
+        return read_where(self._path, pc.field("metric") == metric)
 
     def by_metric(self) -> Iterator[pd.DataFrame]:
         """Yield all rows, those of a metric together."""
         yield from [self._whole] if self._whole is not None else map(self.of, sorted(self._metrics))
+
+
+def read_where(path: Path, wanted: pc.Expression, columns: list[str] | None = None) -> pd.DataFrame:
+    """Return those rows of a file for which something holds; it is read piece by piece."""
+    with pq.ParquetFile(path) as file:
+        groups = range(file.num_row_groups)
+        found = [file.read_row_group(group, columns).filter(wanted) for group in groups]
+    table = pa.concat_tables(found).unify_dictionaries()
+    del found
+    rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+    return rows
 
 
 def _collect(cells: Iterable[Cell], store: Store, items: _Items) -> pd.DataFrame:

@@ -40,10 +40,9 @@ class Totals:
         self._add_gaps(rows)
         self._add_worst(rows)
         died = rows[(rows["status"] == "failed") & rows["reason"].str.startswith(DIED)]
-        for (model, image_set), items in died.groupby(["model", "image_set"], observed=True)[
-            "item"
-        ]:
-            self.died.setdefault((str(model), str(image_set)), set()).update(items)
+        for names, group in died.groupby(["model", "image_set"], observed=True):
+            model, image_set = map(str, names)
+            self.died.setdefault((model, image_set), set()).update(group["item"])
 
     @property
     def means(self) -> pd.DataFrame:
@@ -83,8 +82,6 @@ class Totals:
         scored = rows[(rows["metric"] == self._metric) & (rows["technique"] != "")]
         scored = scored[scored["lift"].notna()].sort_values(["lift", "item"])
         for names, group in scored.groupby(["model", "image_set", "technique"], observed=True):
-            key, lowest = (
-                tuple(map(str, names)),
-                (float(group["lift"].iloc[0]), group["item"].iloc[0]),
-            )
+            key, first = tuple(map(str, names)), group.iloc[0]
+            lowest = float(first["lift"]), str(first["item"])
             self._worst[key] = min(lowest, self._worst.get(key, lowest))

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cnnaudit.rows import read_where
 from cnnaudit.store import Store
 from cnnaudit.summary import mapped, unguarded
-from cnnaudit.types import CELL_COLUMNS, FACETS, RUN_SCHEMA, AuditError
+from cnnaudit.types import FACETS, RUN_SCHEMA, SORTED_BY, AuditError
 
 BESIDE = ("swap", "twin", "ceiling")  # what references earn in the place of a heatmap
 NUMBERS = ("mean", "chance", "lift", *BESIDE, "dead")
+OF_PICTURES = (*SORTED_BY, "item", "value", "status")  # the columns of rows that tiles show
 OF_CHECKS = ("value", "low", "high", "units", "p", "p_holm")  # the numbers of checks.csv
 OF_CONTRASTS = (
     *("first", "second", "difference", "low", "high", "units", "p", "p_holm"),
@@ -31,7 +34,7 @@ OF_RANDOMISATIONS = (*OF_AGREEMENTS, "step", "share", "bound")
 COUNTS = ("units", "scored", "total", "ineligible", "undefined", "not_applicable", "failed")
 
 
-# What rows are about (CELL_COLUMNS, region, metric) → status → reason → how many have no value.
+# What rows are about (SORTED_BY) → status → reason → how many have no value.
 Lacking = dict[tuple[str, ...], dict[str, dict[str, int]]]
 
 
@@ -80,12 +83,15 @@ class Run:
     def rows_shown(self) -> pd.DataFrame:
         """The rows of the items that have pictures."""
         items = sorted({one["item"] for one in self.pictures})
-        return read_parquet(self._rows_file, filters=[("item", "in", items)])
+        try:
+            return read_where(self._rows_file, pc.field("item").isin(items), [*OF_PICTURES])
+        except (OSError, ValueError) as error:
+            raise _unreadable(self._rows_file, error) from error
 
     @cached_property
     def lacking(self) -> Lacking:
         """How many rows have no value, by what they are about, their status and its reason."""
-        keys = [*CELL_COLUMNS, "region", "metric", "status", "reason"]
+        keys = [*SORTED_BY, "status", "reason"]
         counts = Counter[tuple[str, ...]]()
         for rows in _pieces(self._rows_file, keys):
             lacking = rows[rows["status"] != "ok"]
@@ -240,10 +246,10 @@ def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def read_parquet(path: Path, filters: list[Any] | None = None) -> pd.DataFrame:
+def read_parquet(path: Path) -> pd.DataFrame:
     """Read a table of a run; raise AuditError naming the file if it is missing or damaged."""
     try:
-        table = pq.read_table(path, filters=filters)
+        table = pq.read_table(path)
         # There may be millions of rows: each column is freed as it is converted.
         rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
         return rows
