@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from cnnaudit.numerics import release_memory
 from cnnaudit.types import AuditError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
         sys.exit(INTERRUPTED)
     finally:
         gc.unfreeze()
+        release_memory()  # what ends a process may need as much once more
 
 
 def _dispatch(command: str, rest: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cnnaudit.numerics import release_memory
 from cnnaudit.statistics import Ints
 from cnnaudit.store import Store, drafted
 from cnnaudit.types import (
@@ -71,6 +72,7 @@ class Rows:
                 writer = writer or pq.ParquetWriter(draft, table.schema)
                 writer.write_table(table)
                 del piece, table  # or there are two while the next is made
+                release_memory()
             assert writer is not None, "there is one piece at least"
             writer.close()
 
