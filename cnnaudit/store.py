@@ -41,8 +41,11 @@ def digest_bytes(content: bytes) -> str:
 
 def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:  # most are small: hashlib's own buffer is 256 kB
+        while part := file.read(1 << 16):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def canonical_json(value: Any) -> str:

@@ -79,9 +79,10 @@ class Totals:
             self._gaps[key] = items if known is None else np.union1d(known, items)
 
     def _add_worst(self, rows: pd.DataFrame) -> None:
+        keys = ["model", "image_set", "technique"]
         scored = rows[(rows["metric"] == self._metric) & (rows["technique"] != "")]
-        scored = scored[scored["lift"].notna()].sort_values(["lift", "item"])
-        for names, group in scored.groupby(["model", "image_set", "technique"], observed=True):
-            key, first = tuple(map(str, names)), group.iloc[0]
-            lowest = float(first["lift"]), str(first["item"])
-            self._worst[key] = min(lowest, self._worst.get(key, lowest))
+        lowest = scored.groupby(keys, observed=True)["lift"].transform("min")
+        worst = scored.loc[scored["lift"] == lowest, [*keys, "lift", "item"]]
+        for *names, lift, item in worst.astype({"item": str}).itertuples(index=False):
+            key = tuple(names)
+            self._worst[key] = min((lift, item), self._worst.get(key, (lift, item)))
