@@ -88,13 +88,19 @@ class Rows:
 
 
 def read_where(path: Path, wanted: pc.Expression, columns: list[str] | None = None) -> pd.DataFrame:
-    """Return those rows of a file for which something holds; it is read piece by piece."""
+    """Return those rows of a file for which something holds; it is read piece by piece.
+
+    Texts are categories, in sorted order.
+    """
     with pq.ParquetFile(path) as file:
         groups = range(file.num_row_groups)
         found = [file.read_row_group(group, columns).filter(wanted) for group in groups]
     table = pa.concat_tables(found).unify_dictionaries()
     del found
     rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+    for name in rows.select_dtypes("category"):
+        texts = rows[name].cat.categories  # in the order of the pieces that had them first
+        rows[name] = rows[name].cat.reorder_categories(sorted(texts))
     return rows
 
 
