@@ -83,6 +83,7 @@ class Totals:
         scored = rows[(rows["metric"] == self._metric) & (rows["technique"] != "")]
         lowest = scored.groupby(keys, observed=True)["lift"].transform("min")
         worst = scored.loc[scored["lift"] == lowest, [*keys, "lift", "item"]]
-        for *names, lift, item in worst.astype({"item": str}).itertuples(index=False):
+        worst = worst.sort_values("item").drop_duplicates(keys)  # of many that tie, one
+        for *names, lift, item in worst.itertuples(index=False):
             key = tuple(names)
             self._worst[key] = min((lift, item), self._worst.get(key, (lift, item)))

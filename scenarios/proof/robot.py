@@ -18,6 +18,7 @@ from cnnaudit.checks import judge, table_of, worst
 from cnnaudit.config import load_specs
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.shipped import locate
+from cnnaudit.types import Preprocessing
 from scenarios import cards
 from scenarios.proof.cues import mark
 from scenarios.proof.networks import SPOILS
@@ -139,6 +140,6 @@ def _accuracy(model: SimpleCNN, frames: Frames, arm: Arm) -> float:
     return float((warned == frames.truth.any(axis=1)).mean())
 
 
-def _preprocessing(arm: Arm) -> Any:
+def _preprocessing(arm: Arm) -> Preprocessing:
     overrides = ["model=[perception]", *SPOILS[arm.spoil].overrides(AUDITED)]
     return load_specs(overrides).models[0].preprocessing
