@@ -271,7 +271,7 @@ class _Ranks:
         return float("nan") if first is None or second is None else float(first @ second)
 
     def _ranks(self, cell: Cell, item: Item) -> Floats | None:
-        return self._held(cell.key, item.id, item.image, cell.model.preprocessing)
+        return self._held(cell.key, item.id, item.image.path, cell.model.preprocessing)
 
     def _read(self, key: str, item: str, image: Path, preprocessing: Any) -> Floats | None:
         """Return an item's ranks; None for a heatmap that does not vary."""

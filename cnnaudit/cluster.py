@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit import own_code
 from cnnaudit.executors import Done, executing, log_finished
-from cnnaudit.image_sets.files import files_of
 from cnnaudit.store import Store
 from cnnaudit.types import DIED, AuditError, AuditSpec, ExecutorSpec, ModelSpec, Unit
 
@@ -218,20 +217,10 @@ class _Said(logging.Handler):
 
 
 def _portable(unit: Unit) -> Unit:
-    """Return a unit without what it says of the other items of its image set."""
-    partners = {i.id: unit.partners[i.id] for i in unit.chunk if i.id in unit.partners}
-    digests = {
-        path: unit.image_set.digests[path]
-        for item in (*unit.chunk, *partners.values())
-        for path in files_of(item)
-    }
-    image_set = replace(unit.image_set, items=unit.chunk, digests=digests)
-    return replace(
-        unit,
-        image_set=image_set,
-        cells=tuple(replace(cell, image_set=image_set) for cell in unit.cells),
-        partners=partners,
-    )
+    """Return a unit without the other items of its image set."""
+    image_set = replace(unit.image_set, items=unit.chunk)
+    cells = tuple(replace(cell, image_set=image_set) for cell in unit.cells)
+    return replace(unit, image_set=image_set, cells=cells)
 
 
 def _room(ray: Any, spec: ExecutorSpec, device: torch.device) -> tuple[int, Mapping[str, float]]:

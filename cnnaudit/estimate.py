@@ -91,7 +91,7 @@ def _calibrate(
     """Return the seconds and bytes that one picture of a unit takes; a first one warms up."""
     seconds = size = 0.0
     for count in (1, min(len(unit.chunk), batch_size, _PICTURES)):
-        part = replace(unit, chunk=unit.chunk[:count])
+        part = replace(unit, chunk=unit.chunk[:count], partners=unit.partners[:count])
         with TemporaryDirectory() as folder:
             started = time.monotonic()
             for _ in execute([part], store=Store(Path(folder)), batch_size=batch_size):

@@ -248,8 +248,7 @@ def _swap_masks(unit: Unit, metrics: Sequence[MetricSpec]) -> dict[tuple[str, st
     """Return the masks of each item's partner, in input coordinates, each read once."""
     prepared: dict[tuple[Region, Perturbed | None], Tensor] = {}
     swaps = {}
-    for item in unit.chunk:
-        partner = unit.partners.get(item.id)
+    for item, partner in zip(unit.chunk, unit.partners, strict=True):
         for name in {metric.region for metric in metrics}:
             if partner is not None and name in partner.regions:
                 key = partner.regions[name], partner.perturbed

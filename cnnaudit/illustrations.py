@@ -99,7 +99,7 @@ def show_items(
     """
     items = tuple(item for item in image_set.items if item.id in reasons)
     shared = _Shared.of(audit, spec, requests)
-    keys = {item.id: _Keys(shared, item_fields(image_set, item)) for item in items}
+    keys = {item.id: _Keys(shared, item_fields(item)) for item in items}
     missing = [item for item in items if not keys[item.id].complete(store)]
     if missing:
         from cnnaudit.illustrate import illustrate

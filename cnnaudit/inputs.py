@@ -6,22 +6,34 @@ Two runs are compared image by image, so it must be known that the images are th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cnnaudit.plan import item_fields
-from cnnaudit.store import canonical_json, digest_bytes
-from cnnaudit.types import INPUTS, ImageSet
+from cnnaudit.store import canonical_json, digest_bytes, drafted
+from cnnaudit.types import INPUTS, ImageSet, Item
+
+_COLUMNS = pa.schema([(name, pa.string()) for name in ("image_set", "item", *INPUTS)])
+_AT_ONCE = 10_000  # items in memory as rows
 
 
-def inputs_table(image_sets: Iterable[ImageSet]) -> pd.DataFrame:
-    """Return a row of digests for each item; a perturbation is part of its image and masks."""
-    rows = []
-    for image_set in image_sets:
-        for item in image_set.items:
-            fields = item_fields(image_set, item)
-            perturbed = fields.get("perturbed")
-            parts = ([fields["image"], perturbed], [fields["regions"], perturbed], fields["truth"])
-            digests = (digest_bytes(canonical_json(part).encode()) for part in parts)
-            rows.append((image_set.spec.name, item.id, *digests))
-    return pd.DataFrame(rows, columns=["image_set", "item", *INPUTS])
+def write_inputs(path: Path, image_sets: Iterable[ImageSet]) -> None:
+    """Write a row of digests for each item; a perturbation is part of its image and masks.
+
+    Raises AuditError if the file cannot be written.
+    """
+    with drafted(path) as draft, pq.ParquetWriter(draft, _COLUMNS) as writer:
+        for image_set in image_sets:
+            for start in range(0, len(image_set.items), _AT_ONCE):
+                items = image_set.items[start : start + _AT_ONCE]
+                rows = [(image_set.spec.name, item.id, *_digests(item)) for item in items]
+                writer.write_table(pa.table([*zip(*rows, strict=True)], _COLUMNS))
+
+
+def _digests(item: Item) -> list[str]:
+    fields = item_fields(item)
+    perturbed = fields.get("perturbed")
+    parts = ([fields["image"], perturbed], [fields["regions"], perturbed], fields["truth"])
+    return [digest_bytes(canonical_json(part).encode()) for part in parts]

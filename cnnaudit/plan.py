@@ -15,7 +15,7 @@ from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, Overl
 from cnnaudit.models import ModelFacts, library_version, sources_of, untrained
 from cnnaudit.models.layers import resolve_layer
 from cnnaudit.own_code import sources
-from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest_file
+from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest_file, digest_list
 from cnnaudit.targets import resolve_target
 from cnnaudit.techniques import TECHNIQUES, Technique
 from cnnaudit.types import (
@@ -23,6 +23,7 @@ from cnnaudit.types import (
     SEVERITY,
     AuditSpec,
     Cell,
+    File,
     HeatmapRequest,
     ImageSet,
     Item,
@@ -62,23 +63,21 @@ def make_plan(
 
     `facts` has the name of each model as a key. Raises AuditError for a layer that does not exist.
     """
-    image_sets = tuple(image_sets)
+    parts = [part for image_set in image_sets for part in _parts(image_set)]
     requests = {model.name: requests_of(audit, model, facts[model.name]) for model in audit.models}
     cells: list[Cell] = []
     units: list[Unit] = []
     planned: set[str] = set()  # what sees no network is the same cell for all models of one input
     for model in audit.models:
-        for image_set in image_sets:
-            partners = swap_partners(image_set)
-            kinds = list(_kinds(audit, model, requests[model.name]))
-            for chunk in chunks_of(image_set):
-                made = list(_cells(kinds, model, image_set, chunk, partners))
-                new = {cell.key: cell for cell in made if cell.key not in planned}
-                missing = tuple(cell for key, cell in new.items() if not store.has(key))
-                cells += made
-                planned |= set(new)
-                if missing:
-                    units.append(Unit(model, image_set, chunk, missing, partners))
+        kinds = list(_kinds(audit, model, requests[model.name]))
+        for part in parts:
+            made = list(_cells(kinds, model, part))
+            new = {cell.key: cell for cell in made if cell.key not in planned}
+            missing = tuple(cell for key, cell in new.items() if not store.has(key))
+            cells += made
+            planned |= set(new)
+            if missing:
+                units.append(Unit(model, part.image_set, part.chunk, missing, part.partners))
     return Plan(tuple(cells), tuple(units))
 
 
@@ -232,32 +231,50 @@ def _digest(path: Path, _version: tuple[int, ...]) -> str:
     return digest_file(path)
 
 
-def item_fields(image_set: ImageSet, item: Item) -> dict[str, Any]:
+def item_fields(item: Item) -> dict[str, Any]:
     """Return what an item consists of: its id and the digests of its files."""
     truth = item.truth
     return {
         "id": item.id,
-        "image": image_set.digests[item.image],
+        "image": item.image.digest,
         "regions": {
-            name: image_set.digests[region] if isinstance(region, Path) else asdict(region)
+            name: region.digest if isinstance(region, File) else asdict(region)
             for name, region in item.regions.items()
         },
-        "truth": image_set.digests[truth] if isinstance(truth, Path) else truth,
+        "truth": truth.digest if isinstance(truth, File) else truth,
         **({"perturbed": [VERSION, asdict(item.perturbed)]} if item.perturbed else {}),
     }
 
 
-def _mask_fields(image_set: ImageSet, item: Item) -> dict[str, Any]:
+def _mask_fields(item: Item) -> dict[str, Any]:
     """Return what determines an item's masks."""
-    fields = item_fields(image_set, item)
+    fields = item_fields(item)
     return {name: fields[name] for name in ("regions", "perturbed") if name in fields}
 
 
 def image_set_digest(image_set: ImageSet) -> str:
     """Return one digest of all that an image set consists of."""
-    return digest_bytes(
-        canonical_json([item_fields(image_set, item) for item in image_set.items]).encode()
-    )
+    return digest_list(map(item_fields, image_set.items))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A chunk of an image set, and what its pictures add to the keys of cells."""
+
+    image_set: ImageSet
+    chunk: tuple[Item, ...]
+    partners: tuple[Item | None, ...]
+    # A digest in the place of all its pictures, which every key would write down again.
+    digests: Mapping[str, str]
+
+
+def _parts(image_set: ImageSet) -> Iterator[_Part]:
+    partner_of = swap_partners(image_set)
+    for chunk in chunks_of(image_set):
+        partners = tuple(partner_of.get(item.id) for item in chunk)
+        pictures = _picture_fields(chunk, partners)
+        digests = {name: digest_list(about) for name, about in pictures.items()}
+        yield _Part(image_set, chunk, partners, digests)
 
 
 @dataclass(frozen=True)
@@ -309,27 +326,18 @@ def _kinds(
             yield _Kind(fields, request, keeps)
 
 
-def _cells(
-    kinds: Iterable[_Kind],
-    model: ModelSpec,
-    image_set: ImageSet,
-    chunk: tuple[Item, ...],
-    partners: Mapping[str, Item],
-) -> Iterator[Cell]:
-    # A digest for the pictures in the place of them all, which every key would write down again.
-    pictures = {
-        name: digest_bytes(canonical_json(about).encode())
-        for name, about in _picture_fields(image_set, chunk, partners).items()
-    }
+def _cells(kinds: Iterable[_Kind], model: ModelSpec, part: _Part) -> Iterator[Cell]:
     for kind in kinds:
         names = _about_pictures(kind.fields)
-        key = cell_key({**kind.fields, **{name: pictures[name] for name in names}})
-        yield Cell(key, kind.fields, model, image_set, chunk, kind.request, kind.keeps_maps)
+        key = cell_key({**kind.fields, **{name: part.digests[name] for name in names}})
+        yield Cell(
+            key, kind.fields, model, part.image_set, part.chunk, kind.request, kind.keeps_maps
+        )
 
 
 def stored_fields(unit: Unit) -> dict[str, dict[str, Any]]:
     """Return all that determined the key of each cell, by key, its pictures among it."""
-    pictures = _picture_fields(unit.image_set, unit.chunk, unit.partners)
+    pictures = _picture_fields(unit.chunk, unit.partners)
     return {
         cell.key: {**cell.fields, **{name: pictures[name] for name in _about_pictures(cell.fields)}}
         for cell in unit.cells
@@ -341,14 +349,9 @@ def _about_pictures(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return ("chunk", "partners") if fields["kind"] == HEATMAP_SCORES else ("chunk",)
 
 
-def _picture_fields(
-    image_set: ImageSet, chunk: Iterable[Item], partners: Mapping[str, Item]
-) -> dict[str, list[Any]]:
+def _picture_fields(chunk: Iterable[Item], partners: Iterable[Item | None]) -> dict[str, list[Any]]:
     """Return what the items of a chunk consist of, and the masks of each one's partner."""
     return {
-        "chunk": [item_fields(image_set, item) for item in chunk],
-        "partners": [
-            _mask_fields(image_set, partners[item.id]) if item.id in partners else None
-            for item in chunk
-        ],
+        "chunk": [*map(item_fields, chunk)],
+        "partners": [partner and _mask_fields(partner) for partner in partners],
     }

@@ -55,7 +55,7 @@ class _Work:
 
     def fields(self, request: HeatmapRequest) -> dict[str, Any]:
         """Return what determines the curve of a request."""
-        pictures = [item_fields(self.image_set, item) for item in self.items]
+        pictures = [*map(item_fields, self.items)]
         return {
             **run_fields(self.audit, self.spec),
             **request_fields(request),

@@ -122,14 +122,14 @@ def count_derived(ready: Prepared) -> dict[str, tuple[int, int]]:
 def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     """Write the tables, the verdict and what the report needs into a run directory."""
     from cnnaudit import checks, summary
-    from cnnaudit.inputs import inputs_table
+    from cnnaudit.inputs import write_inputs
     from cnnaudit.junit import junit_xml
     from cnnaudit.regions import write_regions
 
     audit = ready.audit
     failures = [gap for gap in found.gaps if gap["status"] == "failed"]
     folder = run_dir / "results"
-    write(folder / "inputs.parquet", inputs_table(ready.image_sets).to_parquet(index=False))
+    write_inputs(folder / "inputs.parquet", ready.image_sets)
     write(folder / "summary.csv", summary.to_csv(found.summary))
     write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
     write(folder / "agreement.csv", summary.to_csv(found.agreement))

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -51,6 +51,15 @@ def digest_file(path: Path) -> str:
 def canonical_json(value: Any) -> str:
     """Return the one JSON text that equal values share (sorted keys, no spaces, no NaN)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_list(values: Iterable[Any]) -> str:
+    """Return the digest of the canonical JSON of a list, which is never there as a whole."""
+    digest = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        digest.update(f"{',' * bool(number)}{canonical_json(value)}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def cell_key(fields: Mapping[str, Any]) -> str:

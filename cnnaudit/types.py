@@ -244,6 +244,26 @@ class AuditSpec:
 # --- image sets -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that items name, as it was when their image set was loaded."""
+
+    name: str  # its path: a `Path` takes several times the memory, and there may be a million
+    sha256: bytes  # of its content
+
+    @property
+    def path(self) -> Path:
+        return Path(self.name)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 as 64 hexadecimal digits."""
+        return self.sha256.hex()
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @dataclass(frozen=True)
 class Outline:
     """A region as polygons, in pixels of its picture, whose top left corner is (0, 0).
@@ -255,10 +275,10 @@ class Outline:
     polygons: tuple[tuple[tuple[float, float], ...], ...]  # corners (x, y) of each
 
 
-Region = Path | Outline  # a mask file, or where it lies
+Region = File | Outline  # a mask file, or where it lies
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Perturbed:
     """What is done to a picture whenever it is read."""
 
@@ -273,9 +293,9 @@ class Item:
     """One picture of an image set with everything that is declared about it."""
 
     id: str
-    image: Path
+    image: File
     regions: Mapping[str, Region]  # by name; a region not declared is not a key
-    truth: str | Path | None  # a label, or a file of a structured truth
+    truth: str | File | None  # a label, or a file of a structured truth
     factors: Mapping[str, str]  # factor → level; a factor without a level here is not a key
     perturbed: Perturbed | None = None  # None: the picture as it is
 
@@ -290,7 +310,6 @@ class ImageSet:
     spec: ImageSetSpec
     items: tuple[Item, ...]
     factors: tuple[str, ...]  # in the manifest's order, the unit included
-    digests: Mapping[Path, str]  # SHA-256 of every file that an item names
 
     def unit_of(self, item: Item) -> str:
         """Return the unit of independence (scene) that an item belongs to."""
@@ -418,7 +437,7 @@ class HeatmapRequest:
     layer: str  # `layer_name`; "" where the technique has no layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """The atom of the store: one request, or the behaviour, of a model on one chunk of images."""
 
@@ -439,7 +458,7 @@ class Unit:
     image_set: ImageSet
     chunk: tuple[Item, ...]
     cells: tuple[Cell, ...]
-    partners: Mapping[str, Item]  # item id → the item on whose masks its heatmaps are scored, too
+    partners: tuple[Item | None, ...]  # of each: on whose masks its heatmaps are scored, too
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from cnnaudit.contrasts import Places, check_contrast, contrast_table
-from cnnaudit.types import AuditError, ContrastSpec, ImageSet, ImageSetSpec, Item
+from cnnaudit.types import AuditError, ContrastSpec, File, ImageSet, ImageSetSpec, Item
 
 COLOUR = ContrastSpec(
     "colour", "s", "colour", ("equal", "different"), ("scene", "light"), ("light",)
@@ -61,13 +61,14 @@ def make_rows(
 
 def make_image_set(change: Callable[[list[Item]], list[Item]] = lambda items: items) -> ImageSet:
     items = [
-        Item(f"{n}-{light}-{colour}", Path(), {}, None, {"scene": f"{n}", "light": light} | level)
+        Item(name, File("", b""), {}, None, {"scene": f"{n}", "light": light} | level)
         for n in range(3)
         for light in LIGHTS
         for colour, level in [(c, {"colour": c} if c else {}) for c in ("equal", "different", "")]
+        for name in (f"{n}-{light}-{colour}",)
     ]
     spec = ImageSetSpec("s", "manifest", Path(), "scene", 1, (), {}, {})
-    return ImageSet(spec, tuple(change(items)), ("scene", "colour", "light"), {})
+    return ImageSet(spec, tuple(change(items)), ("scene", "colour", "light"))
 
 
 def test_the_effect_is_found_at_each_level_and_not_pooled() -> None:

@@ -61,7 +61,7 @@ def test_pictures_and_maps_are_in_the_store(ready: Prepared) -> None:
         assert np.shape(about["prediction"]["values"]) == (65, 5)
         assert np.shape(about["prediction"]["truth"]) == (65, 5)
         received = Image.open(io.BytesIO(ready.store.read(one.picture, "input.png")))
-        expected = prepare_image(Image.open(one.item.image), spec.preprocessing)
+        expected = prepare_image(Image.open(one.item.image.path), spec.preprocessing)
         pixels = (expected.numpy().transpose(1, 2, 0) * 0.25 + 0.5) * 255
         np.testing.assert_allclose(np.asarray(received), pixels, atol=0.51)
         for request, key, status, _ in one.heatmaps:
@@ -104,6 +104,6 @@ def test_what_the_store_has_is_not_computed_again(
 def test_an_item_that_cannot_be_read_has_no_picture(ready: Prepared) -> None:
     (image_set,) = ready.image_sets
     name = next(iter(exemplars(image_set)))
-    broken = next(item.image for item in image_set.items if item.id == name)
+    broken = next(item.image.path for item in image_set.items if item.id == name)
     broken.write_bytes(broken.read_bytes()[:-500])
     assert name not in {one.item.id for one in _illustrate(ready)}

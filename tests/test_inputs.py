@@ -8,13 +8,14 @@ import pandas as pd
 from PIL import Image
 
 from cnnaudit.image_sets import load_image_set
-from cnnaudit.inputs import inputs_table
+from cnnaudit.inputs import write_inputs
 from cnnaudit.types import INPUTS, ImageSetSpec
 
 
 def _table(root: Path) -> pd.DataFrame:
     spec = ImageSetSpec("set", "manifest", root, "scene", 1, (), {}, {})
-    return inputs_table([load_image_set(spec)]).set_index("item")
+    write_inputs(root / "inputs.parquet", [load_image_set(spec)])
+    return pd.read_parquet(root / "inputs.parquet").set_index("item")
 
 
 def _changed(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.plan import CHUNK, chunks, swap_partners
-from cnnaudit.types import AuditError, Item
+from cnnaudit.types import AuditError, File, Item
 
 Plans = Callable[..., Prepared]
 
@@ -149,7 +149,7 @@ def test_parameters_out_of_range_are_refused_before_work_begins(
 
 
 def _items(number: int) -> tuple[Item, ...]:
-    return tuple(Item(f"item-{n}", Path("x"), {}, None, {}) for n in range(number))
+    return tuple(Item(f"item-{n}", File("x", b""), {}, None, {}) for n in range(number))
 
 
 def test_an_added_image_touches_one_chunk() -> None:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from cnnaudit.store import Store, canonical_json, cell_key, check_writable, write_atomically
+from cnnaudit.store import (
+    Store,
+    canonical_json,
+    cell_key,
+    check_writable,
+    digest_bytes,
+    digest_list,
+    write_atomically,
+)
 from cnnaudit.types import AuditError
 
 KEY = cell_key({"kind": "test"})
@@ -156,6 +164,11 @@ def test_a_key_depends_on_values_not_on_their_order() -> None:
     assert cell_key({"a": 1}) != cell_key({"a": 2})
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json({"a": float("nan")})
+
+
+@pytest.mark.parametrize("values", [[], [1], [{"b": [None, "ü"], "a": 0.5}, "x", []]])
+def test_a_list_has_the_digest_of_its_text(values: list[object]) -> None:
+    assert digest_list(iter(values)) == digest_bytes(canonical_json(values).encode())
 
 
 def test_what_cannot_be_written_is_said_with_its_key(tmp_path: Path) -> None:

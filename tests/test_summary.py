@@ -17,7 +17,7 @@ from cnnaudit.summary import (
     unguarded,
 )
 from cnnaudit.totals import Totals
-from cnnaudit.types import SORTED_BY, GridSpec, ImageSet, ImageSetSpec, Item
+from cnnaudit.types import SORTED_BY, File, GridSpec, ImageSet, ImageSetSpec, Item
 
 CATALOGUE = {
     "metrics": {
@@ -70,7 +70,13 @@ def rows() -> pd.DataFrame:
 @pytest.fixture
 def image_set() -> ImageSet:
     items = tuple(
-        Item(f"{unit}-{colour}-{light}-0", Path(), {}, None, {"colour": colour, "light": light})
+        Item(
+            f"{unit}-{colour}-{light}-0",
+            File("", b""),
+            {},
+            None,
+            {"colour": colour, "light": light},
+        )
         for unit in "ab"
         for colour in ("equal", "different")
         for light in ("overhead", "left")
@@ -79,7 +85,7 @@ def image_set() -> ImageSet:
     spec = ImageSetSpec(
         *("s", "manifest", Path(), "scene", 1, (GridSpec("colour", "light", ()),), words, {})
     )
-    return ImageSet(spec, items, ("scene", "colour", "light"), {})
+    return ImageSet(spec, items, ("scene", "colour", "light"))
 
 
 def _at(summary: pd.DataFrame, **levels: str) -> pd.Series:

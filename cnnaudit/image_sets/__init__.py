@@ -30,7 +30,8 @@ def load_image_set(spec: ImageSetSpec) -> ImageSet:
     if not items:
         raise AuditError(f"{where}: {spec.root} holds no picture")
     _check_factors(spec, factors, where)
-    image_set = ImageSet(spec, items, factors, check_files(items, where))
+    check_files(items, where)
+    image_set = ImageSet(spec, items, factors)
     _check_levels(image_set, where)
     return image_set
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnnaudit.image_sets.files import read_truth
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
-from cnnaudit.types import AuditError, Batch, Item
+from cnnaudit.types import AuditError, Batch, File, Item
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,7 +142,8 @@ class _Reading(Dataset[_Sample]):
         read = {name: read_mask_of(item, name) for name in item.regions}
         masks = {name: self.prepare_mask(mask) for name, mask in read.items()}
         vanished = frozenset(n for n in read if read[n].getbbox() and not masks[n].any())
-        truth = read_truth(item.truth).flatten() if isinstance(item.truth, Path) else item.truth
+        declared = item.truth
+        truth = read_truth(declared.path).flatten() if isinstance(declared, File) else declared
         return _Sample(item, image, masks, vanished, truth, "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from cnnaudit.image_sets.outlines import draw_outline
 from cnnaudit.store import digest_file
-from cnnaudit.types import AuditError, Item, Outline, Region
+from cnnaudit.types import AuditError, File, Item, Outline, Region
 
 _READABLE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 _MASK_MODES = ("1", "L", "P")
@@ -56,7 +56,7 @@ def read_image(path: Path) -> Image.Image:
 
 def read_region(region: Region) -> Image.Image:
     """Return the mask of a region as an 8-bit picture, 0 outside, whatever it is declared by."""
-    return draw_outline(region) if isinstance(region, Outline) else read_mask(region)
+    return draw_outline(region) if isinstance(region, Outline) else read_mask(region.path)
 
 
 def read_mask(path: Path) -> Image.Image:
@@ -97,15 +97,16 @@ def read_truth(path: Path) -> NDArray[np.float64]:
     return values
 
 
-def check_files(items: tuple[Item, ...], where: str) -> dict[Path, str]:
-    """Return the digest of every file that items name, once each is seen to be what it should be.
+def check_files(items: Iterable[Item], where: str) -> None:
+    """Raise AuditError unless every file that items name is what it should be.
 
     Pictures are opened but not decoded; a mask must be one, and of its picture's size.
     """
     masks: dict[Region, tuple[int, int]] = {}
-    digests: dict[Path, str] = {}
+    truths: set[File] = set()
     for item in items:
-        size = picture_size(item.image, f"{where}: item {item.id!r}")
+        image = item.image.path
+        size = picture_size(image, f"{where}: item {item.id!r}")
         for name, region in item.regions.items():
             if region not in masks:
                 masks[region] = read_region(region).size
@@ -113,22 +114,20 @@ def check_files(items: tuple[Item, ...], where: str) -> dict[Path, str]:
                 raise AuditError(
                     f"{where}: item {item.id!r}: the mask of {name!r}, {region}, is "
                     f"{_by(masks[region])} pixels, its picture {_by(size)}; they must be equal"
-                    f"{_turned(item.image)}"
+                    f"{_turned(image)}"
                 )
-        if isinstance(item.truth, Path) and item.truth not in digests:
-            read_truth(item.truth)
-        for path in files_of(item):
-            if path not in digests:
-                digests[path] = digest_file(path)
-    return digests
+        if isinstance(item.truth, File) and item.truth not in truths:
+            read_truth(item.truth.path)
+            truths.add(item.truth)
 
 
-def files_of(item: Item) -> Iterator[Path]:
-    """Yield every file that an item names."""
-    yield item.image
-    yield from (region for region in item.regions.values() if isinstance(region, Path))
-    if isinstance(item.truth, Path):
-        yield item.truth
+def file_inside(root: Path, relative: str, where: str) -> File:
+    """Return a file that an item names, with its digest; raise AuditError as `inside` does."""
+    path = inside(root, relative, where)
+    try:
+        return File(str(path), bytes.fromhex(digest_file(path)))
+    except OSError as error:
+        raise AuditError(f"{where}: {path} cannot be read ({error})") from error
 
 
 def inside(root: Path, relative: str, where: str) -> Path:

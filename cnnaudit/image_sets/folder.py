@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cnnaudit.image_sets.files import inside
+from cnnaudit.image_sets.files import file_inside
 from cnnaudit.types import AuditError, Item
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -32,8 +32,8 @@ def read_folder(
         regions = {}
         if relative.with_suffix("") in found:
             mask = found[relative.with_suffix("")]
-            regions["mask"] = inside(root, str(Path(masks) / mask), where)
-        picture = inside(root, str(relative), where)
+            regions["mask"] = file_inside(root, str(Path(masks) / mask), where)
+        picture = file_inside(root, str(relative), where)
         items.append(Item(relative.as_posix(), picture, regions, None, {}))
     lonely = found.keys() - {path.relative_to(root).with_suffix("") for path in pictures}
     if lonely:

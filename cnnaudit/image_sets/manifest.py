@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cnnaudit.image_sets.files import inside, picture_size
+from cnnaudit.image_sets.files import file_inside, inside, picture_size
 from cnnaudit.image_sets.outlines import is_outline, read_outline
-from cnnaudit.types import RESERVED_COLUMNS, AuditError, Item, Region
+from cnnaudit.types import RESERVED_COLUMNS, AuditError, File, Item, Region
 
 V = TypeVar("V")
 REQUIRED = ("id", "image")
@@ -31,7 +31,8 @@ def read_manifest(
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """Return the items of a manifest and its factors; raise AuditError if it is off."""
     path = inside(root, manifest, f"{where}.manifest")
-    header, lines = _read(path)
+    lines = _lines(path)
+    header = _header(lines, path)
     factors = tuple(
         name for name in header if name not in (*REQUIRED, "truth") and not _region(name)
     )
@@ -41,26 +42,35 @@ def read_manifest(
             f"{path}: the column {clash[0]!r} has the name of a column of the results; rename it"
         )
     _check_unique([region for name in header if (region := _region(name))], path)
-    if not lines:
+    shared = _Shared(root)
+    items = []
+    for number, row in lines:
+        where = f"{path}, line {number}"
+        items.append(_item(_columns(header, row, where), shared, factors, where))
+    if not items:
         raise AuditError(
             f"{path} has no line yet; give each picture one below {','.join(header)}, such as "
             f"{','.join(_EXAMPLE.get(name, '') for name in header)}"
         )
-    shared = _Shared(root)
-    items = [_item(line, shared, factors, f"{path}, line {number}") for number, line in lines]
     _check_unique([item.id for item in items], path)
     return tuple(items), factors
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Return the columns, and each line's number in the file with its cells."""
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield each line's number in the file with its cells; empty ones are left out."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+            for row in reader:
+                if row:
+                    yield reader.line_num, [cell.strip() for cell in row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AuditError(f"{path} cannot be read as a CSV file in UTF-8 ({error})") from error
-    header = rows[0][1] if rows else []
+
+
+def _header(lines: Iterator[tuple[int, list[str]]], path: Path) -> list[str]:
+    """Take the first line and return it, the columns."""
+    _, header = next(lines, (0, []))
     for name in REQUIRED:
         if name not in header:
             raise AuditError(
@@ -70,12 +80,13 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         if name in ("", "mask:"):
             raise AuditError(f"{path}: column {number} has no name, {name!r} stands there")
     _check_unique(header, path)
-    for number, row in rows[1:]:
-        if len(row) != len(header):
-            raise AuditError(
-                f"{path}, line {number}: {len(row)} cells, {len(header)} columns are declared"
-            )
-    return header, [(number, dict(zip(header, row, strict=True))) for number, row in rows[1:]]
+    return header
+
+
+def _columns(header: list[str], row: list[str], where: str) -> dict[str, str]:
+    if len(row) != len(header):
+        raise AuditError(f"{where}: {len(row)} cells, {len(header)} columns are declared")
+    return dict(zip(header, row, strict=True))
 
 
 class _Shared:
@@ -83,13 +94,13 @@ class _Shared:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._files: dict[str, Path] = {}
+        self._files: dict[str, File] = {}
         self._mappings: dict[Any, Any] = {}
 
-    def file(self, cell: str, where: str) -> Path:
+    def file(self, cell: str, where: str) -> File:
         """Return the file below the root that a cell names."""
         if cell not in self._files:
-            self._files[cell] = inside(self.root, cell, where)
+            self._files[cell] = file_inside(self.root, cell, where)
         return self._files[cell]
 
     def one(self, mapping: dict[str, V]) -> Mapping[str, V]:
@@ -101,15 +112,15 @@ class _Shared:
 def _item(line: Mapping[str, str], shared: _Shared, factors: tuple[str, ...], where: str) -> Item:
     if not line["id"]:
         raise AuditError(f"{where}: the id is empty")
-    image = inside(shared.root, line["image"], f"{where}, image")
+    image = file_inside(shared.root, line["image"], f"{where}, image")
     regions = {
         region: _read_region(cell, image, shared, f"{where}, {name}")
         for name, cell in line.items()
         if (region := _region(name)) and cell
     }
-    truth: str | Path | None = line.get("truth") or None
-    if truth is not None and str(truth).lower().endswith(".csv"):
-        truth = shared.file(str(truth), f"{where}, truth")
+    truth: str | File | None = line.get("truth") or None
+    if isinstance(truth, str) and truth.lower().endswith(".csv"):
+        truth = shared.file(truth, f"{where}, truth")
     return Item(
         id=line["id"],
         image=image,
@@ -119,9 +130,9 @@ def _item(line: Mapping[str, str], shared: _Shared, factors: tuple[str, ...], wh
     )
 
 
-def _read_region(cell: str, image: Path, shared: _Shared, where: str) -> Region:
+def _read_region(cell: str, image: File, shared: _Shared, where: str) -> Region:
     if is_outline(cell):
-        return read_outline(cell, picture_size(image, where), where)
+        return read_outline(cell, picture_size(image.path, where), where)
     return shared.file(cell, where)
 
 

@@ -5,7 +5,7 @@ The pictures are changed when they are read, here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from PIL import Image
@@ -28,7 +28,7 @@ from cnnaudit.types import (
 
 def read_picture(item: Item) -> Image.Image:
     """Return the picture that an item stands for, 8-bit RGB at its own resolution."""
-    image, done = read_image(item.image), item.perturbed
+    image, done = read_image(item.image.path), item.perturbed
     return perturb_image(image, done.uses, done.severity, done.seed) if done else image
 
 
@@ -59,19 +59,17 @@ def perturbed(
     Two factors tell them apart, `perturbation` and `severity`: "none" and "0" as it is.
     """
     _check_names(image_set)
-    clean = tuple(_levelled(item, CLEAN, 0) for item in image_set.items)
+    clean = _levelled(image_set.items, CLEAN, 0)
     items = (
         replace(
-            _levelled(item, one.name, severity),
+            item,
             id=f"{item.id}@{one.name}-{severity}",
-            perturbed=Perturbed(
-                one.uses, severity, _seed(image_set, item, one.uses, severity, seed), item.id
-            ),
+            perturbed=Perturbed(one.uses, severity, _seed(item, one.uses, severity, seed), item.id),
         )
         for severity in SEVERITIES
         for one in perturbations
         if severity in one.severities
-        for item in image_set.items
+        for item in _levelled(image_set.items, one.name, severity)
     )
     spec = replace(
         image_set.spec,
@@ -88,15 +86,18 @@ def perturbed_name(image_set: str) -> str:
     return f"{image_set}_perturbed"
 
 
-def _levelled(item: Item, perturbation: str, severity: int) -> Item:
-    return replace(
-        item, factors={**item.factors, PERTURBATION: perturbation, SEVERITY: str(severity)}
-    )
+def _levelled(items: Iterable[Item], perturbation: str, severity: int) -> Iterator[Item]:
+    """Yield items at levels of the two factors; those that shared their factors still do."""
+    levels = {PERTURBATION: perturbation, SEVERITY: str(severity)}
+    shared: dict[int, Mapping[str, str]] = {}
+    for item in items:
+        factors = shared.setdefault(id(item.factors), {**item.factors, **levels})
+        yield replace(item, factors=factors)
 
 
-def _seed(image_set: ImageSet, item: Item, uses: str, severity: int, seed: int) -> int:
+def _seed(item: Item, uses: str, severity: int, seed: int) -> int:
     """Return the seed of what is drawn for a picture: the same in any order, and in any set."""
-    about = [image_set.digests[item.image], uses, severity, seed]
+    about = [item.image.digest, uses, severity, seed]
     return int(digest_bytes(canonical_json(about).encode())[:12], 16)
 
 

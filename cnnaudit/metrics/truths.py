@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit.metrics.behaviour import CLASSIFICATION
 from cnnaudit.models.labels import class_index
-from cnnaudit.types import AuditError, ModelSpec
+from cnnaudit.types import AuditError, File, ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,15 +32,15 @@ def truth_array(spec: ModelSpec, truth: Any, outputs: int) -> NDArray[np.float64
     return values
 
 
-def check_truth(spec: ModelSpec, outputs: int, truth: str | Path, where: str) -> None:
+def check_truth(spec: ModelSpec, outputs: int, truth: str | File, where: str) -> None:
     """Raise AuditError if a truth that an item declares cannot be held against a model's answer."""
     from cnnaudit.image_sets.files import read_truth
 
     if spec.task == CLASSIFICATION:
         if isinstance(truth, str):
             class_index(spec, truth, outputs, where)
-    elif isinstance(truth, Path):
-        cells = read_truth(truth).size
+    elif isinstance(truth, File):
+        cells = read_truth(truth.path).size
         if cells != outputs:
             raise AuditError(
                 f"{where}: the truth {truth} has {cells} values, "

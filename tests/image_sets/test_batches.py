@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from cnnaudit.image_sets.batches import Reader, batches
+from cnnaudit.image_sets.files import file_inside
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
-from cnnaudit.types import AuditError, Batch, Item, Preprocessing
+from cnnaudit.types import AuditError, Batch, File, Item, Preprocessing
 
 PREPROCESSING = Preprocessing((6, 8), "box", "rgb", (0, 0, 0), (1, 1, 1))
 NAMES = ("a", "b", "c", "d", "e")
@@ -29,13 +30,15 @@ def items(tmp_path: Path) -> list[Item]:
     found = []
     for number, name in enumerate(NAMES):
         Image.new("RGB", (8, 6), (number * 10,) * 3).save(tmp_path / f"{name}.png")
-        mask = np.zeros((6, 8), np.uint8)
-        mask[number, 1:4] = 255
-        Image.fromarray(mask).save(tmp_path / f"{name}-mask.png")
+        drawn = np.zeros((6, 8), np.uint8)
+        drawn[number, 1:4] = 255
+        Image.fromarray(drawn).save(tmp_path / f"{name}-mask.png")
         (tmp_path / f"{name}.csv").write_text(f"l,r\n{number},1\n0,{number}\n")
-        regions = {} if name == "b" else {"mask": tmp_path / f"{name}-mask.png"}
-        truth = {"d": None, "e": "tench"}.get(name, tmp_path / f"{name}.csv")
-        found.append(Item(name, tmp_path / f"{name}.png", regions, truth, {}))
+        image, mask, values = (
+            file_inside(tmp_path, f"{name}{end}", "") for end in (".png", "-mask.png", ".csv")
+        )
+        truth = {"d": None, "e": "tench"}.get(name, values)
+        found.append(Item(name, image, {} if name == "b" else {"mask": mask}, truth, {}))
     return found
 
 
@@ -78,20 +81,22 @@ def test_masks_and_truths_belong_to_their_items(items: list[Item]) -> None:
 
 
 def spoil_picture(item: Item) -> None:
-    item.image.write_bytes(item.image.read_bytes()[:50])
+    item.image.path.write_bytes(item.image.path.read_bytes()[:50])
 
 
 def spoil_mask(item: Item) -> None:
-    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(item.regions["mask"])
+    mask = item.regions["mask"]
+    assert isinstance(mask, File)
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(mask.path)
 
 
 def spoil_truth(item: Item) -> None:
-    assert isinstance(item.truth, Path)
-    item.truth.write_text("l,r\nyes,no\n")
+    assert isinstance(item.truth, File)
+    item.truth.path.write_text("l,r\nyes,no\n")
 
 
 def remove_picture(item: Item) -> None:
-    item.image.unlink()
+    item.image.path.unlink()
 
 
 @pytest.mark.parametrize("spoil", [spoil_picture, spoil_mask, spoil_truth, remove_picture])
@@ -103,7 +108,7 @@ def test_a_bad_file_fails_only_its_own_item(items: list[Item], spoil, size: int)
     assert [item.id for batch in found for item in batch.items] == ["a", "b", "d", "e"]
     (failure,) = [batch.failures for batch in found if batch.failures]
     assert list(failure) == ["c"]
-    assert str(items[2].image.parent) in failure["c"]
+    assert str(items[2].image.path.parent) in failure["c"]
     for batch in found:
         assert "c" not in batch.truths
         assert "c" not in batch.masks.get("mask", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cnnaudit.image_sets import load_image_set
+from cnnaudit.image_sets.files import file_inside
 from cnnaudit.types import AuditError, GridSpec, ImageSet, ImageSetSpec
 
 SPEC = ImageSetSpec(
@@ -64,17 +66,20 @@ def test_items(root: Path) -> None:
         "two,b.png,,mask.png,tench,s2,\n",
     )
     one, two = found.items
-    assert (one.id, one.image, one.truth) == ("one", root / "a.png", root / "truth.csv")
-    assert one.regions == {"mask": root / "mask.png"}  # an empty cell: no such region
+    image, other, mask, truth = (
+        file_inside(root, name, "") for name in ("a.png", "b.png", "mask.png", "truth.csv")
+    )
+    assert (one.id, one.image, one.truth) == ("one", image, truth)
+    assert one.regions == {"mask": mask}  # an empty cell: no such region
     assert one.factors == {"scene": "s1", "light": "left"}
-    assert two.regions == {"shadow": root / "mask.png"}
+    assert two.regions == {"shadow": mask}
     assert two.truth == "tench"
     assert two.factors == {"scene": "s2"}  # no level, no key
     assert found.factors == ("scene", "light")
-    names = ("a.png", "b.png", "mask.png", "truth.csv")
-    assert set(found.digests) == {root / name for name in names}
-    assert all(len(digest) == 64 for digest in found.digests.values())
-    assert len(set(found.digests.values())) == 3  # a and b are the same picture
+    assert two.image == other
+    assert other.path == root / "b.png"
+    assert other.digest == image.digest == hashlib.sha256(other.path.read_bytes()).hexdigest()
+    assert len({image.digest, mask.digest, truth.digest}) == 3
 
 
 def test_unit_of_an_item(root: Path) -> None:
@@ -104,14 +109,14 @@ def test_a_column_that_only_contains_the_word_mask_is_a_factor(root: Path) -> No
 )
 def test_ways_to_write_the_same(root: Path, manifest: bytes) -> None:
     (item,) = load(root, manifest).items
-    assert (item.id, item.image, item.factors) == ("one", root / "a.png", {"light": "left"})
+    assert (item.id, item.image.path, item.factors) == ("one", root / "a.png", {"light": "left"})
 
 
 def test_quoted_commas_and_names_in_any_script(root: Path) -> None:
     (root / "a.png").rename(root / "Straße, 写真.png")
     (item,) = load(root, 'id,image,Licht\n"één, 1","Straße, 写真.png","grün, hell"\n').items
     assert item.id == "één, 1"
-    assert item.image.name == "Straße, 写真.png"
+    assert item.image.path.name == "Straße, 写真.png"
     assert item.factors == {"Licht": "grün, hell"}
 
 
@@ -125,7 +130,7 @@ def test_pictures_in_folders_below(root: Path) -> None:
     (root / "below").mkdir()
     (root / "a.png").rename(root / "below/a.png")
     (item,) = load(root, "id,image\none,below/../below/a.png\n").items
-    assert item.image.is_file()
+    assert item.image.path.is_file()
 
 
 # --- what is wrong with it ------------------------------------------------------------------------
@@ -244,4 +249,4 @@ def test_an_empty_mask_is_a_mask(root: Path) -> None:
     """That it holds no pixel is for the metrics to say."""
     Image.fromarray(np.zeros((6, 8), np.uint8)).save(root / "mask.png")
     (item,) = load(root, "id,image,mask\none,a.png,mask.png\n").items
-    assert item.regions == {"mask": root / "mask.png"}
+    assert item.regions == {"mask": file_inside(root, "mask.png", "")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from cnnaudit.outputs import WrongEntry, entry_of
 from cnnaudit.types import (
     AuditError,
     Batch,
+    File,
     HeatmapRequest,
     Heatmaps,
     Item,
@@ -179,7 +179,7 @@ def test_probabilities_taken_for_logits_and_logits_for_probabilities() -> None:
 
 @pytest.mark.parametrize("gives", ["probabilities", "logits"])
 def test_the_probability_of_the_truth_is_not_softened_twice(gives: str) -> None:
-    item = Item("a", Path("a.png"), {}, "0", {})
+    item = Item("a", File("a.png", b""), {}, "0", {})
     batch = Batch((item,), torch.zeros(1, 3, 8, 9), {}, {"a": "0"}, {})
     outputs = torch.tensor([[0.7, 0.2, 0.0]])
     rows = behaviour_rows(replace(SPEC, gives=gives), outputs, batch)
