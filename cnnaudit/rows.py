@@ -6,10 +6,12 @@ column with each text once, and what is asked of the file is read from it.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +33,8 @@ from cnnaudit.types import (
     ImageSet,
 )
 
-ITEMS_AT_ONCE = 50_000  # of the cells whose rows are in memory together
+ITEMS_AT_ONCE = 50_000  # of the cells whose rows are gathered and sorted together
+ROWS_AT_ONCE = 200_000  # of those that are a table
 _TEXTS = tuple(name for name in ROW_COLUMNS if name not in (*EARNED, "item"))
 _CATEGORY = pa.dictionary(pa.int32(), pa.string())
 
@@ -42,7 +45,8 @@ def collect_rows(cells: Iterable[Cell], store: Store) -> pd.DataFrame:
     Texts are categories, in sorted order.
     """
     cells = list(cells)
-    return _collect(cells, store, _Items(_image_sets(cells)))
+    (rows,) = _collect(cells, store, _Items(_image_sets(cells)), sys.maxsize)
+    return rows
 
 
 class Rows:
@@ -53,21 +57,19 @@ class Rows:
     ) -> None:
         """Write what `collect_rows` returns piece by piece, and show `see` each of them.
 
-        Rows that agree in all of CELL_COLUMNS are in one piece. Raises AuditError if the file
+        Rows that agree in all of SORTED_BY are in one piece. Raises AuditError if the file
         cannot be written.
         """
         cells = sorted(cells, key=_names)
-        items, parts = _Items(_image_sets(cells)), [*_parts(cells)]
         self._path = path
         self._metrics: set[str] = set()
         self._whole: pd.DataFrame | None = None
         with drafted(path) as draft:
             writer = None
-            for part in parts:
-                piece = _collect(part, store, items)
+            for piece in _pieces(cells, store):
                 see(piece)
                 self._metrics |= {*piece["metric"].unique()}
-                self._whole = piece if len(parts) == 1 else None
+                self._whole = piece if writer is None else None
                 table = _arrow(piece)
                 writer = writer or pq.ParquetWriter(draft, table.schema)
                 writer.write_table(table)
@@ -97,6 +99,7 @@ def read_where(path: Path, wanted: pc.Expression, columns: list[str] | None = No
         found = [file.read_row_group(group, columns).filter(wanted) for group in groups]
     table = pa.concat_tables(found).unify_dictionaries()
     del found
+    release_memory()
     rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     for name in rows.select_dtypes("category"):
         texts = rows[name].cat.categories  # in the order of the pieces that had them first
@@ -104,32 +107,67 @@ def read_where(path: Path, wanted: pc.Expression, columns: list[str] | None = No
     return rows
 
 
-def _collect(cells: Iterable[Cell], store: Store, items: _Items) -> pd.DataFrame:
-    texts = {name: _Texts() for name in (*CELL_COLUMNS, *_TEXTS)}
+def _pieces(cells: Sequence[Cell], store: Store) -> Iterator[pd.DataFrame]:
+    items = _Items(_image_sets(cells))
+    for part in _parts(cells):
+        yield from _collect(part, store, items, ROWS_AT_ONCE)
+
+
+def _collect(
+    cells: Sequence[Cell], store: Store, items: _Items, at_once: int
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of cells, sorted, in pieces of `at_once` rows or little more."""
+    own, of_cell, of_item = _gather(cells, store, items)
+    for place, name in enumerate(CELL_COLUMNS):
+        own[name] = _categorical(_names(cell)[place] for cell in cells)[of_cell]
+    names = dict.fromkeys((*CELL_COLUMNS, *ROW_COLUMNS, *items.columns))
+    keys = [own[name].codes for name in SORTED_BY]
+    order = np.lexsort([items.columns["item"].codes[of_item], *reversed(keys)])
+    for part in _slices(order, keys, at_once):
+        of_part = of_item[part]
+        yield pd.DataFrame(
+            {
+                name: own[name][part] if name in own else items.columns[name][of_part]
+                for name in names
+            },
+            copy=False,
+        )
+
+
+def _gather(
+    cells: Sequence[Cell], store: Store, items: _Items
+) -> tuple[dict[str, Any], NDArray[np.int32], NDArray[np.int32]]:
+    """Return the columns that cells hold themselves, and of each row its cell's and item's place.
+
+    Numbers are arrays and texts are categories.
+    """
+    texts = {name: _Texts() for name in _TEXTS}
     numbers = {name: array("d") for name in EARNED}
-    places = array("q")
-    for cell in cells:
+    of_cell, of_item = array("i"), array("i")
+    for number, cell in enumerate(cells):
         table = pa.ipc.open_file(pa.BufferReader(store.read(cell.key, ROWS_FILE))).read_all()
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-        for name, text in zip(CELL_COLUMNS, _names(cell), strict=True):
-            texts[name].repeat(text, len(table))
-        for name in _TEXTS:
-            texts[name].add(columns[name])
+        for name, text in texts.items():
+            text.add(columns[name])
         for name, column in numbers.items():
             column.frombytes(columns[name].to_numpy(zero_copy_only=False).tobytes())
-        places.frombytes(items.places(cell.image_set.spec.name, columns["item"]).tobytes())
-    of_item = np.frombuffer(places, np.int64)
-    about = {name: texts.pop(name).categorical() for name in [*texts]}
-    about["item"] = items.ids[of_item]
-    order = np.lexsort([about[name].codes for name in reversed((*SORTED_BY, "item"))])
-    made: dict[str, pd.Categorical[str] | NDArray[np.float64]] = {}
-    for name in (*CELL_COLUMNS, *ROW_COLUMNS):
-        made[name] = (
-            np.frombuffer(numbers.pop(name))[order] if name in EARNED else about.pop(name)[order]
-        )
-    of_item = of_item[order]
-    made |= {name: column[of_item] for name, column in items.columns.items()}
-    return pd.DataFrame(made, copy=False)
+        of_cell.extend([number] * len(table))
+        of_item.frombytes(items.places(cell.image_set.spec.name, columns["item"]).tobytes())
+    own: dict[str, Any] = {name: np.frombuffer(column) for name, column in numbers.items()}
+    own |= {name: texts.pop(name).categorical() for name in _TEXTS}
+    return own, np.frombuffer(of_cell, np.int32), np.frombuffer(of_item, np.int32)
+
+
+def _slices(order: Ints, keys: Sequence[NDArray[np.integer]], at_once: int) -> Iterator[Ints]:
+    """Divide rows, in their order, after `at_once` or little more; what agrees stays together."""
+    starts = np.zeros(len(order), bool)
+    for key in keys:
+        starts[1:] |= np.diff(key[order]) != 0
+    start = 0
+    for end in (*np.flatnonzero(starts), len(order)):
+        if end - start >= at_once or end == len(order):
+            yield order[start:end]
+            start = end
 
 
 def _parts(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
@@ -163,9 +201,6 @@ class _Texts:
     def extend(self, texts: Iterable[str]) -> None:
         self.rows.extend(map(self._number, texts))
 
-    def repeat(self, text: str, times: int) -> None:
-        self.rows.extend([self._number(text)] * times)
-
     def categorical(self) -> pd.Categorical[str]:
         """Return all of it as categories in sorted order."""
         texts = sorted(self.numbers)
@@ -182,19 +217,24 @@ class _Items:
     """The id, the unit and the factors of all items, and where an item stands among them."""
 
     def __init__(self, image_sets: Sequence[ImageSet]) -> None:
-        items = [(one, item) for one in image_sets for item in one.items]
-        known = ((one.spec.name, item.id) for one, item in items)
-        self._places = {key: place for place, key in enumerate(known)}
-        self.ids = _categorical(item.id for _, item in items)
-        factors = dict.fromkeys(name for one in image_sets for name in _factors(one))
-        self.columns = {"unit": _categorical(one.unit_of(item) for one, item in items)}
-        for name in factors:
-            self.columns[name] = _categorical(item.factors.get(name, "") for _, item in items)
+        items = [item for one in image_sets for item in one.items]
+        places = iter(range(len(items)))
+        self._places = {
+            one.spec.name: {item.id: next(places) for item in one.items} for one in image_sets
+        }
+        units = (one.unit_of(item) for one in image_sets for item in one.items)
+        self.columns = {
+            "item": _categorical(item.id for item in items),
+            "unit": _categorical(units),
+        }
+        for name in dict.fromkeys(name for one in image_sets for name in _factors(one)):
+            self.columns[name] = _categorical(item.factors.get(name, "") for item in items)
 
-    def places(self, image_set: str, ids: pa.DictionaryArray) -> Ints:
+    def places(self, image_set: str, ids: pa.DictionaryArray) -> NDArray[np.int32]:
         """Return the place of each id of an image set."""
-        places = [self._places[image_set, item] for item in ids.dictionary.to_pylist()]
-        of_rows: Ints = np.array(places, np.int64)[ids.indices.to_numpy()]
+        place_of = self._places[image_set]
+        places = np.array([place_of[item] for item in ids.dictionary.to_pylist()], np.int32)
+        of_rows: NDArray[np.int32] = places[ids.indices.to_numpy()]
         return of_rows
 
 

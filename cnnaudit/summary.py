@@ -27,8 +27,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     The combinations are: all pooled, each factor, each pair of factors, and all factors together.
     """
     factors = _factor_columns(rows)
-    rows = _categorical(rows, [*SORTED_BY, "unit"])
-    rows = _categorical(rows, factors, [POOLED])
+    rows = rows.assign(unit=rows["unit"].astype("category"))  # of which the order does not matter
+    rows = _categorical(_categorical(rows, SORTED_BY), factors, [POOLED])
     sizes = sorted({0, 1, 2, len(factors)} & set(range(len(factors) + 1)))
     scores = _Scores(rows)
     tables = []

@@ -68,14 +68,15 @@ COMPARED = [
 ]
 
 
-@pytest.mark.parametrize("at_once", [1, 60])
+@pytest.mark.parametrize(("items", "rows"), [(1, 1), (60, 10**6), (10**6, 100)])
 def test_a_run_says_the_same_if_its_rows_come_in_pieces(
-    overrides: list[str], monkeypatch: pytest.MonkeyPatch, at_once: int
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch, items: int, rows: int
 ) -> None:
     """Whatever is in memory at a time: every table, and what the report shows of them."""
     runs = []
-    for items in (rows_module.ITEMS_AT_ONCE, at_once):
-        monkeypatch.setattr(rows_module, "ITEMS_AT_ONCE", items)
+    for most in ((rows_module.ITEMS_AT_ONCE, rows_module.ROWS_AT_ONCE), (items, rows)):
+        monkeypatch.setattr(rows_module, "ITEMS_AT_ONCE", most[0])
+        monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", most[1])
         audit = load_specs([*overrides, *COMPARED])
         runs.append(run_audit(audit, Invocation("run", [], config="")).run_dir)
     whole, pieces = runs

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cnnaudit.numerics import release_memory
 from cnnaudit.rows import read_where
 from cnnaudit.store import Store
 from cnnaudit.summary import mapped, unguarded
@@ -263,6 +264,7 @@ def _pieces(path: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
         with pq.ParquetFile(path) as file:
             for number in range(file.num_row_groups):
                 yield file.read_row_group(number, columns).to_pandas()
+                release_memory()
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
