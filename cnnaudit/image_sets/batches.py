@@ -6,7 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -73,20 +73,28 @@ class Reader:
         self._parts.chunks = chunks
         stream = _unpacked(iter(self._loader))
         for chunk in chunks:
-            yield islice(stream, ceil(len(chunk) / self._parts.size))
+            yield islice(stream, self._parts.count(chunk))
 
 
 class _Parts:
-    """What each batch is to hold: no batch has items of two chunks."""
+    """What each batch is to hold: no batch has items of two chunks.
+
+    A chunk's batches are as even as can be, not full ones and a rest: torch's library compiles and
+    keeps its convolutions for every size of a batch that it meets.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.chunks: Sequence[Sequence[Item]] = ()
 
+    def count(self, chunk: Sequence[Item]) -> int:
+        return ceil(len(chunk) / self.size)
+
     def __iter__(self) -> Iterator[Sequence[Item]]:
         for chunk in self.chunks:
-            for start in range(0, len(chunk), self.size):
-                yield chunk[start : start + self.size]
+            count = self.count(chunk)
+            ends = [len(chunk) * part // count for part in range(count + 1)]
+            yield from (chunk[start:end] for start, end in pairwise(ends))
 
 
 def _unpacked(stream: Iterator[_Packed]) -> Iterator[Batch]:

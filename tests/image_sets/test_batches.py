@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnnaudit.image_sets.batches import Reader, batches
+from cnnaudit.image_sets.batches import Reader, _Parts, batches
 from cnnaudit.image_sets.files import file_inside
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.types import AuditError, Batch, File, Item, Preprocessing
@@ -55,7 +55,7 @@ def test_every_item_once_and_in_order(items: list[Item], size: int) -> None:
     found = read(items, size)
     assert [len(batch) for batch in found] == {
         1: [1, 1, 1, 1, 1],
-        2: [2, 2, 1],
+        2: [1, 2, 2],
         5: [5],
         9: [5],
     }[size]
@@ -144,10 +144,20 @@ def test_no_batch_has_items_of_two_chunks(items: list[Item], workers: int) -> No
     reader = Reader(_image, _mask, 2, workers)
     found = [[batch.ids for batch in chunk] for chunk in reader.read(chunks)]
     assert found == [
-        [("a", "b"), ("c",)],
+        [("a",), ("b", "c")],
         [("d",)],
-        [("a", "b"), ("c", "d"), ("e",)],
+        [("a",), ("b", "c"), ("d", "e")],
     ]
+
+
+@pytest.mark.parametrize("number", [1, 7, 8, 9, 98, 128])
+def test_the_batches_of_a_chunk_are_even_and_few(number: int) -> None:
+    parts = _Parts(8)
+    parts.chunks = [[Item(str(n), File("", b""), {}, None, {}) for n in range(number)]]
+    sizes = [*map(len, parts)]
+    assert len(sizes) == -(-number // 8)
+    assert sum(sizes) == number
+    assert max(sizes) <= min(sizes) + 1 <= 9
 
 
 def test_a_reader_keeps_its_processes(items: list[Item]) -> None:
