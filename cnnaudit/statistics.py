@@ -7,7 +7,7 @@ it: four lights of one scene are one draw. Treating them as four raised false po
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -23,7 +23,8 @@ Alternative = Literal["two-sided", "greater", "less"]
 ALPHA = 0.05
 EXACT_UP_TO = 16  # units: all 2¹⁶ sign patterns are tried; above, as many random ones
 _ROUNDING = 1e-9  # relative: sums that differ by rounding alone are equal
-_TESTS_AT_ONCE = 8  # of which every pattern's sum is held in memory
+_TESTS_AT_ONCE = 8  # of which the sums of patterns are held in memory
+_SIGNS_AT_ONCE = 2**22  # the same: 32 MiB
 
 
 @dataclass(frozen=True)
@@ -101,26 +102,28 @@ def sign_flip_ps(
     p_values = np.full(len(samples), np.nan)
     sizes = np.array([len(sample) for sample in samples], int)
     for n in np.unique(sizes[sizes > 0]):
-        of_size = np.flatnonzero(sizes == n)
-        for start in range(0, len(of_size), _TESTS_AT_ONCE):
-            tests = of_size[start : start + _TESTS_AT_ONCE]
-            values = np.array([samples[test] for test in tests])
-            p_values[tests] = _flipped(values, alternative, seed)
+        of_size = np.array([sample for sample in samples if len(sample) == n])
+        p_values[sizes == n] = _flipped(of_size, alternative, seed)
     return p_values
 
 
 def _flipped(values: Array, alternative: Alternative, seed: int) -> Array:
     """Return the p-values (m,) of m samples of one size, (m, n)."""
-    _, n = values.shape
+    m, n = values.shape
     if alternative == "less":
         values = -values
-    sums = values @ _sign_patterns(n, seed)
+    two_sided = alternative == "two-sided"
     observed = values.sum(axis=1)
-    if alternative == "two-sided":
-        sums, observed = np.abs(sums, out=sums), np.abs(observed)
-    least = observed - _ROUNDING * np.abs(values).sum(axis=1)
-    extreme = np.count_nonzero(sums >= least[:, None], axis=1)
-    patterns = sums.shape[1]
+    observed = np.abs(observed) if two_sided else observed
+    least = (observed - _ROUNDING * np.abs(values).sum(axis=1))[:, None]
+    extreme, patterns = np.zeros(m, int), 0
+    for signs in _sign_patterns(n, seed):
+        for start in range(0, m, _TESTS_AT_ONCE):
+            tests = slice(start, start + _TESTS_AT_ONCE)
+            sums = values[tests] @ signs
+            sums = np.abs(sums, out=sums) if two_sided else sums
+            extreme[tests] += np.count_nonzero(sums >= least[tests], axis=1)
+        patterns += signs.shape[1]
     # A random draw of patterns need not hold the observed one, which is as extreme as itself.
     drawn = 0 if n <= EXACT_UP_TO else 1
     p_values: Array = (extreme + drawn) / (patterns + drawn)
@@ -152,11 +155,27 @@ def fewest_units(tests: int, alpha: float = ALPHA) -> int:
     return n
 
 
+def _sign_patterns(n: int, seed: int) -> Iterable[Array]:
+    """Return signs (n, patterns), block by block: those of 50,000 units are 26 GB."""
+    if n * 2 ** min(n, EXACT_UP_TO) <= _SIGNS_AT_ONCE:
+        return _few_patterns(n, seed)
+    return _drawn_patterns(n, seed)
+
+
 @lru_cache(maxsize=4)  # one audit asks hundreds of times for the same number of units
-def _sign_patterns(n: int, seed: int) -> Array:
-    """Return signs (n, patterns)."""
-    if n <= EXACT_UP_TO:
-        bits = (np.arange(2**n) >> np.arange(n)[:, None]) & 1
-    else:
-        bits = np.random.default_rng(seed).integers(0, 2, (2**EXACT_UP_TO, n)).T
-    return np.ascontiguousarray(1 - 2 * bits, dtype=np.float64)
+def _few_patterns(n: int, seed: int) -> tuple[Array, ...]:
+    if n > EXACT_UP_TO:
+        return tuple(_drawn_patterns(n, seed))
+    bits = (np.arange(2**n) >> np.arange(n)[:, None]) & 1
+    return (np.ascontiguousarray(1 - 2 * bits, dtype=np.float64),)
+
+
+def _drawn_patterns(n: int, seed: int) -> Iterator[Array]:
+    rng, left = np.random.default_rng(seed), 2**EXACT_UP_TO
+    while left:
+        block = min(left, max(1, _SIGNS_AT_ONCE // n))
+        signs = np.empty((n, block))
+        np.multiply(rng.integers(0, 2, (block, n)).T, -2, out=signs)
+        signs += 1
+        yield signs
+        left -= block

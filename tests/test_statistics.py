@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cnnaudit.statistics import estimate, fewest_units, holm, sign_flip_p
+from cnnaudit.statistics import estimate, fewest_units, holm, sign_flip_p, sign_flip_ps
 
 # Darwin's maize: differences in height (eighths of an inch) of 15 pairs of cross- and
 # self-fertilised plants; Fisher (1935, §21) counts 863 of 32768 sums at least as large.
@@ -41,6 +43,21 @@ def test_monte_carlo_is_near_the_exact_value_and_never_zero() -> None:
     assert sign_flip_p(values) == pytest.approx(t_test, abs=0.02)
     assert sign_flip_p(values) == sign_flip_p(values)
     assert sign_flip_p(np.ones(30)) == pytest.approx(1 / (2**16 + 1))
+
+
+def test_the_patterns_of_many_units_are_drawn_block_by_block() -> None:
+    """Those of 2,000 units are 1 GB; the p-values are those of all patterns at once."""
+    samples = list(np.random.default_rng(0).normal(0.03, 1, (3, 2000)))
+    tracemalloc.start()
+    blocks = sign_flip_ps(samples, seed=4)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6
+    bits = np.random.default_rng(4).integers(0, 2, (2**16, 2000)).astype(np.int8)
+    for sample, p in zip(samples, blocks, strict=True):
+        sums = sample.sum() - 2 * (bits @ sample)
+        extreme = (np.abs(sums) >= np.abs(sample.sum())).sum()
+        assert p == (extreme + 1) / (2**16 + 1)
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=10))
