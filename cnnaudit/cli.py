@@ -161,6 +161,7 @@ def _plan(rest: Sequence[str]) -> int:
 
 def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int:
     from cnnaudit.audit import prepare
+    from cnnaudit.estimate import say_work
     from cnnaudit.reasons import reasons
     from cnnaudit.results import count_derived
 
@@ -168,12 +169,8 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
     plan = ready.plan
     found = plan.keys - plan.missing
     print(f"{plan.keys} cells: {found} in the store, {plan.missing} to compute")
-    for unit in plan.units:
-        names = [c.request.technique.name if c.request else "behaviour" for c in unit.cells]
-        print(
-            f"  {unit.model.name} on {unit.image_set.spec.name}, {len(unit.chunk)} items: "
-            f"{', '.join(names)}"
-        )
+    for text in say_work(plan.units):
+        print(f"  {text}")
     for name, (count, lacking) in count_derived(ready).items():
         print(f"{name}: {count - lacking} in the store, {lacking} to compute")
     if explains:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -37,6 +38,17 @@ class Passes:
 class Estimate:
     seconds: float
     size: int  # bytes that the cells add to the store
+
+
+def say_work(units: Iterable[Unit]) -> Iterator[str]:
+    """Say what units compute, those that differ in nothing but their images together."""
+    images = Counter[tuple[str, str, str]]()
+    for unit in units:
+        names = (c.request.technique.name if c.request else "behaviour" for c in unit.cells)
+        told = ", ".join(dict.fromkeys(names))  # once for all of a technique's targets
+        images[unit.model.name, unit.image_set.spec.name, told] += len(unit.chunk)
+    for (model, image_set, told), number in images.items():
+        yield f"{model} on {image_set}, {number} images: {told}"
 
 
 def count_passes(units: Iterable[Unit], *, twin: bool) -> Passes:

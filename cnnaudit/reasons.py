@@ -6,10 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from cnnaudit.plan import stored_fields
-from cnnaudit.store import Store
+from cnnaudit.store import Store, canonical_json, digest_bytes
 from cnnaudit.types import Cell, Unit
 
 _SHOWN = 3  # differences of a cell that are named
@@ -25,15 +26,13 @@ class _Difference(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """What determined the key of a cell that lies in the store."""
+class _Fields:
+    """What determines the key of a cell."""
 
-    fields: Mapping[str, Any]
-    again: bool  # whether something in it failed
-
-    @property
-    def pictures(self) -> set[str]:
-        return set(self.fields["chunk"])
+    settings: Mapping[str, Any]  # all but its pictures
+    pictures: Mapping[str, str]  # id → what it consists of
+    partners: str  # a digest of the masks that heatmaps are swapped onto
+    failed: bool = False  # whether something in the stored cell did
 
 
 def reasons(units: Iterable[Unit], store: Store) -> list[str]:
@@ -41,17 +40,69 @@ def reasons(units: Iterable[Unit], store: Store) -> list[str]:
 
     Cells of one reason are counted together.
     """
-    known: dict[tuple[str, str], list[_Stored]] = {}
-    for fields, again in store.fields():
-        if "chunk" in fields:
-            known.setdefault(_kind(fields), []).append(_Stored(_named(fields), again))
+    known = _Known(store)
     found = Counter(
-        (_name(unit, cell), _reason(fields[cell.key], known.get(_kind(cell.fields), ())))
+        (_name(unit, cell), _reason(known.read(fields[cell.key]), known))
         for unit in units
         for fields in [stored_fields(unit)]
         for cell in unit.cells
     )
     return [f"{name}: {why}{f' ({n} cells)' * (n > 1)}" for (name, why), n in found.items()]
+
+
+class _Known:
+    """The cells of a store, found by their pictures: there may be a hundred thousand.
+
+    Many have the same settings or the same pictures, which are held once.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._parsed = cache(_parsed)
+        self._alike: dict[tuple[str, ...], list[_Fields]] = {}  # of one kind, about one chunk
+        self._chunks: dict[str, set[str]] = {}  # id of a picture → the chunks that have it
+        for fields, failed in store.fields():
+            if "chunk" in fields:
+                chunk = _digest(fields["chunk"])
+                self._alike.setdefault((*_kind(fields), chunk), []).append(
+                    self.read(fields, failed=failed)
+                )
+                for picture in fields["chunk"]:
+                    self._chunks.setdefault(picture["id"], set()).add(chunk)
+
+    def read(self, fields: Mapping[str, Any], *, failed: bool = False) -> _Fields:
+        """Return a cell's fields, stored ones or of a plan."""
+        settings = {name: x for name, x in fields.items() if name not in _OF_PICTURES}
+        return _Fields(
+            self._parsed(canonical_json(settings)),
+            self._parsed(canonical_json(fields["chunk"])),
+            _digest(fields.get("partners")),
+            failed,
+        )
+
+    def nearest(self, own: _Fields) -> _Fields | None:
+        """Return the stored cell of this kind that has most pictures in common, and settings."""
+        shared = Counter(
+            chunk for picture in own.pictures for chunk in self._chunks.get(picture, ())
+        )
+        found = (
+            (-count, len([*_differences(own.settings, other.settings)]), other)
+            for chunk, count in shared.items()
+            for other in self._alike.get((*_kind(own.settings), chunk), ())
+        )
+        return min(found, key=lambda one: one[:2], default=(0, 0, None))[2]
+
+
+def _parsed(text: str) -> Mapping[str, Any]:
+    """Return fields in which what has a name is found by it; of pictures the text of each."""
+    value = json.loads(text)
+    if isinstance(value, list):
+        return {picture["id"]: canonical_json(picture) for picture in value}
+    named: Mapping[str, Any] = _named(value)
+    return named
+
+
+def _digest(value: Any) -> str:
+    return digest_bytes(canonical_json(value).encode())
 
 
 def _kind(fields: Mapping[str, Any]) -> tuple[str, str]:
@@ -64,36 +115,29 @@ def _name(unit: Unit, cell: Cell) -> str:
 
 
 def _named(value: Any) -> Any:
-    """Return fields in which what has a name or an id is found by it, not by its place."""
+    """Return fields in which what has a name is found by it, not by its place."""
     if isinstance(value, Mapping):
         return {key: _named(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        names = [one.get("name", one.get("id")) if isinstance(one, Mapping) else None
-                 for one in value]  # fmt: skip
+        names = [one.get("name") if isinstance(one, Mapping) else None for one in value]
         if value and None not in names:
             return {str(name): _named(one) for name, one in zip(names, value, strict=True)}
     return value
 
 
-def _reason(fields: Mapping[str, Any], stored: Iterable[_Stored]) -> str:
-    own = _named(json.loads(json.dumps(fields)))  # as it would be read back
-    ids = set(own["chunk"])
-
-    def unlike(other: _Stored) -> tuple[int, int]:
-        return -len(ids & other.pictures), len([*_differences(own, other.fields)])
-
-    nearest = min(stored, key=unlike, default=None)
-    if nearest is None or not ids & nearest.pictures:
+def _reason(own: _Fields, known: _Known) -> str:
+    nearest = known.nearest(own)
+    if nearest is None:
         return "nothing like it is in the store"
-    found = list(_differences(own, nearest.fields))
-    if not found:
-        return "something in it failed" if nearest.again else "it was damaged and set aside"
-    settings = [one for one in found if one.path.split(".")[0] not in _OF_PICTURES]
-    told = [_told(one) for one in settings[:_SHOWN]]
-    if len(settings) > _SHOWN:
-        told.append(f"and {len(settings) - _SHOWN} more")
-    return "; ".join([*told, *_told_of_pictures(own["chunk"], nearest.fields["chunk"])]) or (
-        "the masks that heatmaps are swapped onto changed"
+    found = list(_differences(own.settings, nearest.settings))
+    told = [_told(one) for one in found[:_SHOWN]]
+    if len(found) > _SHOWN:
+        told.append(f"and {len(found) - _SHOWN} more")
+    told += _told_of_pictures(own.pictures, nearest.pictures)
+    if not told and own.partners != nearest.partners:
+        return "the masks that heatmaps are swapped onto changed"
+    return "; ".join(told) or (
+        "something in it failed" if nearest.failed else "it was damaged and set aside"
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
-from cnnaudit.estimate import count_passes, estimate
+from cnnaudit.estimate import count_passes, estimate, say_work
 
 ASKED = ["metric=[mass_in_mask]", "contrast=[]", "check=[]"]
 
@@ -26,6 +28,18 @@ def test_techniques_share_their_passes(overrides: list[str]) -> None:
     assert passes("edges", "untrained_twin=true") == (24, 0)
     queried = _ready(overrides, "technique=[saliency,occlusion]").plan.units
     assert count_passes(queried, twin=False).queried_by == ("occlusion",)
+
+
+def test_the_work_of_many_chunks_is_said_at_once(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnaudit.plan.CHUNK", 3)
+    targets = ["target=[all_outputs,outputs]", "target.outputs.of={sensor: left}"]
+    units = _ready(overrides, "technique=[saliency,edges]", *targets).plan.units
+    assert len(units) > 4
+    assert list(say_work(units)) == [
+        "perception on robot_lighting, 24 images: behaviour, saliency, edges"
+    ]
 
 
 def test_time_and_space_grow_with_the_work_and_nothing_is_kept(overrides: list[str]) -> None:

@@ -24,11 +24,14 @@ def why(overrides: list[str]) -> Why:
     run_audit(load_specs([*overrides, *ASKED]), Invocation("test", [], ""))
 
     def why(*more: str) -> dict[str, str]:
+        """Return the reason of each technique; of several, how many cells have each."""
         given = {text.partition("=")[0] for text in more}
         kept = [text for text in ASKED if text.partition("=")[0] not in given]
         ready = prepare(load_specs([*overrides, *kept, *more]))
         told = [text.partition(", ")[2] for text in reasons(ready.plan.units, ready.store)]
-        return dict(text.split(": ", 1) for text in told)
+        found = dict(text.split(": ", 1) for text in told)
+        assert len(found) == len(told)
+        return found
 
     return why
 
@@ -57,6 +60,33 @@ def test_a_new_technique_is_like_nothing(why: Why) -> None:
 def test_a_picture_that_changed_is_named(why: Why, image_set: Path) -> None:
     Image.new("RGB", (160, 128)).save(image_set / "images/scene_01-left-none.png")
     assert set(why().values()) == {"1 picture changed, such as scene_01-left-none"}
+
+
+def test_each_chunk_is_held_against_the_one_most_like_it(
+    overrides: list[str], image_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many chunks the one with a changed picture, and the one whose partner's mask changed."""
+    monkeypatch.setattr("cnnaudit.plan.CHUNK", 3)
+    asked = [*overrides, *ASKED, "technique=[saliency]"]
+    run_audit(load_specs(asked), Invocation("test", [], ""))
+
+    def told(*more: str) -> list[str]:
+        ready = prepare(load_specs([*asked, *more]))
+        return reasons(ready.plan.units, ready.store)
+
+    chunks = len(prepare(load_specs([*asked, "seed=1"])).plan.units)
+    assert chunks > 4
+    assert told("seed=1") == [
+        f"perception on robot_lighting, {name}: seed is 1, was 0 ({chunks} cells)"
+        for name in ("behaviour", "saliency")
+    ]
+    Image.new("RGB", (160, 128)).save(image_set / "images/scene_01-left-none.png")
+    changed = "1 picture changed, such as scene_01-left-none"
+    assert [text.partition(": ")[2] for text in told()] == [changed, changed]
+    with Image.open(image_set / "masks/scene_02.png") as mask:
+        moved = mask.transpose(Image.Transpose.ROTATE_180)
+    moved.save(image_set / "masks/scene_02.png")
+    assert any("the masks that heatmaps are swapped onto changed" in text for text in told())
 
 
 def test_a_damaged_cell_is_not_taken_for_a_changed_one(why: Why, tmp_path: Path) -> None:
