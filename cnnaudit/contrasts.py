@@ -245,7 +245,8 @@ def contrasts_of(
     """Return what `contrast_table` does of rows that come in tables, a metric's in one of them."""
     if not contrasts:
         return pd.DataFrame(columns=_COLUMNS)
-    found = [contrast_table(rows, contrasts, seed) for rows in tables]
+    made = [contrast_table(rows, contrasts, seed) for rows in tables]
+    found = [table for table in made if len(table)] or made  # without a line numbers have no type
     if len(found) == 1:
         return found[0]
     declared = {contrast.name: place for place, contrast in enumerate(contrasts)}

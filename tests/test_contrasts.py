@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnnaudit.contrasts import Places, check_contrast, contrast_table
+from cnnaudit.contrasts import Places, check_contrast, contrast_table, contrasts_of
 from cnnaudit.types import AuditError, ContrastSpec, File, ImageSet, ImageSetSpec, Item
 
 COLOUR = ContrastSpec(
@@ -69,6 +69,14 @@ def make_image_set(change: Callable[[list[Item]], list[Item]] = lambda items: it
     ]
     spec = ImageSetSpec("s", "manifest", Path(), "scene", 1, (), {}, {})
     return ImageSet(spec, tuple(change(items)), ("scene", "colour", "light"))
+
+
+def test_a_metric_that_has_no_pair_changes_nothing_of_the_others() -> None:
+    rows = make_rows()
+    whole = contrast_table(rows, [COLOUR], seed=0)
+    without = rows.assign(metric="auroc", value=np.nan, status="ineligible")
+    pd.testing.assert_frame_equal(contrasts_of([without, rows], [COLOUR], seed=0), whole)
+    assert contrasts_of([without, without], [COLOUR], seed=0).empty
 
 
 def test_the_effect_is_found_at_each_level_and_not_pooled() -> None:
