@@ -20,7 +20,7 @@ from cnnaudit.catalogue import make_catalogue
 from cnnaudit.checks import check_levels
 from cnnaudit.contrasts import check_contrast
 from cnnaudit.facts import facts_of
-from cnnaudit.image_sets import load_image_set
+from cnnaudit.image_sets import load_image_set, not_told_apart
 from cnnaudit.image_sets.perturbed import with_perturbed
 from cnnaudit.metrics import measure_overlap
 from cnnaudit.metrics.truths import check_truth
@@ -60,6 +60,7 @@ class Outcome:
     complete: bool
     verdict: str  # "" where nothing is declared to be checked
     findings: Sequence[str]
+    left_out: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,11 @@ def prepare(audit: AuditSpec) -> Prepared:
         choose_device(audit.device)
     loaded = map(load_image_set, audit.image_sets)
     image_sets = tuple(with_perturbed(loaded, audit.perturbations, audit.seed))
-    audit = replace(audit, models=tuple(map(resolve_model, audit.models)))
+    audit = replace(
+        audit,
+        models=tuple(map(resolve_model, audit.models)),
+        left_out=(*audit.left_out, *not_told_apart(image_sets)),
+    )
     store = Store(audit.store_dir)
     store.sweep()
     facts = {m.name: facts_of(audit, m, store) for m in audit.models}
@@ -185,7 +190,13 @@ def finish(
     found = read_results(ready, run_dir, catalogue, watch)
     write_results(found, ready, run_dir)
     sentences = [finding["text"] for finding in found.findings]
-    outcome = partial(Outcome, complete=found.complete, verdict=found.verdict, findings=sentences)
+    outcome = partial(
+        Outcome,
+        complete=found.complete,
+        verdict=found.verdict,
+        findings=sentences,
+        left_out=ready.audit.left_out,
+    )
     del found  # the report reads its tables again: they would be there twice
     manifest = _manifest(ready, run_dir, invocation, catalogue, executed, watch.seconds)
     write(run_dir / "config.yaml", invocation.config.encode())

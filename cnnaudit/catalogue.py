@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
+from cnnaudit.image_sets import told_apart
 from cnnaudit.metrics import CHANNELS, OVERLAP, behaviour_of, metrics_of_heatmaps
 from cnnaudit.metrics.registry import (
     BehaviourMetric,
@@ -22,14 +23,15 @@ from cnnaudit.types import AuditSpec, ImageSet, ModelSpec, TechniqueSpec
 
 
 def make_catalogue(
-    audit: AuditSpec, image_sets: Iterable[ImageSet], facts: Mapping[str, ModelFacts]
+    audit: AuditSpec, image_sets: Sequence[ImageSet], facts: Mapping[str, ModelFacts]
 ) -> dict[str, Any]:
     """Return titles, meanings, sources and sizes, as `manifest.json` keeps them for the report."""
+    apart = told_apart(image_sets)
     return {
         "metrics": _metrics(audit),
         "techniques": {t.name: _technique(t, audit, facts) for t in audit.techniques},
         "models": {m.name: _model(m, audit, facts[m.name]) for m in audit.models},
-        "image_sets": {s.spec.name: _image_set(s) for s in image_sets},
+        "image_sets": {s.spec.name: _image_set(s, apart) for s in image_sets},
     }
 
 
@@ -114,9 +116,9 @@ def _model(model: ModelSpec, audit: AuditSpec, facts: ModelFacts) -> dict[str, A
     }
 
 
-def _image_set(image_set: ImageSet) -> dict[str, Any]:
+def _image_set(image_set: ImageSet, apart: Container[str]) -> dict[str, Any]:
     spec = image_set.spec
-    factors = [factor for factor in image_set.factors if factor != spec.unit]
+    factors = [factor for factor in image_set.conditions if factor in apart]
     return {
         "items": len(image_set.items),
         "unit": spec.unit,

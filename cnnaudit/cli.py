@@ -139,7 +139,7 @@ def _verdict_code(verdict: str) -> int:
 
 def _announce(audit: AuditSpec, outcome: Outcome) -> int:
     """Say what came out of an audit, and return its exit code."""
-    for text in audit.left_out:
+    for text in outcome.left_out:
         _say(f"left out: {text}")
     for sentence in outcome.findings:
         print(sentence)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnnaudit.image_sets import told_apart
 from cnnaudit.store import write_atomically as write
 from cnnaudit.types import RUN_SCHEMA
 
@@ -57,7 +58,8 @@ def read_results(
     folder = run_dir / "results"
     folder.mkdir(exist_ok=True)  # of shards, joined once more
     with watch.stage("summarise"):
-        totals = Totals(audit.metrics[0].name if audit.metrics else "")
+        primary = audit.metrics[0].name if audit.metrics else ""
+        totals = Totals(primary, told_apart(ready.image_sets))
         rows = Rows(folder / "rows.parquet", ready.plan.cells, ready.store, totals.add)
         table, gaps = totals.means, totals.gaps
         findings = summary.find(table, ready.image_sets, catalogue)

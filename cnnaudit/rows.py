@@ -227,7 +227,7 @@ class _Items:
             "item": _categorical(item.id for item in items),
             "unit": _categorical(units),
         }
-        for name in dict.fromkeys(name for one in image_sets for name in _factors(one)):
+        for name in dict.fromkeys(name for one in image_sets for name in one.conditions):
             self.columns[name] = _categorical(item.factors.get(name, "") for item in items)
 
     def places(self, image_set: str, ids: pa.DictionaryArray) -> NDArray[np.int32]:
@@ -246,11 +246,6 @@ def _categorical(texts: Iterable[str]) -> pd.Categorical[str]:
 
 def _image_sets(cells: Iterable[Cell]) -> list[ImageSet]:
     return list({cell.image_set.spec.name: cell.image_set for cell in cells}.values())
-
-
-def _factors(image_set: ImageSet) -> list[str]:
-    """Return the factors that a mean can keep apart: all but the unit itself."""
-    return [name for name in image_set.factors if name != image_set.spec.unit]
 
 
 def _names(cell: Cell) -> tuple[str, ...]:

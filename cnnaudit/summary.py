@@ -21,12 +21,13 @@ STATUSES = ("ineligible", "undefined", "not_applicable", "failed")
 _FORMULA = tuple("=+-@\t\r")  # how a cell begins that a spreadsheet would run
 
 
-def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+def summarise(rows: pd.DataFrame, factors: Sequence[str] | None = None) -> pd.DataFrame:
     """Return means and counts for each model, technique, metric and combination of factor levels.
 
-    The combinations are: all pooled, each factor, each pair of factors, and all factors together.
+    The combinations are: all pooled, each factor, each pair of factors, and all factors together;
+    `factors` are all that rows have, if no others are named.
     """
-    factors = _factor_columns(rows)
+    factors = _factor_columns(rows) if factors is None else [*factors]
     rows = rows.assign(unit=rows["unit"].astype("category"))  # of which the order does not matter
     rows = _categorical(_categorical(rows, SORTED_BY), factors, [POOLED])
     sizes = sorted({0, 1, 2, len(factors)} & set(range(len(factors) + 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ Subject = tuple[str, str]  # a model and an image set
 class Totals:
     """Sums up rows, piece by piece; `rows` are such as `Rows` shows them.
 
-    `metric` is the one by which items are the worst; "" none.
+    `metric` is the one by which items are the worst; "" none. `factors` are those by whose levels
+    means are told apart.
     """
 
-    def __init__(self, metric: str) -> None:
-        self._metric = metric
+    def __init__(self, metric: str, factors: Sequence[str]) -> None:
+        self._metric, self._factors = metric, factors
         self._means: list[pd.DataFrame] = []
         self._gaps: dict[tuple[str, ...], NDArray[np.integer]] = {}  # → the items' numbers
         self._ids: pd.Index[str] = pd.Index([], dtype=str)
@@ -35,7 +37,7 @@ class Totals:
 
     def add(self, rows: pd.DataFrame) -> None:
         """Sum up a piece."""
-        self._means.append(summarise(rows))
+        self._means.append(summarise(rows, self._factors))
         self.counts.update({str(s): int(n) for s, n in rows["status"].value_counts().items()})
         self._add_gaps(rows)
         self._add_worst(rows)

@@ -225,7 +225,7 @@ class AuditSpec:
     checks: tuple[CheckSpec, ...]
     agreements: tuple[AgreementSpec, ...]
     sanities: tuple[SanitySpec, ...]
-    left_out: tuple[str, ...]  # what is declared about an image set that is not chosen
+    left_out: tuple[str, ...]  # what is declared and cannot be, such as about what is not chosen
     gate: bool  # whether the verdict counts in the exit code
     seed: int
     device: str  # "auto", "cpu", "cuda", "cuda:1", …
@@ -310,6 +310,11 @@ class ImageSet:
     spec: ImageSetSpec
     items: tuple[Item, ...]
     factors: tuple[str, ...]  # in the manifest's order, the unit included
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The factors that a mean can keep apart: all but the unit of independence itself."""
+        return tuple(name for name in self.factors if name != self.spec.unit)
 
     def unit_of(self, item: Item) -> str:
         """Return the unit of independence (scene) that an item belongs to."""

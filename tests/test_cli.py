@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import cnnaudit.cli
+from cnnaudit.image_sets import MOST_LEVELS
 
 RUN = Path(__file__).parent.parent / "run.py"
 Process = subprocess.CompletedProcess[str]
@@ -282,6 +283,38 @@ def test_what_is_about_another_image_set_is_left_out_and_said(
     assert code == 0
     assert "left out: check sees_the_obstacle: it is about robot_lighting" in err
     assert "verdict" not in out
+
+
+def test_a_factor_that_tells_images_apart_gets_no_means_unless_a_grid_asks(
+    cli: Callable, weights: Path, tmp_path: Path
+) -> None:
+    """A column such as a date would else have a row of every table for each image."""
+    (tmp_path / "photos").mkdir()
+    lines = ["id,image,kind,date"]
+    for number in range(MOST_LEVELS + 1):
+        Image.effect_noise((16, 16), 60).convert("RGB").save(tmp_path / f"photos/{number}.png")
+        lines.append(f"{number},{number}.png,{'even' if number % 2 else 'odd'},day {number}")
+    (tmp_path / "photos/manifest.csv").write_text("\n".join(lines))
+    asked = [
+        *("run", "image_set=[manifest]", f"image_set.manifest.root={tmp_path / 'photos'}"),
+        *("technique=[random]", f"model.perception.weights={weights}", "device=cpu"),
+    ]
+    code, _, err = cli(*asked, f"output_dir={tmp_path / 'out'}")
+    assert code == 0
+    said = "means by 'date' of manifest: of its 101 levels no table tells more than 100 apart"
+    assert said in err
+    run = _run_dir(tmp_path)
+    assert any(said in text for text in json.loads((run / "summary.json").read_text())["left_out"])
+    means = pd.read_csv(run / "results/summary.csv")
+    assert {*means["kind"]} == {"*", "even", "odd"}
+    assert "date" not in means
+    assert "day 7" in {*pd.read_parquet(run / "results/rows.parquet")["date"]}
+    grid = "+image_set.manifest.grids=[{rows: kind, cols: date}]"
+    code, _, err = cli(*asked, grid, f"output_dir={tmp_path / 'with grid'}")
+    assert code == 0
+    assert "means by" not in err
+    (run,) = (tmp_path / "with grid/robot").iterdir()
+    assert "day 7" in {*pd.read_csv(run / "results/summary.csv")["date"]}
 
 
 def test_an_interrupted_run_says_so_and_exits_with_130(weights: Path, tmp_path: Path) -> None:

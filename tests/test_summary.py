@@ -162,7 +162,8 @@ def test_pieces_sum_up_to_the_whole(rows: pd.DataFrame) -> None:
 
 def _totals(whole: pd.DataFrame, pieces: Sequence[pd.DataFrame] = ()) -> Totals:
     """Sum up rows in one piece or in several, their items numbered as those of all are."""
-    totals, ids = Totals("mass"), pd.Index(sorted({*whole["item"]}))
+    totals = Totals("mass", ["colour", "light"])
+    ids = pd.Index(sorted({*whole["item"]}))
     for piece in pieces or [whole]:
         totals.add(piece.assign(item=pd.Categorical(piece["item"], ids)))
     return totals

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from cnnaudit.image_sets import folder, manifest
 from cnnaudit.image_sets.files import check_files
 from cnnaudit.sections import unknown
 from cnnaudit.types import FACETS, AuditError, GridSpec, ImageSet, ImageSetSpec, Item
+
+MOST_LEVELS = 100  # of a factor by whose levels means are told apart
 
 Reader = Callable[..., tuple[tuple[Item, ...], tuple[str, ...]]]
 
@@ -34,6 +36,32 @@ def load_image_set(spec: ImageSetSpec) -> ImageSet:
     image_set = ImageSet(spec, items, factors)
     _check_levels(image_set, where)
     return image_set
+
+
+def told_apart(image_sets: Sequence[ImageSet]) -> list[str]:
+    """Return the factors by whose levels means are told apart.
+
+    One with more levels than MOST_LEVELS tells images apart and not conditions: there are means of
+    it only if a grid shows it.
+    """
+    grids = [grid for one in image_sets for grid in one.spec.grids]
+    shown = {side for grid in grids for side in (grid.rows, grid.cols)}
+    named = [(name, one) for one in image_sets for name in one.conditions]
+    many = {name for name, one in named if len(one.levels(name)) > MOST_LEVELS}
+    return [name for name in dict(named) if name in shown or name not in many]
+
+
+def not_told_apart(image_sets: Sequence[ImageSet]) -> Iterator[str]:
+    """Say of which factors there are no means, and why."""
+    apart = told_apart(image_sets)
+    for one in image_sets:
+        for name in one.conditions:
+            if name not in apart:
+                yield (
+                    f"means by {name!r} of {one.spec.name}: of its {len(one.levels(name))} levels "
+                    f"no table tells more than {MOST_LEVELS} apart, unless a grid names it; "
+                    "rows.parquet has them"
+                )
 
 
 def _check_factors(spec: ImageSetSpec, factors: tuple[str, ...], where: str) -> None:
