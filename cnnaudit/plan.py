@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cnnaudit.image_sets import told_apart
 from cnnaudit.image_sets.perturbations import VERSION
 from cnnaudit.metrics import CHANNELS, behaviour_of, metrics_of_heatmaps
 from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, OverlapMetric
@@ -135,10 +136,11 @@ def swap_partners(image_set: ImageSet) -> dict[str, Item]:
 
     An item alone at its levels has no partner.
     """
-    alike: dict[tuple[tuple[str, str], ...], list[Item]] = {}
+    conditions = told_apart([image_set])  # by a date, say, every item would be alone
+    alike: dict[tuple[str | None, ...], list[Item]] = {}
     for item in image_set.items:
-        levels = {name: x for name, x in item.factors.items() if name != image_set.spec.unit}
-        alike.setdefault(tuple(sorted(levels.items())), []).append(item)
+        levels = tuple(item.factors.get(name) for name in conditions)
+        alike.setdefault(levels, []).append(item)
     partners = {}
     for items in alike.values():
         units = {image_set.unit_of(item): item for item in items}

@@ -99,6 +99,12 @@ def test_an_incomplete_audit_exits_with_4(
     assert (_run_dir(tmp_path) / "report.html").exists()
 
 
+def test_the_package_is_the_command_too(tmp_path: Path) -> None:
+    asked = _call("-m", "cnnaudit", "compare", "--help", cwd=tmp_path)
+    assert asked.returncode == 0
+    assert "cnnaudit compare RUN_A RUN_B" in asked.stdout
+
+
 def test_a_folder_of_pictures_is_an_image_set(cli: Callable, weights: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     (photos / "masks").mkdir(parents=True)

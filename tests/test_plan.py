@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
+from cnnaudit.image_sets import MOST_LEVELS
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.plan import CHUNK, chunks, swap_partners
 from cnnaudit.types import AuditError, File, Item
@@ -119,6 +120,19 @@ def test_swap_partners_are_of_another_unit_at_the_same_levels(prepared: Plans) -
     alone = replace(image_set, items=image_set.items[:8])
     assert {item.factors["scene"] for item in alone.items} == {"scene_00"}
     assert swap_partners(alone) == {}
+
+
+def test_a_factor_that_tells_images_apart_leaves_them_their_partners(prepared: Plans) -> None:
+    (image_set,) = prepared().image_sets
+    items = tuple(
+        replace(item, factors={"kind": str(number % 2), "date": f"day {number}"})
+        for number, item in enumerate(_items(MOST_LEVELS + 1))
+    )
+    dated = replace(image_set, items=items, factors=("kind", "date"))
+    partners = swap_partners(dated)
+    assert len(partners) == len(items)
+    assert all(partners[one.id].factors["kind"] == one.factors["kind"] for one in items)
+    assert swap_partners(replace(dated, items=items[:-1])) == {}  # few enough to be conditions
 
 
 def test_a_layer_that_does_not_exist_is_refused_with_those_that_do(prepared: Plans) -> None:
