@@ -129,9 +129,10 @@ def _grid_findings(
     """Yield findings, each with how far its two levels are apart."""
     metrics = catalogue["metrics"]
     for model in table.model.unique():
-        of_model = table[table.model == model]
+        of_model = table[(table.model == model) & table["mean"].notna()]
+        measured = {*of_model["metric"].unique()}
         for kind in ("behaviour", "overlap"):
-            named = [name for name in metrics if metrics[name]["kind"] == kind]
+            named = [n for n in metrics if metrics[n]["kind"] == kind and n in measured]
             for gather in (_pairs, _alone):
                 tables = ((name, gather(of_model, name, rows, cols, levels)) for name in named)
                 metric, found = next((one for one in tables if len(one[1])), ("", None))
@@ -192,7 +193,7 @@ def _pairs(
     table: pd.DataFrame, metric: str, rows: str, cols: str, levels: tuple[str, ...]
 ) -> pd.DataFrame:
     """Return the means of two levels side by side, per technique and column level."""
-    chosen = table[(table.metric == metric) & table["mean"].notna()]
+    chosen = table[table.metric == metric]
     first, second = (chosen[chosen[rows] == level] for level in levels)
     keys = ["technique", "target", "region", cols]
     pairs = first.merge(second, on=keys, suffixes=("_1", "_2"))
@@ -211,7 +212,7 @@ def _alone(
     table: pd.DataFrame, metric: str, rows: str, cols: str, levels: tuple[str, ...]
 ) -> pd.DataFrame:
     """Return the means of a region that one of the levels alone has: what only a shadow has."""
-    own = table[(table.metric == metric) & table["mean"].notna() & table[rows].isin(levels)]
+    own = table[(table.metric == metric) & table[rows].isin(levels)]
     renamed = own.rename(columns={cols: "col", "mean": "first", rows: "level"})
     return renamed[["technique", "col", "level", "first", "chance", "units"]]
 

@@ -467,7 +467,7 @@ def _summary(say: Say, status: str, *, judged: bool) -> dict[str, Any]:
                 (overlap, "It puts 0.32 less of its mass on it."),
             )
         ],
-        "left_out": [],
+        "left_out": [say("check sees: it is about tanks, which is not chosen")],
         "failures": [{**overlap, **failure, "status": "failed"}] if status == "INCOMPLETE" else [],
         "gaps": [{**overlap, **failure, "status": "ineligible", "reason": say("no region")}],
     }  # fmt: skip

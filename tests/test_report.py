@@ -355,6 +355,12 @@ def test_what_does_not_fit_is_left_out_and_said(
     assert page.count("1 more exemplar picture in the store, not shown here") == 3  # across, each
 
 
+def test_what_the_run_left_out_stands_beside_the_gaps(plain: str) -> None:
+    section = plain.split('<section id="worst">')[1]
+    told = section.split("<h3>Left out</h3>")[1].split("</ul>")[0]
+    assert "<li>check sees: it is about tanks, which is not chosen</li>" in told
+
+
 def test_cut_outs_are_shown_per_target(plain: str) -> None:
     section = plain.split('<section id="regions">')[1].split('<section id="layers">')[0]
     photos = section.split("<h3>photos")[1]

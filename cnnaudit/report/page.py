@@ -86,6 +86,7 @@ def audit_page(run: Run, pages: Mapping[str, str] = MappingProxyType({})) -> dic
         "layers": layer_views(run, tiles),
         "failures": _gaps(run, "failures"),
         "gaps": _gaps(run, "gaps"),
+        "left_out": [str(one) for one in run.summary.get("left_out", ())],
         "techniques": _techniques(run),
         "provenance": _provenance(run.manifest),
         "command": str(run.manifest["command"]),
