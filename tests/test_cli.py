@@ -307,7 +307,7 @@ def test_a_factor_that_tells_images_apart_gets_no_means_unless_a_grid_asks(
     ]
     code, _, err = cli(*asked, f"output_dir={tmp_path / 'out'}")
     assert code == 0
-    said = "means by 'date' of manifest: of its 101 levels no table tells more than 100 apart"
+    said = "means by 'date' of manifest: it has 101 levels, and tables tell at most 100 apart"
     assert said in err
     run = _run_dir(tmp_path)
     assert any(said in text for text in json.loads((run / "summary.json").read_text())["left_out"])

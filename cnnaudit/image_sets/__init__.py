@@ -58,9 +58,9 @@ def not_told_apart(image_sets: Sequence[ImageSet]) -> Iterator[str]:
         for name in one.conditions:
             if name not in apart:
                 yield (
-                    f"means by {name!r} of {one.spec.name}: of its {len(one.levels(name))} levels "
-                    f"no table tells more than {MOST_LEVELS} apart, unless a grid names it; "
-                    "rows.parquet has them"
+                    f"means by {name!r} of {one.spec.name}: it has {len(one.levels(name))} levels, "
+                    f"and tables tell at most {MOST_LEVELS} apart, unless a grid names it; "
+                    "rows.parquet has all"
                 )
 
 
