@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cnnaudit.image_sets import told_apart
+from cnnaudit.image_sets import with_few_levels
 from cnnaudit.image_sets.perturbations import VERSION
 from cnnaudit.metrics import CHANNELS, behaviour_of, metrics_of_heatmaps
 from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, OverlapMetric
@@ -136,7 +136,7 @@ def swap_partners(image_set: ImageSet) -> dict[str, Item]:
 
     An item alone at its levels has no partner.
     """
-    conditions = told_apart([image_set])  # by a date, say, every item would be alone
+    conditions = with_few_levels(image_set)  # by a date, say, every item would be alone
     alike: dict[tuple[str | None, ...], list[Item]] = {}
     for item in image_set.items:
         levels = tuple(item.factors.get(name) for name in conditions)

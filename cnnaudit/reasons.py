@@ -53,21 +53,20 @@ def reasons(units: Iterable[Unit], store: Store) -> list[str]:
 class _Known:
     """The cells of a store, found by their pictures: there may be a hundred thousand.
 
-    Many have the same settings or the same pictures, which are held once.
+    Many have the same settings or the same pictures: those are one object, known by its id().
     """
 
     def __init__(self, store: Store) -> None:
         self._parsed = cache(_parsed)
-        self._alike: dict[tuple[str, ...], list[_Fields]] = {}  # of one kind, about one chunk
-        self._chunks: dict[str, set[str]] = {}  # id of a picture → the chunks that have it
+        self._alike: dict[tuple[str, str, int], list[_Fields]] = {}  # of a kind, about a chunk
+        self._chunks: dict[str, set[int]] = {}  # id of a picture → the chunks that have it
         for fields, failed in store.fields():
             if "chunk" in fields:
-                chunk = _digest(fields["chunk"])
-                self._alike.setdefault((*_kind(fields), chunk), []).append(
-                    self.read(fields, failed=failed)
-                )
-                for picture in fields["chunk"]:
-                    self._chunks.setdefault(picture["id"], set()).add(chunk)
+                stored = self.read(fields, failed=failed)
+                chunk = id(stored.pictures)
+                self._alike.setdefault((*_kind(fields), chunk), []).append(stored)
+                for picture in stored.pictures:
+                    self._chunks.setdefault(picture, set()).add(chunk)
 
     def read(self, fields: Mapping[str, Any], *, failed: bool = False) -> _Fields:
         """Return a cell's fields, stored ones or of a plan."""
@@ -75,7 +74,7 @@ class _Known:
         return _Fields(
             self._parsed(canonical_json(settings)),
             self._parsed(canonical_json(fields["chunk"])),
-            _digest(fields.get("partners")),
+            digest_bytes(canonical_json(fields.get("partners")).encode()),
             failed,
         )
 
@@ -99,10 +98,6 @@ def _parsed(text: str) -> Mapping[str, Any]:
         return {picture["id"]: canonical_json(picture) for picture in value}
     named: Mapping[str, Any] = _named(value)
     return named
-
-
-def _digest(value: Any) -> str:
-    return digest_bytes(canonical_json(value).encode())
 
 
 def _kind(fields: Mapping[str, Any]) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from cnnaudit.config import load_specs
 from cnnaudit.image_sets import MOST_LEVELS
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.plan import CHUNK, chunks, swap_partners
-from cnnaudit.types import AuditError, File, Item
+from cnnaudit.types import AuditError, File, GridSpec, Item
 
 Plans = Callable[..., Prepared]
 
@@ -132,6 +132,8 @@ def test_a_factor_that_tells_images_apart_leaves_them_their_partners(prepared: P
     partners = swap_partners(dated)
     assert len(partners) == len(items)
     assert all(partners[one.id].factors["kind"] == one.factors["kind"] for one in items)
+    shown = replace(dated.spec, grids=(GridSpec("kind", "date", ()),))
+    assert swap_partners(replace(dated, spec=shown)) == partners  # a grid changes no number
     assert swap_partners(replace(dated, items=items[:-1])) == {}  # few enough to be conditions
 
 

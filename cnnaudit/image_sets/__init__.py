@@ -38,17 +38,18 @@ def load_image_set(spec: ImageSetSpec) -> ImageSet:
     return image_set
 
 
-def told_apart(image_sets: Sequence[ImageSet]) -> list[str]:
-    """Return the factors by whose levels means are told apart.
+def with_few_levels(image_set: ImageSet) -> list[str]:
+    """Return the conditions of MOST_LEVELS levels or less: by one with more, images are alone."""
+    return [one for one in image_set.conditions if len(image_set.levels(one)) <= MOST_LEVELS]
 
-    One with more levels than MOST_LEVELS tells images apart and not conditions: there are means of
-    it only if a grid shows it.
-    """
+
+def told_apart(image_sets: Sequence[ImageSet]) -> list[str]:
+    """Return the factors by whose levels means are told apart: those with few, or in a grid."""
     grids = [grid for one in image_sets for grid in one.spec.grids]
     shown = {side for grid in grids for side in (grid.rows, grid.cols)}
-    named = [(name, one) for one in image_sets for name in one.conditions]
-    many = {name for name, one in named if len(one.levels(name)) > MOST_LEVELS}
-    return [name for name in dict(named) if name in shown or name not in many]
+    many = {name for one in image_sets for name in {*one.conditions} - {*with_few_levels(one)}}
+    named = dict.fromkeys(name for one in image_sets for name in one.conditions)
+    return [name for name in named if name in shown or name not in many]
 
 
 def not_told_apart(image_sets: Sequence[ImageSet]) -> Iterator[str]:
