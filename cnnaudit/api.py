@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cnnaudit.metrics import OVERLAP, measure_overlap
+from cnnaudit.metrics.readout import Readout
 from cnnaudit.models.layers import Traced, resolve_layer, trace
 from cnnaudit.sections import bind, parameters_of, unknown
 from cnnaudit.targets import TARGETS
@@ -145,7 +146,7 @@ def score(
     return pd.DataFrame(
         {"item": item, "metric": name, "value": one.value, "chance": one.chance}
         | {"lift": one.lift, "flag": one.flag, "status": one.status, "reason": one.reason}
-        for name, scores in measure_overlap(maps, own, panel).items()
+        for name, scores in measure_overlap(maps, own, panel, Readout())().items()
         for item, one in enumerate(scores)
     )
 

@@ -23,6 +23,7 @@ from cnnaudit.facts import facts_of
 from cnnaudit.image_sets import load_image_set, not_told_apart
 from cnnaudit.image_sets.perturbed import with_perturbed
 from cnnaudit.metrics import measure_overlap
+from cnnaudit.metrics.readout import Readout
 from cnnaudit.metrics.truths import check_truth
 from cnnaudit.models import ModelFacts, choose_device, resolve_model
 from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
@@ -266,7 +267,7 @@ def _check_metrics(metrics: Sequence[MetricSpec]) -> None:
     for metric in metrics:
         try:
             if metric.region:
-                measure_overlap(heatmap, [mask], [metric])
+                measure_overlap(heatmap, [mask], [metric], Readout())
         except AuditError as error:
             raise AuditError(f"metric.{metric.name}.{error}") from error
 

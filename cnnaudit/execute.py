@@ -6,7 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from threading import current_thread, main_thread
 from types import FrameType
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import Reader
-from cnnaudit.image_sets.perturbed import read_mask_of
 from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import behaviour_rows, rows_file, rows_of, truths_of, without_value
+from cnnaudit.metrics.readout import Readout
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.numerics import is_out_of_memory, release_memory
 from cnnaudit.plan import stored_fields
@@ -33,8 +33,6 @@ from cnnaudit.types import (
     MetricRow,
     MetricSpec,
     ModelSpec,
-    Perturbed,
-    Region,
     Unit,
 )
 
@@ -81,7 +79,7 @@ def execute(
     """
     units, memory = tuple(units), _Memory(batch_size)
     with patient() as stop_if_asked:
-        read_ahead = reader.read([unit.chunk for unit in units])
+        read_ahead = reader.read([(unit.chunk, unit.partners) for unit in units])
         for unit, found in zip(units, read_ahead, strict=True):
             work = _Work(unit, model, metrics, twin, memory)
             for batch in found:
@@ -94,7 +92,11 @@ def execute(
 
 
 def make_reader(
-    spec: ModelSpec, batch_size: int, workers: int, device: torch.device = _CPU
+    spec: ModelSpec,
+    metrics: Sequence[MetricSpec],
+    batch_size: int,
+    workers: int,
+    device: torch.device = _CPU,
 ) -> Reader:
     """Return what reads pictures for a model, in other processes while this one computes."""
     return Reader(
@@ -102,6 +104,7 @@ def make_reader(
         partial(prepare_mask, preprocessing=spec.preprocessing),
         batch_size,
         workers,
+        swapped=frozenset(metric.region for metric in metrics),
         pinned=device.type == "cuda",
     )
 
@@ -149,7 +152,6 @@ class _Work:
     ) -> None:
         self.unit, self.model, self.metrics, self.twin = unit, model, metrics, twin
         self.memory = memory
-        self.swaps = _swap_masks(unit, metrics)
         self.rows: dict[str, list[MetricRow]] = {cell.key: [] for cell in unit.cells}
         self.maps: dict[str, dict[str, Kept]] = {cell.key: {} for cell in unit.cells}
 
@@ -173,9 +175,10 @@ class _Work:
 
     def _run(self, batch: Batch) -> None:
         """Add a batch's rows, in parts that the memory takes; it is halved until it does."""
-        if len(batch) > self.memory.batch_size:
-            for part in _parts(batch, self.memory.batch_size):
-                self._run(part)
+        size = self.memory.batch_size
+        if len(batch) > size:
+            for start in range(0, len(batch), size):
+                self._run(batch.part(start, start + size))
             return
         try:
             self._add(batch)
@@ -199,9 +202,8 @@ class _Work:
             self.rows[cell.key] += without_value(cell, items, self.metrics, "failed", reason)
 
     def _add(self, batch: Batch) -> None:
-        spec, cells = self.unit.model, self.unit.cells
-        images = batch.images.to(_device(self.model), non_blocking=True)
-        outputs, results = self._compute(self.model, cells, batch, images)
+        spec, cells, batch = self.unit.model, self.unit.cells, batch.to(_device(self.model))
+        outputs, results = self._compute(self.model, cells, batch)
         beside: dict[str, Result] = {}
         if self.twin is not None:
             explaining = [
@@ -209,54 +211,34 @@ class _Work:
                 for cell in cells
                 if cell.request and TECHNIQUES[cell.request.technique.uses].explains_network
             ]
-            _, beside = self._compute(self.twin, explaining, batch, images)
-        found = {}
+            _, beside = self._compute(self.twin, explaining, batch)
+        readout, to_come = Readout(), {}
         for cell in cells:
             if cell.request is None:
-                found[cell.key] = behaviour_rows(spec, outputs, batch)
+                to_come[cell.key] = behaviour_rows(spec, outputs, batch, readout)
                 continue
             result, twin = results[cell.key], beside.get(cell.key)
-            found[cell.key] = rows_of(cell, result, batch, self.metrics, self.swaps, twin)
+            to_come[cell.key] = rows_of(cell, result, batch, self.metrics, readout, twin)
             if cell.keeps_maps and isinstance(result, Heatmaps):
                 self.maps[cell.key] |= kept_maps(result, batch)
+        found = {key: rows() for key, rows in to_come.items()}
         for key, rows in found.items():  # all or none of a batch: it may come again in halves
             self.rows[key] += rows
 
     def _compute(
-        self, model: nn.Module, cells: Sequence[Cell], batch: Batch, images: Tensor
+        self, model: nn.Module, cells: Sequence[Cell], batch: Batch
     ) -> tuple[Tensor, dict[str, Result]]:
         """Return a model's outputs (B, N) and what each cell's request gives of it."""
         spec = self.unit.model
         asked = {cell.key: cell.request for cell in cells if cell.request is not None}
         outputs, computed = compute_heatmaps(
-            model, spec.score_from, images, asked.values(), partial(truths_of, spec, batch)
+            model, spec.score_from, batch.images, asked.values(), partial(truths_of, spec, batch)
         )
         return outputs, dict(zip(asked, computed, strict=True))
 
 
-def _parts(batch: Batch, size: int) -> Iterator[Batch]:
-    for start in range(0, len(batch), size):
-        part = slice(start, start + size)
-        yield replace(batch, items=batch.items[part], images=batch.images[part], failures={})
-
-
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _swap_masks(unit: Unit, metrics: Sequence[MetricSpec]) -> dict[tuple[str, str], Tensor]:
-    """Return the masks of each item's partner, in input coordinates, each read once."""
-    prepared: dict[tuple[Region, Perturbed | None], Tensor] = {}
-    swaps = {}
-    for item, partner in zip(unit.chunk, unit.partners, strict=True):
-        for name in {metric.region for metric in metrics}:
-            if partner is not None and name in partner.regions:
-                key = partner.regions[name], partner.perturbed
-                if key not in prepared:
-                    mask = read_mask_of(partner, name)
-                    prepared[key] = prepare_mask(mask, unit.model.preprocessing)
-                swaps[item.id, name] = prepared[key]
-    return swaps
 
 
 def fail_unit(unit: Unit, metrics: Sequence[MetricSpec], store: Store, reason: str) -> None:

@@ -60,7 +60,9 @@ def executing(
             execute,
             model=model,
             metrics=audit.metrics,
-            reader=make_reader(spec, audit.batch_size, audit.executor.workers, device),
+            reader=make_reader(
+                spec, audit.metrics, audit.batch_size, audit.executor.workers, device
+            ),
             twin=twin,
         )
 

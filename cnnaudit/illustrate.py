@@ -50,7 +50,6 @@ def illustrate(
         partial(prepare_image, preprocessing=preprocessing),
         partial(prepare_mask, preprocessing=preprocessing),
         batch_size,
-        workers=0,
     ):
         if not batch.items:
             continue
@@ -80,11 +79,9 @@ def _picture_files(spec: ModelSpec, item: Item, batch: Batch, index: int, output
         mask = frame(read_mask_of(item, name), spec.preprocessing)
         mask = mask.resize(view.size, Image.Resampling.NEAREST)
         files[file] = figures.encoded(mask, "PNG")
-        regions.append({"name": name, "file": file})
-        if item.id in batch.masks.get(name, {}):  # as heatmaps are measured on it
-            received_mask = batch.masks[name][item.id].cpu().numpy()
-            files[f"received-{file}"] = figures.encoded(Image.fromarray(received_mask), "PNG")
-            regions[-1]["received"] = f"received-{file}"
+        regions.append({"name": name, "file": file, "received": f"received-{file}"})
+        received_mask = batch.masks[name].pixels[index].numpy()  # as heatmaps are measured on it
+        files[f"received-{file}"] = figures.encoded(Image.fromarray(received_mask), "PNG")
     about = {"regions": regions, "prediction": _prediction(spec, output, batch.truths.get(item.id))}
     files["picture.json"] = json.dumps(about).encode()
     return files
@@ -101,7 +98,7 @@ def _prediction(spec: ModelSpec, output: Tensor, truth: Any) -> dict[str, Any]:
         "axes": [{"name": axis.name, "labels": list(axis.labels)} for axis in spec.outputs],
         "labels": list(spec.labels),
         "values": _rounded(behaviour.answer(spec.task, numbers, spec.gives), shape),
-        "truth": _rounded(truth.numpy(), shape) if isinstance(truth, Tensor) else truth,
+        "truth": _rounded(truth, shape) if isinstance(truth, np.ndarray) else truth,
     }
 
 

@@ -21,7 +21,7 @@ def kept_maps(heatmaps: Heatmaps, batch: Batch) -> dict[str, Kept]:
     """Return each image's heatmap that there is and that is finite."""
     largest = heatmaps.maps.abs().amax(dim=(1, 2), keepdim=True)
     scaled = (heatmaps.maps / largest.where(largest > 0, 1)).half().cpu().numpy()
-    finite = largest.flatten().isfinite().tolist()
+    finite = np.isfinite(scaled).all(axis=(1, 2))  # what is not, is not in any unit
     return {
         item: scaled[index]
         for index, item in enumerate(batch.ids)

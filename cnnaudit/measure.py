@@ -15,6 +15,7 @@ from cnnaudit.metrics import (
     EMPTY_MASK,
     FAITHFULNESS,
     OVERLAP,
+    Columns,
     Score,
     behaviour,
     behaviour_of,
@@ -34,6 +35,7 @@ from cnnaudit.types import (
     Cell,
     Channels,
     Heatmaps,
+    Masks,
     MetricRow,
     MetricSpec,
     ModelSpec,
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Swaps = Mapping[tuple[str, str], Tensor]  # (item id, region) → its partner's mask (H, W)
+    from cnnaudit.metrics.readout import Later, Readout
 
 HEATMAP = "heatmap"  # of a cell that measures nothing: why there is none to be compared
 VANISHED_MASK = "vanished_mask"  # by resizing or cropping
@@ -59,41 +61,50 @@ def rows_of(
     result: Result,
     batch: Batch,
     metrics: Sequence[MetricSpec],
-    swaps: Swaps,
+    readout: Readout,
     twin: Result | None = None,
-) -> list[MetricRow]:
-    """Return the rows of one request's heatmaps, or channels, of a batch.
+) -> Later[list[MetricRow]]:
+    """Return the rows of one request's heatmaps, or channels, of a batch on its device.
 
     `twin` has what the same request gave of the untrained network, where that was asked.
     """
     if isinstance(result, NoHeatmaps):
-        return without_value(cell, batch.ids, metrics, result.status, result.reason)
+        refused = without_value(cell, batch.ids, metrics, result.status, result.reason)
+        return lambda: refused
     if isinstance(result, Channels):
-        scores = measure_channels(result.maps, batch.images)
-        return [row for name, column in scores.items() for row in _column(batch, "", name, column)]
-    on_masks = [metric for metric in metrics if metric.uses in OVERLAP]
-    rows = _overlap_rows(cell, result, batch, on_masks, swaps, twin)
+        columns = measure_channels(result.maps, batch.images, readout)
+        return lambda: _rows(batch, "", columns(), {})
+    on_masks = _overlap_rows(cell, result, batch, metrics, readout, twin)
     by_network = [metric for metric in metrics if metric.uses in FAITHFULNESS]
-    for name, column in measure_faithfulness(result.maps, result.scorer, by_network).items():
-        rows += _column(batch, "", name, column)
-    for name, values in result.diagnostics.items():
-        rows += _column(batch, "", name, [measured(value) for value in values.tolist()])
-    left_out = {batch.ids[index]: reason for index, reason in result.ineligible.items()}
-    kept = [row for row in rows if row.item not in left_out]
-    for item, reason in left_out.items():
-        kept += without_value(cell, [item], metrics, "ineligible", reason)
-    return kept
+    asked = measure_faithfulness(result.maps, result.scorer, by_network, readout)
+    said = {name: readout.later(values) for name, values in result.diagnostics.items()}
+
+    def rows() -> list[MetricRow]:
+        diagnostics = {name: [*map(measured, values().tolist())] for name, values in said.items()}
+        found = [*on_masks(), *_rows(batch, "", {**asked(), **diagnostics}, {})]
+        left_out = {batch.ids[index]: reason for index, reason in result.ineligible.items()}
+        kept = [row for row in found if row.item not in left_out]
+        for item, reason in left_out.items():
+            kept += without_value(cell, [item], metrics, "ineligible", reason)
+        return kept
+
+    return rows
 
 
-def behaviour_rows(spec: ModelSpec, outputs: Tensor, batch: Batch) -> list[MetricRow]:
+def behaviour_rows(
+    spec: ModelSpec, outputs: Tensor, batch: Batch, readout: Readout
+) -> Later[list[MetricRow]]:
     """Return the rows of a model's outputs (B, N) of a batch."""
-    rows = []
-    answers = outputs.double().cpu().numpy()
-    truths = truths_of(spec, batch, outputs.shape[1])
-    for item, output, truth in zip(batch.items, answers, truths, strict=True):
-        answer = behaviour.answer(spec.task, output, spec.gives)
-        scores = measure_behaviour(spec.task, answer, truth)
-        rows += [_row(item.id, "", name, score) for name, score in scores.items()]
+    answers, truths = readout.later(outputs), truths_of(spec, batch, outputs.shape[1])
+
+    def rows() -> list[MetricRow]:
+        found = []
+        for item, output, truth in zip(batch.ids, answers(), truths, strict=True):
+            answer = behaviour.answer(spec.task, output, spec.gives)
+            scores = measure_behaviour(spec.task, answer, truth)
+            found += [_row(item, "", name, score) for name, score in scores.items()]
+        return found
+
     return rows
 
 
@@ -141,61 +152,77 @@ def _overlap_rows(
     result: Heatmaps,
     batch: Batch,
     metrics: Sequence[MetricSpec],
-    swaps: Swaps,
+    readout: Readout,
     twin: Result | None,
-) -> list[MetricRow]:
-    rows = []
-    for region in dict.fromkeys(metric.region for metric in metrics):
-        masks = [batch.masks.get(region, {}).get(item.id) for item in batch.items]
-        compared = {"swap": (result.maps, [swaps.get((item.id, region)) for item in batch.items])}
+) -> Later[list[MetricRow]]:
+    measured_in: dict[str, dict[str, Later[Columns]]] = {}  # region → column of a row → its scores
+    for region in dict.fromkeys(metric.region for metric in metrics if metric.uses in OVERLAP):
+        panel = [metric for metric in metrics if metric.uses in OVERLAP and metric.region == region]
+        masks, swaps = (_each(kind, region, batch) for kind in (batch.masks, batch.swaps))
+        compared = {"value": (result.maps, masks), "swap": (result.maps, swaps)}
         if isinstance(twin, Heatmaps):
             compared["twin"] = twin.maps, masks
-        if cell.request is not None and cell.request.layer:
-            compared["ceiling"] = _at_resolution(masks, result), masks
-        panel = [metric for metric in metrics if metric.region == region]
-        own = measure_overlap(result.maps, masks, panel)
-        beside = {name: measure_overlap(*pair, panel) for name, pair in compared.items()}
-        for name, scores in own.items():
-            reasoned = _with_reasons(scores, batch, region)
-            references = {column: found[name] for column, found in beside.items()}
-            rows += _column(batch, region, name, reasoned, references)
+        if cell.request is not None and cell.request.layer and region in batch.masks:
+            compared["ceiling"] = _at_resolution(batch.masks[region], result), masks
+        measured_in[region] = {
+            name: measure_overlap(*pair, panel, readout) for name, pair in compared.items()
+        }
+
+    def rows() -> list[MetricRow]:
+        found = []
+        for region, columns in measured_in.items():
+            beside = {name: scores() for name, scores in columns.items()}
+            own = _with_reasons(beside.pop("value"), batch, region)
+            found += _rows(batch, region, own, beside)
+        return found
+
     return rows
 
 
-def _at_resolution(masks: Sequence[Tensor | None], result: Heatmaps) -> Tensor:
+def _each(masks: Mapping[str, Masks], region: str, batch: Batch) -> Sequence[Tensor | None]:
+    return masks[region].each() if region in masks else [None] * len(batch)
+
+
+def _at_resolution(masks: Masks, result: Heatmaps) -> Tensor:
     """Return masks as the best heatmaps that a layer's grid can give, (B, H, W) in 0–1."""
     import torch
 
-    perfect = torch.zeros_like(result.maps, dtype=torch.float32)
-    for place, mask in zip(perfect, masks, strict=True):
-        if mask is not None:
-            place.copy_(mask)
-    coarse = torch.nn.functional.interpolate(perfect[:, None], result.grid, mode="area")[:, 0]
+    perfect = masks.pixels.to(result.maps.device).float()[:, None]
+    coarse = torch.nn.functional.interpolate(perfect, result.grid, mode="area")[:, 0]
     return upsampled(coarse, tuple(perfect.shape[-2:]))
 
 
-def _with_reasons(scores: Iterable[Score], batch: Batch, region: str) -> list[Score]:
+def _with_reasons(columns: Columns, batch: Batch, region: str) -> Columns:
     """Tell a mask that was empty from one that lost its pixels on the way to the input."""
-    return [
-        replace(score, reason=VANISHED_MASK)
-        if score.reason == EMPTY_MASK and (region, item) in batch.vanished
-        else score
-        for score, item in zip(scores, batch.ids, strict=True)
-    ]
+    return {
+        name: [
+            replace(score, reason=VANISHED_MASK)
+            if score.reason == EMPTY_MASK and (region, item) in batch.vanished
+            else score
+            for score, item in zip(scores, batch.ids, strict=True)
+        ]
+        for name, scores in columns.items()
+    }
 
 
-def _column(
+def _rows(
     batch: Batch,
     region: str,
-    metric: str,
-    scores: Sequence[Score],
-    references: Mapping[str, Sequence[Score]] | None = None,
+    columns: Columns,
+    beside: Mapping[str, Columns],
 ) -> list[MetricRow]:
-    rows = []
-    for index, (item, score) in enumerate(zip(batch.ids, scores, strict=True)):
-        earned = {name: column[index].value for name, column in (references or {}).items()}
-        rows.append(_row(item, region, metric, score, earned))
-    return rows
+    """Return a row for each metric and image; `beside` has what references earned."""
+    return [
+        _row(
+            item,
+            region,
+            metric,
+            score,
+            {name: found[metric][index].value for name, found in beside.items()},
+        )
+        for metric, column in columns.items()
+        for index, (item, score) in enumerate(zip(batch.ids, column, strict=True))
+    ]
 
 
 def _row(

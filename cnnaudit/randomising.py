@@ -149,7 +149,7 @@ def _batches(spec: ModelSpec, items: Sequence[Item], size: int) -> Iterator[Batc
         partial(prepare_image, preprocessing=spec.preprocessing),
         partial(prepare_mask, preprocessing=spec.preprocessing),
     )
-    return (batch for batch in batches(items, *prepare, size, workers=0) if batch.items)
+    return (batch for batch in batches(items, *prepare, size) if batch.items)
 
 
 class _Explained:

@@ -10,12 +10,15 @@ Intent is a ``Spec`` (what the config says), work a ``Unit``, a result a ``Metri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -328,13 +331,26 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class Masks:
+    """One region of a batch's images."""
+
+    pixels: Tensor  # (B, H, W) bool; False all over where an image has no such region
+    present: tuple[bool, ...]  # which images have it
+
+    def each(self) -> list[Tensor | None]:
+        """Return the mask (H, W) of each image; None: it has no such region."""
+        return [mask if has else None for mask, has in zip(self.pixels, self.present, strict=True)]
+
+
+@dataclass(frozen=True)
 class Batch:
     """Items read, decoded and preprocessed; the ones that could not be are named in `failures`."""
 
     items: tuple[Item, ...]
     images: Tensor  # (B, C, H, W)
-    masks: Mapping[str, Mapping[str, Tensor]]  # region → item id → (H, W) bool
-    truths: Mapping[str, Any]  # item id → label or (N,) float tensor; absent: no truth
+    masks: Mapping[str, Masks]  # by region; one that no image has is no key
+    swaps: Mapping[str, Masks]  # the same of each item's partner
+    truths: Mapping[str, str | NDArray[np.float64]]  # item id → label or (N,); absent: no truth
     failures: Mapping[str, str]  # item id → reason
     # (region, item id) of masks that have pixels in their file, but none in the input
     vanished: frozenset[tuple[str, str]] = frozenset()
@@ -345,6 +361,37 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def pin_memory(self) -> Batch:
+        """Return it where a GPU can fetch it while it computes."""
+        return self._moved(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> Batch:
+        """Return it on a device; pinned, it is still on its way there when this returns."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        masks, swaps = (
+            {name: replace(one, pixels=move(one.pixels)) for name, one in kind.items()}
+            for kind in (self.masks, self.swaps)
+        )
+        return replace(self, images=move(self.images), masks=masks, swaps=swaps)
+
+    def part(self, start: int, end: int) -> Batch:
+        """Return some of its items; what failed stays behind."""
+        own = slice(start, end)
+        masks, swaps = (
+            {name: Masks(one.pixels[own], one.present[own]) for name, one in kind.items()}
+            for kind in (self.masks, self.swaps)
+        )
+        return replace(
+            self,
+            items=self.items[own],
+            images=self.images[own],
+            masks=masks,
+            swaps=swaps,
+            failures={},
+        )
 
 
 # --- passes ---------------------------------------------------------------------------------------

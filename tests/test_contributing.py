@@ -46,7 +46,7 @@ def test_a_recipe_gives_numbers(
             model,
             ready.audit.metrics,
             ready.store,
-            reader=make_reader(unit.model, 8, 0),
+            reader=make_reader(unit.model, ready.audit.metrics, 8, 0),
             batch_size=8,
         )
         rows = collect_rows(ready.plan.cells, ready.store)

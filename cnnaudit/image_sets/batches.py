@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from math import ceil
 from typing import TYPE_CHECKING
@@ -18,25 +18,28 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnnaudit.image_sets.files import read_truth
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
-from cnnaudit.types import AuditError, Batch, File, Item
+from cnnaudit.types import AuditError, Batch, File, Item, Masks
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Prepare = Callable[[Image.Image], Tensor]
+Pair = tuple[Item, Item | None]  # an item, and its partner for the swap
+Paired = tuple[Sequence[Item], Sequence[Item | None]]  # items, and the partner of each
 
 log = logging.getLogger(__name__)
 
 
 def batches(
-    items: Sequence[Item], prepare_image: Prepare, prepare_mask: Prepare, size: int, workers: int
+    items: Sequence[Item], prepare_image: Prepare, prepare_mask: Prepare, size: int
 ) -> Iterator[Batch]:
-    """Yield batches of at most `size` items, read in their order by `workers` processes (0: here).
+    """Yield batches of at most `size` items, read here and in their order.
 
     A batch's `items` are the ones that could be read; the others are in its `failures`.
     """
-    for found in Reader(prepare_image, prepare_mask, size, workers).read([items]):
+    reader = Reader(prepare_image, prepare_mask, size)
+    for found in reader.read([(items, [None] * len(items))]):
         yield from found
 
 
@@ -48,14 +51,18 @@ class Reader:
         prepare_image: Prepare,
         prepare_mask: Prepare,
         size: int,
-        workers: int,
+        workers: int = 0,
         *,
+        swapped: frozenset[str] = frozenset(),
         pinned: bool = False,
     ) -> None:
-        """`pinned` images can be copied to a GPU while it computes."""
+        """Read with so many processes (0: here), of partners the regions `swapped`.
+
+        `pinned` batches can be copied to a GPU while it computes.
+        """
         self._parts = _Parts(size)
         self._loader = DataLoader(
-            _Reading(prepare_image, prepare_mask),
+            _Reading(prepare_image, prepare_mask, swapped),
             batch_sampler=self._parts,  # type: ignore[arg-type]  # any iterable will do
             num_workers=workers,
             collate_fn=_pack,
@@ -65,15 +72,15 @@ class Reader:
             persistent_workers=workers > 0,
         )
 
-    def read(self, chunks: Sequence[Sequence[Item]]) -> Iterator[Iterator[Batch]]:
+    def read(self, chunks: Sequence[Paired]) -> Iterator[Iterator[Batch]]:
         """Yield the batches of each chunk, to be taken before the next chunk's.
 
         They are read ahead of the chunk that is asked for. Raises AuditError if a process dies.
         """
         self._parts.chunks = chunks
-        stream = _unpacked(iter(self._loader))
-        for chunk in chunks:
-            yield islice(stream, self._parts.count(chunk))
+        stream = _alive(iter(self._loader))
+        for items, _ in chunks:
+            yield islice(stream, self._parts.count(items))
 
 
 class _Parts:
@@ -85,22 +92,23 @@ class _Parts:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.chunks: Sequence[Sequence[Item]] = ()
+        self.chunks: Sequence[Paired] = ()
 
-    def count(self, chunk: Sequence[Item]) -> int:
-        return ceil(len(chunk) / self.size)
+    def count(self, items: Sequence[Item]) -> int:
+        return ceil(len(items) / self.size)
 
-    def __iter__(self) -> Iterator[Sequence[Item]]:
-        for chunk in self.chunks:
-            count = self.count(chunk)
-            ends = [len(chunk) * part // count for part in range(count + 1)]
-            yield from (chunk[start:end] for start, end in pairwise(ends))
+    def __iter__(self) -> Iterator[Sequence[Pair]]:
+        for items, partners in self.chunks:
+            count = self.count(items)
+            ends = [len(items) * part // count for part in range(count + 1)]
+            for start, end in pairwise(ends):
+                yield [*zip(items[start:end], partners[start:end], strict=True)]
 
 
-def _unpacked(stream: Iterator[_Packed]) -> Iterator[Batch]:
+def _alive(stream: Iterator[Batch]) -> Iterator[Batch]:
     while True:
         try:
-            packed = next(stream)
+            batch = next(stream)
         except StopIteration:
             return
         except RuntimeError as error:
@@ -110,7 +118,7 @@ def _unpacked(stream: Iterator[_Packed]) -> Iterator[Batch]:
                 f"executor.workers: a process that decodes pictures ended ({error}); the same "
                 "command continues, and with executor.workers=0 this process decodes them itself"
             ) from error
-        yield packed.unpacked()
+        yield batch
 
 
 def _start_worker(_number: int) -> None:
@@ -121,86 +129,78 @@ def _start_worker(_number: int) -> None:
 
 @dataclass(frozen=True)
 class _Sample:
+    """What was read of an item, (C, H, W) and (H, W)."""
+
     item: Item
-    image: Tensor | None
-    masks: Mapping[str, Tensor]
+    image: Tensor
+    masks: Mapping[str, Tensor]  # by region
+    swaps: Mapping[str, Tensor]
     vanished: frozenset[str]
     truth: str | NDArray[np.float64] | None
-    failure: str
 
 
-class _Reading(Dataset[_Sample]):
+@dataclass(frozen=True)
+class _Failure:
+    item: Item
+    reason: str
+
+
+class _Reading(Dataset[_Sample | _Failure]):
     """Reads the item that it is asked for: it holds none, so a process gets only its own."""
 
-    def __init__(self, image: Prepare, mask: Prepare) -> None:
-        self.prepare_image, self.prepare_mask = image, mask
+    def __init__(self, image: Prepare, mask: Prepare, swapped: frozenset[str]) -> None:
+        self.prepare_image, self.prepare_mask, self.swapped = image, mask, swapped
 
-    def __getitem__(self, item: Item) -> _Sample:
+    def __getitem__(self, pair: Pair) -> _Sample | _Failure:
+        item, partner = pair
         try:
-            return self._read(item)
+            return self._read(item, partner)
         except AuditError as error:
-            failure = str(error)
+            return _Failure(item, str(error))
         except Exception as error:  # whatever a decoder raises concerns its own picture only
             log.exception("item %r could not be read", item.id)
-            failure = f"{type(error).__name__}: {error}"
-        return _Sample(item, None, {}, frozenset(), None, failure)
+            return _Failure(item, f"{type(error).__name__}: {error}")
 
-    def _read(self, item: Item) -> _Sample:
+    def _read(self, item: Item, partner: Item | None) -> _Sample:
         image = self.prepare_image(read_picture(item))
         read = {name: read_mask_of(item, name) for name in item.regions}
         masks = {name: self.prepare_mask(mask) for name, mask in read.items()}
         vanished = frozenset(n for n in read if read[n].getbbox() and not masks[n].any())
+        swaps = self._masks_of_partner(partner) if partner else {}
         declared = item.truth
         truth = read_truth(declared.path).flatten() if isinstance(declared, File) else declared
-        return _Sample(item, image, masks, vanished, truth, "")
+        return _Sample(item, image, masks, swaps, vanished, truth)
+
+    def _masks_of_partner(self, partner: Item) -> dict[str, Tensor]:
+        try:
+            return {
+                name: self.prepare_mask(read_mask_of(partner, name))
+                for name in partner.regions
+                if name in self.swapped
+            }
+        except AuditError as error:
+            raise AuditError(f"its partner for the swap, {partner.id!r}: {error}") from error
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A batch on its way between processes: in few tensors, since each takes a file descriptor."""
-
-    items: tuple[Item, ...]
-    images: Tensor  # (B, C, H, W)
-    masks: Mapping[str, Tensor]  # region → (n, H, W) of the items that have it, in their order
-    truths: Mapping[str, str | NDArray[np.float64]]
-    failures: Mapping[str, str]
-    vanished: frozenset[tuple[str, str]]
-
-    def pin_memory(self) -> _Packed:
-        return replace(self, images=self.images.pin_memory())
-
-    def unpacked(self) -> Batch:
-        of_region = {
-            name: [item.id for item in self.items if name in item.regions] for name in self.masks
-        }
-        return Batch(
-            items=self.items,
-            images=self.images,
-            masks={
-                name: dict(zip(ids, self.masks[name], strict=True))
-                for name, ids in of_region.items()
-            },
-            truths={
-                item: truth if isinstance(truth, str) else torch.from_numpy(truth)
-                for item, truth in self.truths.items()
-            },
-            failures=self.failures,
-            vanished=self.vanished,
-        )
-
-
-def _pack(samples: Sequence[_Sample]) -> _Packed:
-    good = [sample for sample in samples if sample.image is not None]
-    regions = dict.fromkeys(name for sample in good for name in sample.masks)
-    return _Packed(
+def _pack(samples: Sequence[_Sample | _Failure]) -> Batch:
+    """Unite samples in few tensors: between processes each takes a file descriptor."""
+    good = [sample for sample in samples if isinstance(sample, _Sample)]
+    return Batch(
         items=tuple(sample.item for sample in good),
-        images=torch.stack([s.image for s in good if s.image is not None])
-        if good
-        else torch.empty(0),
-        masks={
-            name: torch.stack([s.masks[name] for s in good if name in s.masks]) for name in regions
-        },
+        images=torch.stack([sample.image for sample in good]) if good else torch.empty(0),
+        masks=_pack_masks([sample.masks for sample in good]),
+        swaps=_pack_masks([sample.swaps for sample in good]),
         truths={s.item.id: s.truth for s in good if s.truth is not None},
-        failures={s.item.id: s.failure for s in samples if s.failure},
+        failures={s.item.id: s.reason for s in samples if isinstance(s, _Failure)},
         vanished=frozenset((name, s.item.id) for s in good for name in s.vanished),
     )
+
+
+def _pack_masks(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Masks]:
+    """Unite the masks (H, W) of each image by region."""
+    packed = {}
+    for name in dict.fromkeys(name for masks in found for name in masks):
+        blank = torch.zeros_like(next(masks[name] for masks in found if name in masks))
+        pixels = torch.stack([masks.get(name, blank) for masks in found])
+        packed[name] = Masks(pixels, tuple(name in masks for masks in found))
+    return packed

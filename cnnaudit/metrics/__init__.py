@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from cnnaudit.metrics.readout import Later, Readout
+
 __all__ = [
     "BEHAVIOUR",
     "CHANNELS",
@@ -37,6 +39,7 @@ __all__ = [
     "FAITHFULNESS",
     "NO_TRUTH",
     "OVERLAP",
+    "Columns",
     "Score",
     "behaviour",
     "behaviour_of",
@@ -78,6 +81,8 @@ class Score:
 
 _NOT_FINITE = Score(None, None, "", "failed", "the heatmap is not finite")
 
+Columns = dict[str, list[Score]]  # metric → a score of each image
+
 
 def is_dead(heatmaps: Tensor) -> Tensor:
     """Say which of the heatmaps (B, H, W) are zero everywhere, (B,) bool."""
@@ -85,50 +90,58 @@ def is_dead(heatmaps: Tensor) -> Tensor:
 
 
 def measure_overlap(
-    heatmaps: Tensor, masks: Sequence[Tensor | None], metrics: Sequence[MetricSpec]
-) -> dict[str, list[Score]]:
+    heatmaps: Tensor,
+    masks: Sequence[Tensor | None],
+    metrics: Sequence[MetricSpec],
+    readout: Readout,
+) -> Later[Columns]:
     """Hold heatmaps (B, H, W) against each image's mask (H, W); None: it has no such region.
 
-    Returns a score per metric and image. A dead heatmap is scored as the uniform map. Images
-    without a value are taken out first, so that none of them can touch its neighbours. Heatmaps
-    count in single precision.
+    A dead heatmap is scored as the uniform map. No image can touch its neighbours, whatever is
+    wrong with it. Heatmaps count in single precision.
     """
     heatmaps = heatmaps.detach().float()
-    peaks = _peak(heatmaps).tolist()
-    refused = [_refusal(*pair) for pair in zip(peaks, masks, strict=True)]
-    columns = {spec.name: list(refused) for spec in metrics}
-    kept = [i for i, refusal in enumerate(refused) if refusal is None]
-    for part in _parts(kept, heatmaps):
-        overlay = _overlay(heatmaps, masks, part)
-        for spec in metrics:
-            metric = OVERLAP[spec.uses]
-            values = metric.compute(overlay, **spec.parameters).tolist()
-            chances = metric.chance(overlay, **spec.parameters)
-            levels = [None] * len(part) if chances is None else chances.tolist()
-            for i, value, chance in zip(part, values, levels, strict=True):
-                flag = "dead" if peaks[i] == 0 else ""
-                columns[spec.name][i] = measured(value, chance, flag)
-    return {name: [s for s in column if s is not None] for name, column in columns.items()}
+    peaks = readout.later(_peak(heatmaps))
+    kept = [i for i, mask in enumerate(masks) if mask is not None]
+    parts = [
+        (part, readout.later(_measure_on_masks(heatmaps, masks, part, metrics)))
+        for part in _parts(kept, heatmaps)
+    ]
+
+    def scores() -> Columns:
+        levels = peaks().tolist()
+        columns = {spec.name: [_score_on_mask(peak, None) for peak in levels] for spec in metrics}
+        for part, measured_of in parts:
+            shares, *rows = measured_of().tolist()
+            for column, *pair in zip(columns.values(), rows[::2], rows[1::2], strict=True):
+                for i, *numbers in zip(part, shares, *pair, strict=True):
+                    column[i] = _score_on_mask(levels[i], *numbers)
+        return columns
+
+    return scores
 
 
 def measure_faithfulness(
-    heatmaps: Tensor, scorer: Scorer | None, metrics: Sequence[MetricSpec]
-) -> dict[str, list[Score]]:
+    heatmaps: Tensor, scorer: Scorer | None, metrics: Sequence[MetricSpec], readout: Readout
+) -> Later[Columns]:
     """Ask the network about heatmaps (B, H, W); None: they see no network.
 
-    Returns a score per metric and image. A dead heatmap is scored as the random order.
+    A dead heatmap is scored as the random order.
     """
     if scorer is None:
         refused = Score(None, None, "", "not_applicable", "the heatmap sees no network")
-        return {spec.name: [refused] * len(heatmaps) for spec in metrics}
+        columns = {spec.name: [refused] * len(heatmaps) for spec in metrics}
+        return lambda: columns
     heatmaps = heatmaps.detach().float()
-    dead, peaks = is_dead(heatmaps), _peak(heatmaps).tolist()
-    columns = {}
+    peaks, dead = readout.later(_peak(heatmaps)), is_dead(heatmaps)
+    areas = {}
     for spec in metrics:
         values, chances = FAITHFULNESS[spec.uses].compute(heatmaps, scorer, **spec.parameters)
-        found = zip(peaks, chances.where(dead, values).tolist(), chances.tolist(), strict=True)
-        columns[spec.name] = [_endless(*one) for one in found]
-    return columns
+        areas[spec.name] = readout.later(chances.where(dead, values)), readout.later(chances)
+    return lambda: {
+        name: [*map(_endless, peaks().tolist(), values().tolist(), chances().tolist())]
+        for name, (values, chances) in areas.items()
+    }
 
 
 def metrics_of_heatmaps() -> dict[str, OverlapMetric | FaithfulnessMetric]:
@@ -156,12 +169,13 @@ def measure_behaviour(
     return scores
 
 
-def measure_channels(maps: Tensor, images: Tensor) -> dict[str, list[Score]]:
+def measure_channels(maps: Tensor, images: Tensor, readout: Readout) -> Later[Columns]:
     """Score a layer's channels (B, K, h, w) of images (B, C, H, W) by every channel metric."""
-    return {
-        name: [measured(value) for value in metric.compute(maps, images.to(maps.device)).tolist()]
+    found = {
+        name: readout.later(metric.compute(maps, images.to(maps.device)))
         for name, metric in CHANNELS.items()
     }
+    return lambda: {name: [*map(measured, values().tolist())] for name, values in found.items()}
 
 
 def behaviour_of(task: str) -> Mapping[str, BehaviourMetric]:
@@ -189,18 +203,19 @@ def _endless(peak: float, value: float, chance: float) -> Score:
     return replace(score, endless=True)
 
 
-def _refusal(peak: float, mask: Tensor | None) -> Score | None:
-    """Return the score of an image that can have no value, or None where it can."""
+def _score_on_mask(
+    peak: float, share: float | None, value: float = math.nan, chance: float = math.nan
+) -> Score:
+    """Return a number, or why an image has none: `share` is what its mask covers of it."""
     if not math.isfinite(peak):
         return _NOT_FINITE
-    if mask is None:
+    if share is None:
         return Score(None, None, "", "ineligible", "no_such_region")
-    area = int(mask.sum())
-    if area == 0:
+    if share == 0:
         return Score(None, None, "", "undefined", EMPTY_MASK)
-    if area == mask.numel():
+    if share == 1:
         return Score(None, None, "", "undefined", "degenerate_mask")
-    return None
+    return measured(value, None if math.isnan(chance) else chance, "dead" * (peak == 0))
 
 
 def _parts(kept: list[int], heatmaps: Tensor) -> list[list[int]]:
@@ -213,10 +228,40 @@ def _parts(kept: list[int], heatmaps: Tensor) -> list[list[int]]:
     return [kept[start : start + size] for start in range(0, len(kept), size)]
 
 
-def _overlay(heatmaps: Tensor, masks: Sequence[Tensor | None], kept: list[int]) -> Overlay:
+def _measure_on_masks(
+    heatmaps: Tensor,
+    masks: Sequence[Tensor | None],
+    kept: list[int],
+    metrics: Sequence[MetricSpec],
+) -> Tensor:
+    """Return the share of each image that its mask covers, and each metric's values and chances.
+
+    Float64, (1 + 2 · metrics, n); NaN for a chance level that there is not. What cannot be
+    measured has some number: nothing is looked at before the device is done.
+    """
     import torch
 
-    chosen = heatmaps[kept]  # a copy
-    chosen.masked_fill_(is_dead(chosen)[:, None, None], 1)
+    overlay, shares = _overlay(heatmaps, masks, kept)
+    rows = [shares]
+    for spec in metrics:
+        metric = OVERLAP[spec.uses]
+        chances = metric.chance(overlay, **spec.parameters)
+        rows.append(metric.compute(overlay, **spec.parameters))
+        rows.append(shares.new_full(shares.shape, math.nan) if chances is None else chances)
+    return torch.stack([row.to(shares) for row in rows])
+
+
+def _overlay(
+    heatmaps: Tensor, masks: Sequence[Tensor | None], kept: list[int]
+) -> tuple[Overlay, Tensor]:
+    """Return images on their masks, fit to be measured, and the share that each mask covers."""
+    import torch
+
+    chosen = torch.stack([heatmaps[i] for i in kept])
+    peaks = _peak(chosen)
+    chosen.masked_fill_(~((peaks > 0) & (peaks < math.inf))[:, None, None], 1)
     present = [mask for mask in (masks[i] for i in kept) if mask is not None]
-    return Overlay(chosen, torch.stack(present).to(chosen.device))
+    own = torch.stack(present).to(chosen.device)
+    shares = own.flatten(1).sum(dim=1).double() / own[0].numel()
+    own[:, 0, 0] ^= (shares == 0) | (shares == 1)  # so that no mask is empty, and none is full
+    return Overlay(chosen, own), shares

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cnnaudit.metrics.behaviour import CLASSIFICATION
 from cnnaudit.models.labels import class_index
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def truth_array(spec: ModelSpec, truth: Any, outputs: int) -> NDArray[np.float64] | None:
+def truth_array(
+    spec: ModelSpec, truth: str | NDArray[np.float64] | None, outputs: int
+) -> NDArray[np.float64] | None:
     """Return a truth (N,) for a model with N outputs, or None where it is no truth of its task.
 
-    A label becomes 1 at its class and 0 elsewhere; a structured truth is a tensor already.
+    A label becomes 1 at its class and 0 elsewhere; a structured truth is one already.
     """
     import numpy as np
 
@@ -26,10 +28,7 @@ def truth_array(spec: ModelSpec, truth: Any, outputs: int) -> NDArray[np.float64
         one_hot = np.zeros(outputs)
         one_hot[class_index(spec, truth, outputs, "truth")] = 1
         return one_hot
-    if truth is None or isinstance(truth, str):
-        return None
-    values: NDArray[np.float64] = truth.numpy()
-    return values
+    return None if isinstance(truth, str) else truth
 
 
 def check_truth(spec: ModelSpec, outputs: int, truth: str | File, where: str) -> None:

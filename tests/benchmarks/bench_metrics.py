@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from cnnaudit.config import load_specs
-from cnnaudit.metrics import measure_overlap
 from cnnaudit.metrics.ranking import sort_keys
+from tests.metrics.at_once import measure_overlap
 
 TARGET_SIZE, TARGET_MS = 224, 3.0
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnnaudit.image_sets.batches import Reader, _Parts, batches
+from cnnaudit.image_sets.batches import Paired, Reader, _Parts
 from cnnaudit.image_sets.files import file_inside
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.types import AuditError, Batch, File, Item, Preprocessing
@@ -47,7 +47,17 @@ _mask = partial(prepare_mask, preprocessing=PREPROCESSING)
 
 
 def read(items: list[Item], size: int, workers: int = 0) -> list[Batch]:
-    return list(batches(items, _image, _mask, size, workers))
+    return ahead(Reader(_image, _mask, size, workers), items)
+
+
+def ahead(reader: Reader, items: list[Item]) -> list[Batch]:
+    (found,) = map(list, reader.read([alone(items)]))
+    return found
+
+
+def alone(items: list[Item]) -> Paired:
+    """Items without partners."""
+    return items, [None] * len(items)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
@@ -68,12 +78,12 @@ def test_every_item_once_and_in_order(items: list[Item], size: int) -> None:
 
 def test_masks_and_truths_belong_to_their_items(items: list[Item]) -> None:
     (batch,) = read(items, 5)
-    assert set(batch.masks["mask"]) == {"a", "c", "d", "e"}
-    for number, name in enumerate(NAMES):
-        if name != "b":
-            assert batch.masks["mask"][name].nonzero().tolist() == [
-                [number, column] for column in (1, 2, 3)
-            ]
+    assert batch.masks["mask"].present == (True, False, True, True, True)
+    for number, mask in enumerate(batch.masks["mask"].each()):
+        if NAMES[number] == "b":
+            assert mask is None
+        else:
+            assert mask.nonzero().tolist() == [[number, column] for column in (1, 2, 3)]
     assert set(batch.truths) == {"a", "b", "c", "e"}
     assert batch.truths["c"].tolist() == [2, 1, 0, 2]  # row by row
     assert batch.truths["e"] == "tench"
@@ -111,9 +121,50 @@ def test_a_bad_file_fails_only_its_own_item(items: list[Item], spoil, size: int)
     assert str(items[2].image.path.parent) in failure["c"]
     for batch in found:
         assert "c" not in batch.truths
-        assert "c" not in batch.masks.get("mask", {})
+        for masks in batch.masks.values():
+            assert len(masks.pixels) == len(masks.present) == len(batch)
         for item, image in zip(batch.items, batch.images, strict=True):
             assert torch.equal(image, before[item.id])
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader(_image, _mask, 5, swapped=frozenset({"mask"}))
+
+
+def test_masks_of_partners_come_with_their_items(items: list[Item], reader: Reader) -> None:
+    partners = [items[1], items[2], None, items[0], items[0]]
+    ((batch,),) = map(list, reader.read([(items, partners)]))
+    (own, swapped) = batch.masks["mask"].each(), batch.swaps["mask"].each()
+    assert [mask is None for mask in swapped] == [True, False, True, False, False]
+    for place, partner in ((1, 2), (3, 0), (4, 0)):
+        assert torch.equal(swapped[place], own[partner])
+    ((batch,),) = map(list, Reader(_image, _mask, 5).read([(items, partners)]))
+    assert batch.swaps == {}  # no metric is of that region
+
+
+def test_a_bad_mask_of_a_partner_fails_the_item(items: list[Item], reader: Reader) -> None:
+    spoil_mask(items[0])
+    partners = [items[3], items[0], None, None, items[0]]
+    ((batch,),) = map(list, reader.read([(items, partners)]))
+    assert batch.ids == ("c", "d")
+    assert batch.failures["b"].startswith("its partner for the swap, 'a': ")
+    assert batch.failures["e"].endswith(batch.failures["a"])
+
+
+def test_a_part_of_a_batch_is_what_a_smaller_one_would_be(
+    items: list[Item], reader: Reader
+) -> None:
+    spoil_picture(items[4])
+    partners = [items[1], items[2], None, items[0], None]
+    ((batch,),) = map(list, reader.read([(items, partners)]))
+    ((small,),) = map(list, reader.read([(items[1:3], partners[1:3])]))
+    part = batch.part(1, 3)
+    assert (part.items, part.failures) == (small.items, {})
+    assert torch.equal(part.images, small.images)
+    for kind, other in ((part.masks, small.masks), (part.swaps, small.swaps)):
+        assert kind["mask"].present == other["mask"].present
+        assert torch.equal(kind["mask"].pixels, other["mask"].pixels)
 
 
 def test_a_batch_of_bad_files(items: list[Item]) -> None:
@@ -133,14 +184,15 @@ def test_worker_processes_give_the_same(items: list[Item]) -> None:
         assert torch.equal(one.images, other.images)
         assert one.failures == other.failures
         assert one.truths.keys() == other.truths.keys()
+        assert one.masks.keys() == other.masks.keys()
         for name, masks in one.masks.items():
-            assert masks.keys() == other.masks[name].keys()
-            assert all(torch.equal(masks[i], other.masks[name][i]) for i in masks)
+            assert masks.present == other.masks[name].present
+            assert torch.equal(masks.pixels, other.masks[name].pixels)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_batch_has_items_of_two_chunks(items: list[Item], workers: int) -> None:
-    chunks = [items[:3], items[3:4], items]
+    chunks = [*map(alone, (items[:3], items[3:4], items))]
     reader = Reader(_image, _mask, 2, workers)
     found = [[batch.ids for batch in chunk] for chunk in reader.read(chunks)]
     assert found == [
@@ -153,7 +205,7 @@ def test_no_batch_has_items_of_two_chunks(items: list[Item], workers: int) -> No
 @pytest.mark.parametrize("number", [1, 7, 8, 9, 98, 128])
 def test_the_batches_of_a_chunk_are_even_and_few(number: int) -> None:
     parts = _Parts(8)
-    parts.chunks = [[Item(str(n), File("", b""), {}, None, {}) for n in range(number)]]
+    parts.chunks = [alone([Item(str(n), File("", b""), {}, None, {}) for n in range(number)])]
     sizes = [*map(len, parts)]
     assert len(sizes) == -(-number // 8)
     assert sum(sizes) == number
@@ -167,7 +219,7 @@ def test_a_reader_keeps_its_processes(items: list[Item]) -> None:
     reader = Reader(named, _mask, 2, workers=1)
     processes, found = set(), []
     for chunk in (items[:3], items[1:], items):
-        for batch in (one for part in reader.read([chunk]) for one in part):
+        for batch in ahead(reader, chunk):
             processes |= set(batch.images.flatten().tolist())
             found += batch.ids
     assert found == [*"abc", *"bcde", *"abcde"]
@@ -181,7 +233,7 @@ def test_a_process_that_dies_is_an_error_and_no_end_of_waiting(items: list[Item]
         raise AssertionError("it lives")
 
     with pytest.raises(AuditError, match=r"executor.workers: a process that decodes pictures end"):
-        list(batches(items, killed, _mask, 2, workers=1))
+        ahead(Reader(killed, _mask, 2, workers=1), items)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -191,7 +243,7 @@ def test_whatever_decoding_raises_fails_its_own_item(items: list[Item], workers:
             raise ZeroDivisionError("of all things")
         return _image(picture)
 
-    (batch,) = batches(items, poisoned, _mask, 5, workers)
+    (batch,) = ahead(Reader(poisoned, _mask, 5, workers), items)
     assert batch.ids == ("a", "b", "d", "e")
     assert batch.failures == {"c": "ZeroDivisionError: of all things"}
 
@@ -203,7 +255,7 @@ def test_a_large_batch_needs_few_file_descriptors(items: list[Item]) -> None:
     used = len(list(Path("/proc/self/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 60, limits[1]))
     try:
-        (batch,) = batches(many, _image, _mask, 200, workers=1)
+        (batch,) = ahead(Reader(_image, _mask, 200, workers=1), many)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert len(batch) == len(batch.masks["mask"]) == len(batch.truths) == 200
+    assert len(batch) == len(batch.masks["mask"].pixels) == len(batch.truths) == 200

@@ -14,22 +14,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.measure import points_in_poly
 
-from cnnaudit.execute import _swap_masks
 from cnnaudit.image_sets import load_image_set
-from cnnaudit.image_sets.batches import batches
+from cnnaudit.image_sets.batches import Reader
 from cnnaudit.image_sets.files import file_inside, read_region
 from cnnaudit.image_sets.outlines import read_outline
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.plan import image_set_digest, item_fields, swap_partners
 from cnnaudit.types import (
     AuditError,
+    Batch,
     ImageSet,
     ImageSetSpec,
-    MetricSpec,
-    ModelSpec,
     Outline,
     Preprocessing,
-    Unit,
 )
 
 SPEC = ImageSetSpec("set", "manifest", Path(), None, 1, (), {}, {})
@@ -163,7 +160,6 @@ def test_a_file_may_have_a_colon_in_its_name(root: Path) -> None:
 
 MANIFEST = "id,image,mask,mask:sky\none,a.png,{},\ntwo,b.png,mask.png,box:0 0 8 2\n"
 PREPROCESSING = Preprocessing((12, 16), "box", "rgb", (0, 0, 0), (1, 1, 1))
-MODEL = ModelSpec("m", "", None, PREPROCESSING, None, {}, "", (), "")
 
 
 def test_items_and_digests(root: Path) -> None:
@@ -179,20 +175,21 @@ def test_items_and_digests(root: Path) -> None:
 
 
 def test_batches_and_swapped_masks_are_those_of_a_mask_file(root: Path) -> None:
-    def read(cell: str) -> tuple[dict, dict]:
+    def read(cell: str) -> Batch:
         found = load(root, MANIFEST.format(cell))
         image = partial(prepare_image, preprocessing=PREPROCESSING)
         mask = partial(prepare_mask, preprocessing=PREPROCESSING)
-        (batch,) = batches(found.items, image, mask, 2, 0)
-        metrics = [MetricSpec(region, "", region, {}) for region in ("mask", "sky")]
         partners = tuple(swap_partners(found)[item.id] for item in found.items)
-        unit = Unit(MODEL, found, found.items, (), partners)
-        return dict(batch.masks), _swap_masks(unit, metrics)
+        reader = Reader(image, mask, 2, swapped=frozenset({"mask", "sky"}))
+        ((batch,),) = map(list, reader.read([(found.items, partners)]))
+        return batch
 
-    (masks, swaps), (of_files, swaps_of_files) = read("box:3 2 5 4"), read("mask.png")
-    assert masks["mask"]["one"].sum() == 16
-    assert torch.equal(masks["mask"]["one"], of_files["mask"]["one"])
-    assert masks["sky"]["two"][:4].all()
-    assert set(swaps) == {("one", "mask"), ("two", "mask"), ("one", "sky")}
-    for place, mask in swaps.items():
-        assert torch.equal(mask, swaps_of_files[place])
+    drawn, of_files = read("box:3 2 5 4"), read("mask.png")
+    assert drawn.masks["mask"].pixels[0].sum() == 16
+    assert drawn.masks["sky"].pixels[1, :4].all()
+    assert drawn.masks["sky"].present == (False, True)
+    assert drawn.swaps["sky"].present == (True, False)  # the other way round
+    for name, swapped in drawn.swaps.items():
+        assert torch.equal(swapped.pixels, drawn.masks[name].pixels.flip(0))
+        assert torch.equal(swapped.pixels, of_files.swaps[name].pixels)
+        assert torch.equal(drawn.masks[name].pixels, of_files.masks[name].pixels)

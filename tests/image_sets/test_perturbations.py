@@ -17,7 +17,7 @@ from PIL import Image
 import cnnaudit
 from cnnaudit.audit import Invocation, Prepared, prepare, run_audit
 from cnnaudit.config import load_specs
-from cnnaudit.image_sets.batches import batches
+from cnnaudit.image_sets.batches import Reader, batches
 from cnnaudit.image_sets.perturbations import (
     PERTURBATIONS,
     SEVERITIES,
@@ -160,18 +160,19 @@ def test_a_picture_is_the_same_in_any_batch_order_and_process(clean: ImageSet) -
     cv2.blur(np.zeros((500, 500, 3), np.uint8), (5, 5))  # its threads do not survive a fork
     items = perturbed(clean, (NOISE, TURNED), seed=0).items[24:60]
     preprocessing = load_specs().models[0].preprocessing
-    read = partial(
-        batches,
-        prepare_image=partial(prepare_image, preprocessing=preprocessing),
-        prepare_mask=partial(prepare_mask, preprocessing=preprocessing),
+    prepare = (
+        partial(prepare_image, preprocessing=preprocessing),
+        partial(prepare_mask, preprocessing=preprocessing),
     )
-    (whole,) = read(items, size=64, workers=0)
+    (whole,) = batches(items, *prepare, 64)
     found = dict(zip(whole.ids, whole.images, strict=True))
-    for batch in read(items[::-1], size=5, workers=2):
+    masks = dict(zip(whole.ids, whole.masks["mask"].pixels, strict=True))
+    (elsewhere,) = Reader(*prepare, 5, workers=2).read([(items[::-1], [None] * len(items))])
+    for batch in elsewhere:
         for one, image in zip(batch.ids, batch.images, strict=True):
             assert torch.equal(image, found[one])
-        for one, mask in batch.masks["mask"].items():
-            assert torch.equal(mask, whole.masks["mask"][one])
+        for one, mask in zip(batch.ids, batch.masks["mask"].pixels, strict=True):
+            assert torch.equal(mask, masks[one])
 
 
 def test_the_clean_cells_are_those_without_perturbations(prepared: Plans) -> None:

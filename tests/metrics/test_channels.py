@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnnaudit.metrics import CHANNELS, measure_channels
+from cnnaudit.metrics import CHANNELS
 from cnnaudit.metrics.channels import input_similarity, smoothness
+from tests.metrics.at_once import measure_channels
 
 B, C, K, H, W = 3, 2, 5, 8, 12
 

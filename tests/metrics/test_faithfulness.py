@@ -16,7 +16,7 @@ from cnnaudit.audit import Invocation, run_audit
 from cnnaudit.config import load_specs
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.image_sets.files import read_image
-from cnnaudit.metrics import FAITHFULNESS, measure_faithfulness
+from cnnaudit.metrics import FAITHFULNESS
 from cnnaudit.models import build_model
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.passes import forward
@@ -31,6 +31,7 @@ from cnnaudit.types import (
     TargetSpec,
     TechniqueSpec,
 )
+from tests.metrics.at_once import measure_faithfulness
 
 B, C, H, W = 3, 2, 5, 7
 N = H * W

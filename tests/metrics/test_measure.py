@@ -15,10 +15,10 @@ from cnnaudit.metrics import (
     behaviour_of,
     is_dead,
     measure_behaviour,
-    measure_overlap,
 )
 from cnnaudit.metrics.registry import behaviour_metric, overlap_metric
 from cnnaudit.types import MetricSpec
+from tests.metrics.at_once import measure_overlap
 
 SPECS = [
     MetricSpec("mass", "mass_in_mask", "mask", {}),

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cnnaudit.metrics import OVERLAP, measure_overlap
+from cnnaudit.metrics import OVERLAP
 from cnnaudit.metrics.registry import Overlay
 from cnnaudit.types import AuditError, MetricSpec
+from tests.metrics.at_once import measure_overlap
 
 RANKING = ("pointing", "pointing_2", "rank", "top_k", "auroc", "ap", "iou")
 K = 0.15  # of 20 pixels: 3

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cnnaudit.metrics import measure_overlap
 from cnnaudit.types import MetricSpec
+from tests.metrics.at_once import measure_overlap
 
 localisation = pytest.importorskip("quantus.metrics.localisation", exc_type=ImportError)
 

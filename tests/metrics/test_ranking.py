@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cnnaudit.config import load_specs
-from cnnaudit.metrics import OVERLAP, measure_overlap, overlap, ranking
+from cnnaudit.metrics import OVERLAP, overlap, ranking
 from cnnaudit.metrics.registry import Overlay
+from tests.metrics.at_once import measure_overlap
 
 tied = st.sampled_from([-2.0, -0.0, 0.0, 1e-45, 0.5, 3.0])
 fine = st.floats(width=32, allow_nan=False, allow_infinity=False)

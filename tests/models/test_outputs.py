@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.measure import behaviour_rows
+from cnnaudit.metrics.readout import Readout
 from cnnaudit.models import build_model, inspect_model
 from cnnaudit.outputs import WrongEntry, entry_of
 from cnnaudit.types import (
@@ -180,9 +181,9 @@ def test_probabilities_taken_for_logits_and_logits_for_probabilities() -> None:
 @pytest.mark.parametrize("gives", ["probabilities", "logits"])
 def test_the_probability_of_the_truth_is_not_softened_twice(gives: str) -> None:
     item = Item("a", File("a.png", b""), {}, "0", {})
-    batch = Batch((item,), torch.zeros(1, 3, 8, 9), {}, {"a": "0"}, {})
+    batch = Batch((item,), torch.zeros(1, 3, 8, 9), {}, {}, {"a": "0"}, {})
     outputs = torch.tensor([[0.7, 0.2, 0.0]])
-    rows = behaviour_rows(replace(SPEC, gives=gives), outputs, batch)
+    rows = behaviour_rows(replace(SPEC, gives=gives), outputs, batch, Readout())()
     powers = torch.tensor([0.7, 0.2, 0.0]).exp()
     expected = 0.7 if gives == "probabilities" else float(powers[0] / powers.sum())
     assert {row.metric: row.value for row in rows} == {
