@@ -44,8 +44,9 @@ def _by_cell(failures: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return what failed, each with its reasons: one error, however many metrics went with it."""
     found: dict[str, dict[str, None]] = {}
     for gap in failures:
-        where = f"{gap['model']} on {gap['image_set']}, {gap['technique'] or 'behaviour'}"
-        found.setdefault(where, {})[_printable(str(gap["reason"]))] = None
+        for technique in gap["missing"]:
+            where = f"{gap['model']} on {gap['image_set']}, {technique or 'behaviour'}"
+            found.setdefault(where, {})[_printable(str(gap["reason"]))] = None
     return {where: list(reasons) for where, reasons in found.items()}
 
 

@@ -147,12 +147,13 @@ def find_failures(table: pd.DataFrame) -> list[dict[str, Any]]:
     failed = table[table.status.str.startswith("failed")]
     return [
         {
-            **{name: one[name] for name in ("model", "image_set", "technique")},
-            "metric": one["sanity"],
+            "model": one["model"],
+            "image_set": one["image_set"],
             "status": "failed",
             "reason": one["status"].partition(": ")[2],
             "items": one["total"],
             "examples": [],
+            "missing": {one["technique"]: [one["sanity"]]},
         }
         for one in failed.to_dict("records")
     ]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cnnaudit.summary import summarise, united
 from cnnaudit.types import DIED
 
-_GAP = ("model", "image_set", "technique", "metric", "status", "reason")
+_SUBJECT = ("model", "image_set", "status")
+_GAP = (*_SUBJECT, "technique", "metric")
 _EXAMPLES = 3
 
 Subject = tuple[str, str]  # a model and an image set
@@ -29,7 +30,10 @@ class Totals:
     def __init__(self, metric: str, factors: Sequence[str]) -> None:
         self._metric, self._factors = metric, factors
         self._means: list[pd.DataFrame] = []
-        self._gaps: dict[tuple[str, ...], NDArray[np.integer]] = {}  # → the items' numbers
+        # → int64, in order: which items lack it for which reason, as reason · all items + item
+        self._gaps: dict[tuple[str, ...], bytes] = {}
+        self._same: dict[bytes, bytes] = {}  # of all techniques and metrics most lack the same
+        self._reasons: dict[str, int] = {}
         self._ids: pd.Index[str] = pd.Index([], dtype=str)
         self._worst: dict[tuple[str, ...], tuple[float, str]] = {}
         self.counts = Counter[str]()  # of rows by status
@@ -53,14 +57,22 @@ class Totals:
 
     @property
     def gaps(self) -> list[dict[str, Any]]:
-        """Every reason for which items have no value, with how many and which, for example."""
+        """Every reason for which items lack numbers: how many, some of them, and which numbers."""
+        by_reason = cache(self._by_reason)
+        missing: dict[tuple[Any, ...], dict[str, list[str]]] = {}
+        for (*subject, technique, metric), lacking in sorted(self._gaps.items()):
+            for reason, items in by_reason(lacking):
+                of = missing.setdefault((*subject, reason, items), {})
+                of.setdefault(technique, []).append(metric)
         return [
             {
-                **dict(zip(_GAP, key, strict=True)),
+                **dict(zip(_SUBJECT, subject, strict=True)),
+                "reason": reason,
                 "items": len(items),
-                "examples": [*self._ids[items[:_EXAMPLES]]],
+                "examples": [self._ids[item] for item in items[:_EXAMPLES]],
+                "missing": of,
             }
-            for key, items in sorted(self._gaps.items())
+            for (*subject, reason, items), of in sorted(missing.items())
         ]
 
     @property
@@ -73,12 +85,24 @@ class Totals:
         return found
 
     def _add_gaps(self, rows: pd.DataFrame) -> None:
-        without = rows.loc[rows["status"] != "ok", [*_GAP, "item"]]
         self._ids = rows["item"].cat.categories  # the same in every piece, and sorted
+        without = rows.loc[rows["status"] != "ok", [*_GAP, "reason", "item"]]
         for names, group in without.groupby([*_GAP], observed=True):
-            key, items = tuple(map(str, names)), np.unique(group["item"].cat.codes)
-            known = self._gaps.get(key)
-            self._gaps[key] = items if known is None else np.union1d(known, items)
+            codes, texts = pd.factorize(group["reason"])
+            numbers = [self._reasons.setdefault(str(text), len(self._reasons)) for text in texts]
+            lacking = np.array(numbers)[codes] * len(self._ids) + group["item"].cat.codes
+            key = tuple(map(str, names))
+            known = np.frombuffer(self._gaps.get(key, b""), np.int64)
+            every = np.union1d(known, lacking).tobytes()
+            self._gaps[key] = self._same.setdefault(every, every)
+
+    def _by_reason(self, lacking: bytes) -> list[tuple[str, tuple[int, ...]]]:
+        """Return each reason and the items that it is the reason of."""
+        reasons, items = np.divmod(np.frombuffer(lacking, np.int64), len(self._ids))
+        codes, starts = np.unique(reasons, return_index=True)
+        texts = [*self._reasons]
+        parts = zip(codes, np.split(items, starts[1:]), strict=True)
+        return [(texts[code], tuple(part.tolist())) for code, part in parts]
 
     def _add_worst(self, rows: pd.DataFrame) -> None:
         keys = ["model", "image_set", "technique"]

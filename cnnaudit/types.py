@@ -593,7 +593,7 @@ COMPARED = ("model", "technique", "target")  # what a contrast can compare, besi
 MAPS_FILE = "maps.npy"  # of a cell whose heatmaps are compared: (n, H, W), each in units of its
 MAPS_OF_FILE = "maps.json"  # largest value; and the ids of their n items
 
-RUN_SCHEMA = 2  # of every file of a run directory; raise it when one of them changes its meaning
+RUN_SCHEMA = 3  # of every file of a run directory; raise it when one of them changes its meaning
 
 INPUTS = ("images", "masks", "truths")  # what a run keeps a digest of, item by item
 

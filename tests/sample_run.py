@@ -454,7 +454,10 @@ def _summary(say: Say, status: str, *, judged: bool) -> dict[str, Any]:
     checks = {"sees_the_obstacle": FAIL, "looks_at_it": INCONCLUSIVE, "unsure": INCONCLUSIVE}
     checks |= {"unmeasured": NOT_MEASURED}
     verdict = "INCOMPLETE" if status == "INCOMPLETE" else FAIL
-    failure = {"reason": say("NaN"), "items": 1, "examples": [say("dog")]}
+    failure = {
+        **where, "reason": say("NaN"), "items": 1, "examples": [say("dog")],
+        "missing": {say("grad_cam"): [say(OVERLAP)]},
+    }  # fmt: skip
     return {
         "schema": RUN_SCHEMA, "name": say("robot"), "status": status,
         "verdict": verdict if judged else "",
@@ -468,6 +471,6 @@ def _summary(say: Say, status: str, *, judged: bool) -> dict[str, Any]:
             )
         ],
         "left_out": [say("check sees: it is about tanks, which is not chosen")],
-        "failures": [{**overlap, **failure, "status": "failed"}] if status == "INCOMPLETE" else [],
-        "gaps": [{**overlap, **failure, "status": "ineligible", "reason": say("no region")}],
+        "failures": [{**failure, "status": "failed"}] if status == "INCOMPLETE" else [],
+        "gaps": [{**failure, "status": "ineligible", "reason": say("no region")}],
     }  # fmt: skip

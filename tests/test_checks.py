@@ -234,9 +234,9 @@ def test_junit_has_a_case_per_check_and_an_error_per_failed_cell() -> None:
     from xml.etree import ElementTree
 
     judgements = judge(make_rows({"left": 0.0, "overhead": -0.5}), [CHECK], [COLOUR], 0)
-    gap = {"model": "m", "image_set": "s", "technique": "", "metric": "mass", "reason": "<\x00&>"}
-    cam = {**gap, "technique": "cam"}
-    failures = [gap, cam, {**cam, "metric": "iou"}, {**cam, "metric": "iou", "reason": "memory"}]
+    gap = {"model": "m", "image_set": "s", "reason": "<\x00&>"}
+    gap["missing"] = {"": ["correct"], "cam": ["mass", "iou"]}
+    failures = [gap, {**gap, "reason": "memory", "missing": {"cam": ["iou"]}}]
     suite = ElementTree.fromstring(junit_xml("robot", judgements, failures))
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "2")
     error = suite.find("testcase[@name='m on s, cam']/error")

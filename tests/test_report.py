@@ -535,20 +535,17 @@ def test_without_agreement_there_is_no_section(tmp_path: Path, empty: bool) -> N
     assert 'href="#agreement"' not in page
 
 
-def test_gaps_that_differ_in_metric_alone_are_told_as_one(tmp_path: Path) -> None:
+def test_a_gap_names_techniques_of_the_same_metrics_together(tmp_path: Path) -> None:
     run = build_run(tmp_path, str)
     summary = json.loads((run / "summary.json").read_text())
     [gap] = summary["gaps"]
     gap["reason"] = "no_such_region"
-    summary["gaps"] = [
-        gap | {"technique": technique, "metric": metric}
-        for technique in ("saliency", "grad_cam")
-        for metric in ("iou", OVERLAP)
-    ]
+    both = ["iou", OVERLAP]
+    gap["missing"] = {"": [BEHAVIOUR], "saliency": both, "grad_cam": both}
     (run / "summary.json").write_text(json.dumps(summary))
     text = read(write_report(run).read_text()).text
     assert text.count("no such region") == 1
-    assert "saliency, grad_cam: iou, mass in mask" in text
+    assert "probability; saliency, grad_cam: iou, mass in mask" in text
 
 
 def test_a_metric_without_any_value_stands_in_the_matrix_alone(tmp_path: Path) -> None:

@@ -140,6 +140,22 @@ def test_gaps_name_reason_number_and_examples(rows: pd.DataFrame) -> None:
     assert gap["reason"] == "empty_mask"
     assert gap["items"] == 5
     assert len(gap["examples"]) == 3
+    assert gap["missing"] == {"cam": ["mass"]}
+
+
+def test_one_gap_for_all_that_an_image_lacks_for_a_reason(rows: pd.DataFrame) -> None:
+    bad = [
+        _row("c", "equal", "left", None, n=n, technique=technique, reason=f"{n}.png is no picture")
+        for n in range(2)
+        for technique in ("", "cam", "rise")
+    ]
+    bad += [_row("c", "equal", "left", None, n=2, technique="rise", reason="0.png is no picture")]
+    one, both, other = _totals(pd.concat([rows, pd.DataFrame(bad)], ignore_index=True)).gaps
+    assert one["missing"] == {"": ["mass"], "cam": ["mass"]}
+    assert both["missing"] == {"rise": ["mass"]}
+    assert (both["reason"], both["items"]) == (one["reason"], 2)
+    assert other["missing"] == {"": ["mass"], "cam": ["mass"], "rise": ["mass"]}
+    assert (other["reason"], other["items"]) == ("1.png is no picture", 1)
 
 
 def test_the_worst_item_has_the_lowest_lift(rows: pd.DataFrame) -> None:

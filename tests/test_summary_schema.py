@@ -119,6 +119,8 @@ def _change(summary: dict[str, Any], *path: str | int, to: Any) -> None:
         (("gaps", 0, "items"), 1.5),
         (("gaps", 0, "examples"), ["a", "b", "c", "d"]),
         (("gaps", 0, "why"), "because"),
+        (("gaps", 0, "missing"), {}),
+        (("gaps", 0, "missing", "grad_cam"), []),
     ],
 )
 def test_a_changed_field_is_refused(sample: dict[str, Any], path: Any, to: Any) -> None:

@@ -84,8 +84,8 @@ def audit_page(run: Run, pages: Mapping[str, str] = MappingProxyType({})) -> dic
         "randomisations": randomisations(run),
         "across": across,
         "layers": layer_views(run, tiles),
-        "failures": _gaps(run, "failures"),
-        "gaps": _gaps(run, "gaps"),
+        "failures": [_gap(run, one) for one in run.summary["failures"]],
+        "gaps": [_gap(run, one) for one in run.summary["gaps"]],
         "left_out": [str(one) for one in run.summary.get("left_out", ())],
         "techniques": _techniques(run),
         "provenance": _provenance(run.manifest),
@@ -186,37 +186,27 @@ def date_text(created: str) -> str:
     return f"{when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".strip()
 
 
-def _gaps(run: Run, group: str) -> list[Gap]:
-    """Return the gaps, those that differ in nothing but technique and metric as one."""
-    alike: dict[tuple[str, ...], dict[str, list[str]]] = {}
-    for one in run.summary.get(group, ()):
-        status = one.get("status", "failed")
-        key = (
-            STATUSES.get(status, str(status)),
-            f"{one['model']} on {one['image_set']}",
-            spaced(str(one["reason"])),
-            plural(int(one["items"]), "image"),
-            ", ".join(map(str, one.get("examples", ()))),
-        )
-        technique = run.title("techniques", one["technique"]) if one["technique"] else ""
-        metrics = alike.setdefault(key, {}).setdefault(technique, [])
-        metrics.append(run.title("metrics", one["metric"]) if one["metric"] else "")
-    return [
-        Gap(status, where, _what(metrics), reason, items, examples)
-        for (status, where, reason, items, examples), metrics in alike.items()
-    ]
+def _gap(run: Run, one: Mapping[str, Any]) -> Gap:
+    return Gap(
+        STATUSES.get(one["status"], str(one["status"])),
+        f"{one['model']} on {one['image_set']}",
+        _what(run, one["missing"]),
+        spaced(str(one["reason"])),
+        plural(int(one["items"]), "image"),
+        ", ".join(map(str, one["examples"])),
+    )
 
 
-def _what(metrics: Mapping[str, Sequence[str]]) -> str:
+def _what(run: Run, missing: Mapping[str, Sequence[str]]) -> str:
     """Say which metrics of which techniques, techniques with the same metrics together."""
     same: dict[str, list[str]] = {}
-    for technique, names in metrics.items():
-        same.setdefault(", ".join(filter(None, names)), []).append(technique)
-    parts = (
+    for technique, metrics in missing.items():
+        names = ", ".join(run.title("metrics", name) for name in metrics)
+        same.setdefault(names, []).append(run.title("techniques", technique) if technique else "")
+    return "; ".join(
         ": ".join(filter(None, (", ".join(filter(None, techniques)), names)))
         for names, techniques in same.items()
     )
-    return "; ".join(filter(None, parts)) or "everything"
 
 
 def _techniques(run: Run) -> list[tuple[str, str, str]]:
