@@ -19,6 +19,7 @@ from cnnaudit import provenance
 from cnnaudit.catalogue import make_catalogue
 from cnnaudit.checks import check_levels
 from cnnaudit.contrasts import check_contrast
+from cnnaudit.executors import EXECUTORS, device_here, loaded
 from cnnaudit.facts import facts_of
 from cnnaudit.image_sets import load_image_set, not_told_apart
 from cnnaudit.image_sets.perturbed import with_perturbed
@@ -31,7 +32,15 @@ from cnnaudit.progress import Status, progress, reported
 from cnnaudit.results import read_results, write_json, write_results
 from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes, digest_file
 from cnnaudit.store import write_atomically as write
-from cnnaudit.types import RUN_SCHEMA, AuditError, AuditSpec, ImageSet, MetricSpec, ModelSpec
+from cnnaudit.types import (
+    RUN_SCHEMA,
+    AuditError,
+    AuditSpec,
+    Device,
+    ImageSet,
+    MetricSpec,
+    ModelSpec,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,18 +85,16 @@ class Prepared:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where to compute: chosen when it is first asked for, since only torch can tell."""
-        return choose_device(self.audit.device)
+        """Where this process computes: chosen when first asked for, since only torch can tell."""
+        return choose_device(device_here(self.audit))
 
     @property
     def used_device(self) -> torch.device | None:
-        """Where something was computed; None where the store had everything."""
+        """Where that was; None where this process had nothing to compute beside cells."""
         return self.__dict__.get("device")
 
     def loaded(self, spec: ModelSpec) -> AbstractContextManager[nn.Module]:
         """Hold one of the audit's models on its device."""
-        from cnnaudit.executors import loaded
-
         return loaded(spec, self.audit, self.device)
 
 
@@ -110,7 +117,7 @@ def prepare(audit: AuditSpec) -> Prepared:
     """Check everything that can be checked beforehand, and plan; raise AuditError if it is off."""
     check_writable(audit.output_dir, "output_dir")
     check_writable(audit.store_dir, "store_dir")
-    if audit.device not in _ALWAYS_THERE:
+    if device_here(audit) not in _ALWAYS_THERE:
         choose_device(audit.device)
     loaded = map(load_image_set, audit.image_sets)
     image_sets = tuple(with_perturbed(loaded, audit.perturbations, audit.seed))
@@ -155,7 +162,7 @@ def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
         return outcome
 
 
-def compute_rows(audit: AuditSpec) -> tuple[Prepared, pd.DataFrame]:
+def compute_rows(audit: AuditSpec) -> tuple[Prepared, Executed, pd.DataFrame]:
     """Compute what the store lacks of an audit, and return the rows of all its cells; no report."""
     from cnnaudit.rows import collect_rows
 
@@ -164,8 +171,8 @@ def compute_rows(audit: AuditSpec) -> tuple[Prepared, pd.DataFrame]:
         TemporaryDirectory(prefix="cnnaudit-") as folder,
         reported(Path(folder) / "status.json") as status,
     ):
-        execute_plan(ready, status)
-    return ready, collect_rows(ready.plan.cells, ready.store)
+        executed = execute_plan(ready, status)
+    return ready, executed, collect_rows(ready.plan.cells, ready.store)
 
 
 def log_plan(ready: Prepared, invocation: Invocation) -> None:
@@ -211,13 +218,13 @@ def finish(
 class Executed:
     """What executing found out about the machine."""
 
+    devices: Sequence[Device]  # on which something was computed
     batch_sizes: Mapping[str, int]  # of each model that was run: the largest that its memory took
     nondeterministic: Sequence[str]  # operations of which torch warns that they may vary
 
 
 def execute_plan(ready: Prepared, status: Status) -> Executed:
     """Compute what the store lacks."""
-    from cnnaudit.executors import EXECUTORS
     from cnnaudit.numerics import noted_operations
 
     plan = ready.plan
@@ -225,8 +232,11 @@ def execute_plan(ready: Prepared, status: Status) -> Executed:
     for unit in plan.units:
         totals[unit.model.name] += len(unit.chunk)
     batch_sizes: dict[str, int] = {}
+    devices: dict[Device, None] = {}
 
     def done(finished: Finished) -> None:
+        if finished.device:
+            devices[finished.device] = None
         name = finished.unit.model.name
         batch_sizes[name] = min(batch_sizes.get(name, finished.batch_size), finished.batch_size)
         advance(len(finished.unit.chunk), name)
@@ -234,8 +244,8 @@ def execute_plan(ready: Prepared, status: Status) -> Executed:
     with progress(totals, status) as advance, noted_operations() as nondeterministic:
         if plan.units:
             run = EXECUTORS[ready.audit.executor.uses]
-            run(ready.audit, plan.units, ready.device, ready.store, done)
-    return Executed(batch_sizes, nondeterministic)
+            run(ready.audit, plan.units, ready.store, done)
+    return Executed([*devices], batch_sizes, nondeterministic)
 
 
 def _names(audit: AuditSpec, facts: Mapping[str, ModelFacts]) -> dict[str, list[str]]:
@@ -289,7 +299,7 @@ def _manifest(
         "command": invocation.command,
         "overrides": list(invocation.overrides),
         "store": _relative(audit.store_dir, run_dir),
-        **environment(ready),
+        **environment(ready, executed),
         "nondeterministic": list(executed.nondeterministic),
         "batch_size": {"asked": audit.batch_size, **executed.batch_sizes},
         "timings": dict(timings),
@@ -302,17 +312,17 @@ def _manifest(
     }
 
 
-def environment(ready: Prepared) -> dict[str, Any]:
+def environment(ready: Prepared, executed: Executed) -> dict[str, Any]:
     """Return what the numbers of a run depend on beside its config: inputs, code and machine."""
-    from cnnaudit.numerics import describe, gpu_name
+    from cnnaudit.numerics import describe, named
 
-    audit, device = ready.audit, ready.used_device
+    audit, devices = ready.audit, executed.devices
+    if not devices and ready.used_device:  # for pictures alone
+        devices = [named(ready.used_device)]
     return {
         "git": provenance.git_state(),
         "packages": provenance.packages(),
-        "hardware": provenance.hardware(
-            None if device is None else str(device), None if device is None else gpu_name(device)
-        ),
+        "hardware": provenance.hardware(devices),
         "digests": {
             "weights": {m.name: m.weights and digest_file(m.weights) for m in audit.models},
             "image_sets": {s.spec.name: image_set_digest(s) for s in ready.image_sets},

@@ -21,11 +21,9 @@ from typing import TYPE_CHECKING, Any
 from cnnaudit import own_code
 from cnnaudit.executors import Done, executing, log_finished
 from cnnaudit.store import Store
-from cnnaudit.types import DIED, AuditError, AuditSpec, ExecutorSpec, ModelSpec, Unit
+from cnnaudit.types import DIED, AuditError, AuditSpec, Device, ExecutorSpec, ModelSpec, Unit
 
 if TYPE_CHECKING:
-    import torch
-
     from cnnaudit.execute import Finished
 
 log = logging.getLogger(__name__)
@@ -33,27 +31,26 @@ _PATIENCE = 10.0  # seconds
 _OBJECTS = 200 * 2**20  # bytes for what Ray hands round: units and answers are small
 
 
-def run_on_cluster(
-    audit: AuditSpec, units: Sequence[Unit], device: torch.device, store: Store, done: Done
-) -> None:
+def run_on_cluster(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
     """Execute units in actors, those of a model in as few of them as keeps all busy.
 
-    Raises AuditError if Ray is not installed, if there is no such cluster, and for whatever would
-    stop a run in one process.
+    `audit.device` is theirs: on GPUs if the cluster has any, whatever this process has. Raises
+    AuditError if Ray is not installed, if there is no such cluster, and for whatever would stop a
+    run in one process.
     """
     if not units:
         return
     ray = _import_ray()
     with _connected(ray, audit.executor):
-        _Team(ray, audit, device, store).execute(units, done)
+        _Team(ray, audit, store).execute(units, done)
 
 
 class _Team:
     """The actors of a run, each with one unit in work."""
 
-    def __init__(self, ray: Any, audit: AuditSpec, device: torch.device, store: Store) -> None:
+    def __init__(self, ray: Any, audit: AuditSpec, store: Store) -> None:
         self.ray, self.audit, self.store = ray, audit, store
-        self.room, self.needs = _room(ray, audit.executor, device)
+        self.room, self.needs = _room(ray.cluster_resources(), audit)
         self.device = "cuda" if "num_gpus" in self.needs else "cpu"
         self.work: dict[Any, tuple[Any, Unit]] = {}  # what an actor will answer → actor, unit
 
@@ -108,13 +105,13 @@ class _Team:
         for name, level, text in answered.said:
             logging.getLogger(name).log(level, "%s", text)
         log_finished(unit)
-        done(Finished(unit, answered.batch_size))
+        done(Finished(unit, answered.batch_size, answered.device))
 
     def give_up(self, unit: Unit, times: int, done: Done) -> None:
         from cnnaudit.execute import Finished, fail_unit
 
         fail_unit(unit, self.audit.metrics, self.store, f"{DIED}; attempts: {times}")
-        done(Finished(unit, self.audit.batch_size))
+        done(Finished(unit, self.audit.batch_size, None))
 
 
 class _Died(Exception):
@@ -143,6 +140,7 @@ class _Waiting:
 @dataclass(frozen=True)
 class _Answer:
     batch_size: int
+    device: Device | None
     said: Sequence[tuple[str, int, str]]  # logger, level and text of what there was to say
 
 
@@ -166,7 +164,7 @@ class Worker:
             self._load(unit.model)
         (finished,) = self._execute([unit], store=self._store, batch_size=self._batch_size)
         self._batch_size = finished.batch_size
-        return _Answer(finished.batch_size, self._said.take())
+        return _Answer(finished.batch_size, finished.device, self._said.take())
 
     def _settle(self) -> None:
         """Make this process what the one is that the audit was started in."""
@@ -223,10 +221,13 @@ def _portable(unit: Unit) -> Unit:
     return replace(unit, image_set=image_set, cells=cells)
 
 
-def _room(ray: Any, spec: ExecutorSpec, device: torch.device) -> tuple[int, Mapping[str, float]]:
-    """Return how many actors there are to be, and what each needs of the cluster."""
-    has = ray.cluster_resources()
-    gpus = int(has.get("GPU", 0)) if device.type == "cuda" else 0
+def _room(has: Mapping[str, float], audit: AuditSpec) -> tuple[int, Mapping[str, float]]:
+    """Return how many actors a cluster has room for, or is to have, and what each needs of it."""
+    spec, gpus = audit.executor, int(has.get("GPU", 0)) if audit.device != "cpu" else 0
+    if not gpus and audit.device not in ("auto", "cpu"):
+        raise AuditError(
+            f"device: {audit.device!r}, but the cluster has no GPU; allowed are auto and cpu"
+        )
     cores = min(spec.cores, max(1, int(has.get("CPU", 1))))
     if gpus:
         room, needs = gpus, {"num_gpus": 1, "num_cpus": 0}

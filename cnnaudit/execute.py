@@ -21,7 +21,7 @@ from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import behaviour_rows, rows_file, rows_of, truths_of, without_value
 from cnnaudit.metrics.readout import Readout
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
-from cnnaudit.numerics import is_out_of_memory, release_memory
+from cnnaudit.numerics import is_out_of_memory, named, release_memory
 from cnnaudit.plan import stored_fields
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import (
@@ -29,6 +29,7 @@ from cnnaudit.types import (
     AuditError,
     Batch,
     Cell,
+    Device,
     Heatmaps,
     MetricRow,
     MetricSpec,
@@ -51,6 +52,7 @@ class Finished:
 
     unit: Unit
     batch_size: int  # the largest batch that the memory took
+    device: Device | None  # where they were computed; None: they could not be
 
 
 @dataclass
@@ -77,7 +79,7 @@ def execute(
     in work, a second one for nothing. Raises AuditError if the store cannot be written or a
     decoding process dies.
     """
-    units, memory = tuple(units), _Memory(batch_size)
+    units, memory, device = tuple(units), _Memory(batch_size), named(_device(model))
     with patient() as stop_if_asked:
         read_ahead = reader.read([(unit.chunk, unit.partners) for unit in units])
         for unit, found in zip(units, read_ahead, strict=True):
@@ -88,7 +90,7 @@ def execute(
             work.write(store)
             del work, found
             release_memory()
-            yield Finished(unit, memory.batch_size)
+            yield Finished(unit, memory.batch_size, device)
 
 
 def make_reader(

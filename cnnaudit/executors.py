@@ -25,10 +25,11 @@ log = logging.getLogger(__name__)
 Done = Callable[["Finished"], None]  # called after each unit, for progress
 
 
-def run_local(
-    audit: AuditSpec, units: Sequence[Unit], device: torch.device, store: Store, done: Done
-) -> None:
+def run_local(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
     """Execute units in this process, model by model."""
+    from cnnaudit.models import choose_device
+
+    device = choose_device(audit.device)
     for spec, group in groupby(units, key=lambda unit: unit.model):
         with executing(spec, audit, device) as execute:
             for finished in execute(group, store=store, batch_size=audit.batch_size):
@@ -36,13 +37,16 @@ def run_local(
                 done(finished)
 
 
-def run_ray(
-    audit: AuditSpec, units: Sequence[Unit], device: torch.device, store: Store, done: Done
-) -> None:
+def run_ray(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
     """Execute units in the actors of Ray, an extra that nothing else needs."""
     from cnnaudit.cluster import run_on_cluster
 
-    run_on_cluster(audit, units, device, store, done)
+    run_on_cluster(audit, units, store, done)
+
+
+def device_here(audit: AuditSpec) -> str:
+    """Return the device that a config asks of this process: of its own, where others compute."""
+    return audit.device if audit.executor.uses == "local" or audit.device == "cpu" else "auto"
 
 
 @contextmanager

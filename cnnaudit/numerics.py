@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cnnaudit.types import AuditSpec
+from cnnaudit.types import AuditSpec, Device
 
 if TYPE_CHECKING:
     import torch
@@ -90,8 +90,8 @@ def describe(audit: AuditSpec) -> dict[str, Any]:
     return {"determinism": audit.determinism, "tf32": TF32, "amp": False}
 
 
-def gpu_name(device: torch.device) -> str | None:
-    """Return the name of the GPU that a device is, or None."""
+def named(device: torch.device) -> Device:
+    """Return what a device is called, and the name of the GPU that it is, or None."""
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return str(device), torch.cuda.get_device_name(device) if device.type == "cuda" else None

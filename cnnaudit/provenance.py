@@ -7,11 +7,12 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cnnaudit import shipped
+from cnnaudit.types import Device
 
 
 def packages() -> dict[str, str]:
@@ -34,8 +35,10 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if commit is None else bool(status)}
 
 
-def hardware(device: str | None, gpu: str | None) -> dict[str, Any]:
+def hardware(devices: Collection[Device]) -> dict[str, Any]:
     """Return what the audit ran on; no device where nothing had to be computed."""
+    found = [{device for device, _ in devices}, {gpu for _, gpu in devices if gpu}]
+    device, gpu = (", ".join(sorted(names)) or None for names in found)
     return {
         "device": device,
         "gpu": gpu,

@@ -33,9 +33,9 @@ def reproduce(run_dir: Path, audit: AuditSpec) -> Reproduction:
     before = load(run_dir)
     with TemporaryDirectory(prefix="cnnaudit-") as folder:
         fresh = replace(audit, store_dir=Path(folder) / "store", output_dir=Path(folder) / "runs")
-        ready, rows = stages.compute_rows(fresh)
+        ready, executed, rows = stages.compute_rows(fresh)
     lines = compare_rows(before.rows, rows)
-    about = stages.environment(ready)
+    about = stages.environment(ready, executed)
     recorded = {key: before.manifest.get(key) for key in about}
     different = [f"{what} is {now}, was {was}" for what, was, now in differences(recorded, about)]
     agrees = all(agreed for agreed, _ in lines)

@@ -30,7 +30,7 @@ from cnnaudit.results import write_json
 from cnnaudit.store import Store, canonical_json, digest_bytes
 from cnnaudit.store import write_atomically as write
 from cnnaudit.stored import CONFIG_FILE, SHARDS, stored_audit
-from cnnaudit.types import ROWS_FILE, RUN_SCHEMA, AuditError, AuditSpec, Cell, Unit
+from cnnaudit.types import ROWS_FILE, RUN_SCHEMA, AuditError, AuditSpec, Cell, Device, Unit
 
 _NAMED = 10  # shards that a message names
 
@@ -75,6 +75,7 @@ def run_shard(audit: AuditSpec, invocation: Invocation) -> Share:
             "units": len(units),
             "cells": len(cells),
             "failed": failed,
+            "devices": executed.devices,
             "batch_sizes": dict(executed.batch_sizes),
             "nondeterministic": list(executed.nondeterministic),
         },
@@ -174,13 +175,15 @@ def _readable(cell: Cell, store: Store) -> bool:
 
 def _united(reports: Iterable[dict[str, Any]]) -> Executed:
     """Return what the shards found out about their machines."""
+    devices: dict[Device, None] = {}
     sizes: dict[str, int] = {}
     operations: set[str] = set()
     for report in reports:
+        devices |= dict.fromkeys(map(tuple, report["devices"]))
         operations |= set(report["nondeterministic"])
         for model, size in report["batch_sizes"].items():
             sizes[model] = min(size, sizes.get(model, size))
-    return Executed(sizes, sorted(operations))
+    return Executed([*devices], sizes, sorted(operations))
 
 
 def _make_run_dir(audit: AuditSpec, invocation: Invocation, shard: int) -> Path:

@@ -513,6 +513,9 @@ class Unit:
     partners: tuple[Item | None, ...]  # of each: on whose masks its heatmaps are scored, too
 
 
+Device = tuple[str, str | None]  # as torch calls it, and the name of the GPU that it is
+
+
 @dataclass(frozen=True)
 class Scorer:
     """A batch's images, and how the network scores variants of them: each for its own target."""

@@ -129,7 +129,7 @@ def test_published_weights_count_by_their_content(
         keys.append({cell.key for cell in ready.plan.cells})
         (model,) = ready.audit.models
         assert model.labels[453] == "bookcase"
-        manifest = _manifest(ready, tmp_path, CALLED, {}, Executed({}, ()), {})
+        manifest = _manifest(ready, tmp_path, CALLED, {}, Executed([], {}, ()), {})
         digests.append(manifest["digests"]["weights"] == {"resnet18": digest})
     assert not keys[0] & keys[1]
     assert all(digests)

@@ -15,7 +15,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cnnaudit.cluster import _room, _Team
 from cnnaudit.config import load_specs
+from cnnaudit.store import Store
 from cnnaudit.types import AuditError
 
 RUN = Path(__file__).parent.parent / "run.py"
@@ -148,6 +150,49 @@ def test_a_cluster_that_is_not_there_is_an_error(arguments: list[str], tmp_path:
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].startswith("error: executor.address: cannot join a cluster")
     assert not (tmp_path / "died").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "has", "room"),
+    [
+        ("auto", {"CPU": 8}, (4, {"num_cpus": 2})),
+        ("auto", {"CPU": 8, "GPU": 3}, (3, {"num_gpus": 1, "num_cpus": 0})),
+        ("cuda", {"CPU": 1, "GPU": 9}, (5, {"num_gpus": 1, "num_cpus": 0})),
+        ("cpu", {"CPU": 8, "GPU": 3}, (4, {"num_cpus": 2})),
+        ("cpu", {"CPU": 1}, (1, {"num_cpus": 1})),
+    ],
+)
+def test_there_is_an_actor_for_each_gpu_or_for_so_many_cores(device, has, room) -> None:
+    """Of the cluster; what the process has that the audit was started in does not matter."""
+    options = [f"device={device}", "executor=ray", "executor.cores=2", "executor.actors=5"]
+    assert _room(has, load_specs(options)) == room
+
+
+def test_a_cluster_without_the_gpus_that_are_asked_for_is_an_error() -> None:
+    with pytest.raises(AuditError, match="device: 'cuda', but the cluster has no GPU"):
+        _room({"CPU": 8}, load_specs(["device=cuda", "executor=ray"]))
+
+
+def test_each_actor_has_a_gpu_of_its_own(tmp_path: Path) -> None:
+    """Ray hands out what it is told that there is: GPUs that nobody computes on will do."""
+    ray = pytest.importorskip("ray")
+    ray.init(
+        "local",
+        num_cpus=2,
+        num_gpus=2,
+        include_dashboard=False,
+        object_store_memory=2**27,
+        log_to_driver=False,
+    )
+    try:
+        team = _Team(ray, load_specs(["executor=ray"]), Store(tmp_path))
+        actors = [team.hire() for _ in range(team.room)]
+        look = [
+            one.__ray_call__.remote(lambda _: os.environ["CUDA_VISIBLE_DEVICES"]) for one in actors
+        ]
+        assert sorted(ray.get(look)) == ["0", "1"]
+    finally:
+        ray.shutdown()
 
 
 def test_without_the_extra_it_is_named(overrides: list[str], tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def _row_by_row(ready: Prepared) -> list[dict[str, Any]]:
 
 
 def test_the_table_is_what_the_cells_hold(overrides: list[str]) -> None:
-    ready, rows = compute_rows(load_specs([*overrides, *ASKED]))
+    ready, _, rows = compute_rows(load_specs([*overrides, *ASKED]))
     expected = _row_by_row(ready)
     assert len(rows) == len(expected) > 500
     assert {"unit", "colour", "light", "perturbation", "severity"} < {*rows.columns}
@@ -97,7 +97,7 @@ def test_a_run_says_the_same_if_its_rows_come_in_pieces(
 
 
 def test_no_cell_gives_an_empty_table(overrides: list[str]) -> None:
-    ready, rows = compute_rows(load_specs([*overrides, *ASKED]))
+    ready, _, rows = compute_rows(load_specs([*overrides, *ASKED]))
     empty = collect_rows([], ready.store)
     assert empty.empty
     whole = [name for name in rows.columns if name in empty.columns]

@@ -86,7 +86,7 @@ def _examine(proof: Proof, network: Network) -> dict[str, Any]:
 def _record(proof: Proof, network: Network, ready: Ready) -> dict[str, Any]:
     overrides = overrides_of(proof, network, ready)
     audit = load_specs(overrides, HERE / "conf")
-    done, rows = compute_rows(audit)
+    done, _, rows = compute_rows(audit)
     evidence = evidence_of(rows, audit, proof.evidence)
     random = randomisation_table(audit, done.facts, done.image_sets, done.loaded, done.store)
     return {

@@ -73,7 +73,7 @@ def _verdicts(proof: Proof, arm: Arm, weights: Path) -> dict[str, str]:
         "device=cpu",
     ]
     audit = load_specs(overrides, HERE / "conf")
-    _, rows = compute_rows(audit)
+    _, _, rows = compute_rows(audit)
     found = table_of(judge(rows, audit.checks, audit.contrasts, audit.seed))
     return dict(found.groupby("check", sort=False).verdict.agg(worst))
 
