@@ -22,18 +22,11 @@ from PIL import Image
 
 from cnnaudit.image_sets.files import picture_size
 from cnnaudit.models.preprocessing import frame_box
+from cnnaudit.specs import AgreementSpec, ContrastSpec
 from cnnaudit.statistics import estimate, unit_ranks
 from cnnaudit.store import Store, cell_key
 from cnnaudit.summary import POOLED
-from cnnaudit.types import (
-    MAPS_FILE,
-    MAPS_OF_FILE,
-    AgreementSpec,
-    Cell,
-    ContrastSpec,
-    ImageSet,
-    Item,
-)
+from cnnaudit.types import MAPS_FILE, MAPS_OF_FILE, Cell, ImageSet, Item
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

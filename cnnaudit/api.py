@@ -16,17 +16,10 @@ from cnnaudit.metrics import OVERLAP, measure_overlap
 from cnnaudit.metrics.readout import Readout
 from cnnaudit.models.layers import Traced, resolve_layer, trace
 from cnnaudit.sections import bind, parameters_of, unknown
+from cnnaudit.specs import MetricSpec, TargetSpec, TechniqueSpec
 from cnnaudit.targets import TARGETS
 from cnnaudit.techniques import TECHNIQUES, Technique
-from cnnaudit.types import (
-    AuditError,
-    HeatmapRequest,
-    LayerChoice,
-    MetricSpec,
-    NoHeatmaps,
-    TargetSpec,
-    TechniqueSpec,
-)
+from cnnaudit.types import AuditError, HeatmapRequest, LayerChoice, NoHeatmaps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -30,17 +30,10 @@ from cnnaudit.models import ModelFacts, choose_device, resolve_model
 from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
 from cnnaudit.progress import Status, progress, reported
 from cnnaudit.results import read_results, write_json, write_results
+from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
 from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes, digest_file
 from cnnaudit.store import write_atomically as write
-from cnnaudit.types import (
-    RUN_SCHEMA,
-    AuditError,
-    AuditSpec,
-    Device,
-    ImageSet,
-    MetricSpec,
-    ModelSpec,
-)
+from cnnaudit.types import RUN_SCHEMA, AuditError, Device, ImageSet
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,9 +17,10 @@ from cnnaudit.metrics.registry import (
 )
 from cnnaudit.models import ModelFacts
 from cnnaudit.plan import requests_of
+from cnnaudit.specs import AuditSpec, ModelSpec, TechniqueSpec
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.registry import Diagnostic
-from cnnaudit.types import AuditSpec, ImageSet, ModelSpec, TechniqueSpec
+from cnnaudit.types import ImageSet
 
 
 def make_catalogue(

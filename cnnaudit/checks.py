@@ -17,16 +17,9 @@ import numpy as np
 import pandas as pd
 
 from cnnaudit.contrasts import Place, Places
+from cnnaudit.specs import COMPARED, CheckSpec, ContrastSpec, Requirement
 from cnnaudit.statistics import ALPHA, Array, estimate, fewest_units, holm, sign_flip_ps
-from cnnaudit.types import (
-    COMPARED,
-    IN_ROW,
-    AuditError,
-    CheckSpec,
-    ContrastSpec,
-    ImageSet,
-    Requirement,
-)
+from cnnaudit.types import IN_ROW, AuditError, ImageSet
 
 INCOMPLETE, FAIL, NOT_MEASURED = "INCOMPLETE", "FAIL", "NOT MEASURED"
 INCONCLUSIVE, PASS = "INCONCLUSIVE", "PASS"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cnnaudit.asking import Asked
     from cnnaudit.audit import Invocation, Outcome, Prepared
-    from cnnaudit.types import AuditSpec
+    from cnnaudit.specs import AuditSpec
 
 COMPLETE, ERROR, REFUSED, FAILED, INCOMPLETE, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 _WORST_FIRST = (INCOMPLETE, FAILED, UNDECIDED, COMPLETE)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit import own_code
 from cnnaudit.executors import Done, executing, log_finished
+from cnnaudit.specs import AuditSpec, ExecutorSpec, ModelSpec
 from cnnaudit.store import Store
-from cnnaudit.types import DIED, AuditError, AuditSpec, Device, ExecutorSpec, ModelSpec, Unit
+from cnnaudit.types import DIED, AuditError, Device, Unit
 
 if TYPE_CHECKING:
     from cnnaudit.execute import Finished

@@ -18,18 +18,9 @@ from cnnaudit import entries, own_code, shipped
 from cnnaudit.image_sets.perturbed import perturbed_name
 from cnnaudit.metrics import BEHAVIOUR, OVERLAP
 from cnnaudit.sections import Section, unknown
+from cnnaudit.specs import REPORTS, AgreementSpec, AuditSpec, CheckSpec, ContrastSpec, Requirement
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import (
-    IN_ROW,
-    REPORTS,
-    UNTRAINED_TWIN,
-    AgreementSpec,
-    AuditError,
-    AuditSpec,
-    CheckSpec,
-    ContrastSpec,
-    Requirement,
-)
+from cnnaudit.types import IN_ROW, UNTRAINED_TWIN, AuditError
 
 T = TypeVar("T")
 

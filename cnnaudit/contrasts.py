@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnnaudit.sections import unknown
+from cnnaudit.specs import COMPARED, ContrastSpec
 from cnnaudit.statistics import (
     Array,
     Estimate,
@@ -28,7 +29,7 @@ from cnnaudit.statistics import (
 )
 from cnnaudit.summary import POOLED
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import COMPARED, IN_ROW, AuditError, ContrastSpec, ImageSet
+from cnnaudit.types import IN_ROW, AuditError, ImageSet
 
 SUBJECT = ("model", "target", "technique", "layer", "region", "metric")
 

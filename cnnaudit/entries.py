@@ -13,16 +13,12 @@ from cnnaudit.metrics import BEHAVIOUR, OVERLAP, metrics_of_heatmaps
 from cnnaudit.metrics.behaviour import CLASSIFICATION
 from cnnaudit.models import BUILDERS, read_labels
 from cnnaudit.sections import Section, bind, parameters_of
-from cnnaudit.targets import SIGNS, TARGETS
-from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import (
+from cnnaudit.specs import (
     BETWEEN,
-    CLEAN,
     DISPLAY,
     EXECUTORS,
     RESAMPLING,
     AgreementSpec,
-    AuditError,
     CheckSpec,
     ContrastSpec,
     ExecutorSpec,
@@ -38,6 +34,9 @@ from cnnaudit.types import (
     TargetSpec,
     TechniqueSpec,
 )
+from cnnaudit.targets import SIGNS, TARGETS
+from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.types import CLEAN, AuditError
 
 GIVES = ("logits", "probabilities")  # what a classification's outputs are
 SANITIES = ("randomisation",)

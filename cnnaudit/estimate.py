@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from cnnaudit.executors import executing
+from cnnaudit.specs import AuditSpec
 from cnnaudit.store import Store
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import AuditSpec, Unit
+from cnnaudit.types import Unit
 
 if TYPE_CHECKING:
     import torch

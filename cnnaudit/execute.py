@@ -23,19 +23,9 @@ from cnnaudit.metrics.readout import Readout
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.numerics import is_out_of_memory, named, release_memory
 from cnnaudit.plan import stored_fields
+from cnnaudit.specs import MetricSpec, ModelSpec
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import (
-    ROWS_FILE,
-    AuditError,
-    Batch,
-    Cell,
-    Device,
-    Heatmaps,
-    MetricRow,
-    MetricSpec,
-    ModelSpec,
-    Unit,
-)
+from cnnaudit.types import ROWS_FILE, AuditError, Batch, Cell, Device, Heatmaps, MetricRow, Unit
 
 if TYPE_CHECKING:
     from cnnaudit.kept import Kept

@@ -10,7 +10,8 @@ from functools import cache, partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from cnnaudit.types import AuditSpec, ModelSpec, Unit
+from cnnaudit.specs import AuditSpec, ModelSpec
+from cnnaudit.types import Unit
 
 if TYPE_CHECKING:
     import torch

@@ -27,10 +27,11 @@ from cnnaudit.models.labels import class_index
 from cnnaudit.models.preprocessing import frame, prepare_image
 from cnnaudit.plan import requests_of
 from cnnaudit.sections import parameters_of
+from cnnaudit.specs import AuditSpec, ModelSpec, TargetSpec
 from cnnaudit.store import check_writable, write_atomically
 from cnnaudit.targets import TARGETS, weigh
 from cnnaudit.techniques import TECHNIQUES, Technique
-from cnnaudit.types import AuditError, AuditSpec, HeatmapRequest, ModelSpec, TargetSpec
+from cnnaudit.types import AuditError, HeatmapRequest
 
 # What `--target` names beside classes: they need no parameters, and no truth of the picture.
 _TARGETS = [n for n, t in TARGETS.items() if not t.needs_truth and not parameters_of(t.declared)]

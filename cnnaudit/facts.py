@@ -9,8 +9,9 @@ from typing import Any
 from cnnaudit.models import ModelFacts, inspect_model
 from cnnaudit.models.layers import Layer
 from cnnaudit.plan import run_fields
+from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Store, cell_key
-from cnnaudit.types import AuditError, AuditSpec, ModelSpec
+from cnnaudit.types import AuditError
 
 VERSION = 1  # raise it when inspecting would find other facts
 _FILE = "facts.json"

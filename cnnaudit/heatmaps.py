@@ -16,19 +16,11 @@ from cnnaudit.metrics import NO_TRUTH
 from cnnaudit.numerics import is_out_of_memory
 from cnnaudit.passes import forward, run_passes
 from cnnaudit.queries import make_query, scored_network
+from cnnaudit.specs import TargetSpec
 from cnnaudit.targets import TARGETS, weigh
 from cnnaudit.techniques import TECHNIQUES, NotApplicable
 from cnnaudit.techniques.procedures import upsampled
-from cnnaudit.types import (
-    Channels,
-    HeatmapRequest,
-    Heatmaps,
-    NoHeatmaps,
-    PassSpec,
-    Scorer,
-    Signals,
-    TargetSpec,
-)
+from cnnaudit.types import Channels, HeatmapRequest, Heatmaps, NoHeatmaps, PassSpec, Scorer, Signals
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,8 @@ from cnnaudit.measure import truths_of
 from cnnaudit.metrics import behaviour, is_dead
 from cnnaudit.metrics.truths import truth_array
 from cnnaudit.models.preprocessing import frame, prepare_image, prepare_mask, received
-from cnnaudit.types import Batch, Channels, HeatmapRequest, Item, ModelSpec, NoHeatmaps
+from cnnaudit.specs import ModelSpec
+from cnnaudit.types import Batch, Channels, HeatmapRequest, Item, NoHeatmaps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

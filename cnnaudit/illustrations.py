@@ -15,10 +15,11 @@ from cnnaudit.executors import when_needed
 from cnnaudit.kernels import SECTION, Kernels, show_kernels
 from cnnaudit.models import ModelFacts
 from cnnaudit.plan import answer_fields, item_fields, requests_of, run_fields, signal_fields
+from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Files, Store, cell_key, digest_bytes
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.totals import Totals
-from cnnaudit.types import AuditSpec, HeatmapRequest, ImageSet, Item, ModelSpec
+from cnnaudit.types import HeatmapRequest, ImageSet, Item
 
 if TYPE_CHECKING:
     from torch import nn

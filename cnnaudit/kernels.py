@@ -14,9 +14,10 @@ from cnnaudit.figures import eight_bit, encoded
 from cnnaudit.metrics.channels import smoothness
 from cnnaudit.models import build_model
 from cnnaudit.plan import request_fields, run_fields
+from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Store, cell_key
 from cnnaudit.techniques import TECHNIQUES, NotApplicable
-from cnnaudit.types import AuditSpec, HeatmapRequest, ModelSpec, path_of
+from cnnaudit.types import HeatmapRequest, path_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -26,6 +26,7 @@ from cnnaudit.metrics import (
     measured,
 )
 from cnnaudit.metrics.truths import truth_array
+from cnnaudit.specs import MetricSpec, ModelSpec
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.procedures import upsampled
 from cnnaudit.types import (
@@ -37,8 +38,6 @@ from cnnaudit.types import (
     Heatmaps,
     Masks,
     MetricRow,
-    MetricSpec,
-    ModelSpec,
     NoHeatmaps,
     Status,
 )

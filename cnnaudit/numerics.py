@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cnnaudit.types import AuditSpec, Device
+from cnnaudit.specs import AuditSpec
+from cnnaudit.types import Device
 
 if TYPE_CHECKING:
     import torch

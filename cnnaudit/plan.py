@@ -16,22 +16,11 @@ from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, Overl
 from cnnaudit.models import ModelFacts, library_version, sources_of, untrained
 from cnnaudit.models.layers import resolve_layer
 from cnnaudit.own_code import sources
+from cnnaudit.specs import AuditSpec, ModelSpec, TargetSpec
 from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest_file, digest_list
 from cnnaudit.targets import resolve_target
 from cnnaudit.techniques import TECHNIQUES, Technique
-from cnnaudit.types import (
-    PERTURBATION,
-    SEVERITY,
-    AuditSpec,
-    Cell,
-    File,
-    HeatmapRequest,
-    ImageSet,
-    Item,
-    ModelSpec,
-    TargetSpec,
-    Unit,
-)
+from cnnaudit.types import PERTURBATION, SEVERITY, Cell, File, HeatmapRequest, ImageSet, Item, Unit
 
 CHUNK = 128  # items of a chunk, at most on average
 HEATMAP_SCORES = "heatmap_scores"  # the kind of cell in which heatmaps are measured

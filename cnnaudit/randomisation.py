@@ -19,9 +19,10 @@ from cnnaudit.agreement import listed
 from cnnaudit.executors import when_needed
 from cnnaudit.models import ModelFacts
 from cnnaudit.plan import item_fields, request_fields, requests_of, run_fields
+from cnnaudit.specs import AuditSpec, ModelSpec, SanitySpec
 from cnnaudit.statistics import estimate
 from cnnaudit.store import Store, cell_key, digest_bytes
-from cnnaudit.types import AuditSpec, HeatmapRequest, ImageSet, Item, ModelSpec, SanitySpec
+from cnnaudit.types import HeatmapRequest, ImageSet, Item
 
 if TYPE_CHECKING:
     from torch import nn

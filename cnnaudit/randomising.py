@@ -21,19 +21,9 @@ from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.models.untrained import own_parameters, reinitialise
 from cnnaudit.numerics import is_out_of_memory
 from cnnaudit.passes import forward
+from cnnaudit.specs import ModelSpec, SanitySpec, TargetSpec
 from cnnaudit.statistics import Array, unit_ranks
-from cnnaudit.types import (
-    AuditError,
-    Batch,
-    HeatmapRequest,
-    Heatmaps,
-    Item,
-    ModelSpec,
-    NoHeatmaps,
-    SanitySpec,
-    Status,
-    TargetSpec,
-)
+from cnnaudit.types import AuditError, Batch, HeatmapRequest, Heatmaps, Item, NoHeatmaps, Status
 
 if TYPE_CHECKING:
     from cnnaudit.heatmaps import Result

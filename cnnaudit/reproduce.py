@@ -12,7 +12,8 @@ import pandas as pd
 from cnnaudit import audit as stages
 from cnnaudit.provenance import differences
 from cnnaudit.report.run import load
-from cnnaudit.types import CELL_COLUMNS, EARNED, AuditSpec
+from cnnaudit.specs import AuditSpec
+from cnnaudit.types import CELL_COLUMNS, EARNED
 
 TOLERANCE = 1e-5  # of a number on the scale of its column, up to which it agrees
 _ITEM = ("item", "region", "metric")

@@ -23,15 +23,7 @@ from numpy.typing import NDArray
 from cnnaudit.numerics import release_memory
 from cnnaudit.statistics import Ints
 from cnnaudit.store import Store, drafted
-from cnnaudit.types import (
-    CELL_COLUMNS,
-    EARNED,
-    ROW_COLUMNS,
-    ROWS_FILE,
-    SORTED_BY,
-    Cell,
-    ImageSet,
-)
+from cnnaudit.types import CELL_COLUMNS, EARNED, ROW_COLUMNS, ROWS_FILE, SORTED_BY, Cell, ImageSet
 
 ITEMS_AT_ONCE = 50_000  # of the cells whose rows are gathered and sorted together
 ROWS_AT_ONCE = 200_000  # of those that are a table

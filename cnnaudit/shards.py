@@ -27,10 +27,11 @@ from cnnaudit.audit import (
 from cnnaudit.plan import Plan
 from cnnaudit.progress import reported
 from cnnaudit.results import write_json
+from cnnaudit.specs import AuditSpec
 from cnnaudit.store import Store, canonical_json, digest_bytes
 from cnnaudit.store import write_atomically as write
 from cnnaudit.stored import CONFIG_FILE, SHARDS, stored_audit
-from cnnaudit.types import ROWS_FILE, RUN_SCHEMA, AuditError, AuditSpec, Cell, Device, Unit
+from cnnaudit.types import ROWS_FILE, RUN_SCHEMA, AuditError, Cell, Device, Unit
 
 _NAMED = 10  # shards that a message names
 

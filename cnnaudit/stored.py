@@ -9,7 +9,8 @@ from typing import Any
 
 from cnnaudit.audit import Invocation
 from cnnaudit.config import stored_specs
-from cnnaudit.types import AuditError, AuditSpec
+from cnnaudit.specs import AuditSpec
+from cnnaudit.types import AuditError
 
 CONFIG_FILE = "config.yaml"
 SHARDS = "shards"  # the folder of a run directory that shards write into, a file each

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit.models.labels import class_index
 from cnnaudit.sections import unknown
-from cnnaudit.types import AuditError, ModelSpec, OutputAxis, TargetSpec
+from cnnaudit.specs import ModelSpec, OutputAxis, TargetSpec
+from cnnaudit.types import AuditError
 
 if TYPE_CHECKING:
     from torch import Tensor

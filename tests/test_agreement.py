@@ -18,7 +18,8 @@ from cnnaudit.config import load_specs
 from cnnaudit.image_sets.files import read_image
 from cnnaudit.models import build_model
 from cnnaudit.models.preprocessing import prepare_image
-from cnnaudit.types import AuditError, AuditSpec
+from cnnaudit.specs import AuditSpec
+from cnnaudit.types import AuditError
 
 CALLED = Invocation("test", [], "")
 TARGETS = [

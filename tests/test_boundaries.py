@@ -47,8 +47,10 @@ def test_hooks_and_configs_have_one_home_each(path: Path) -> None:
         assert not {name for name in _imports(path) if name.startswith(("omegaconf", "hydra"))}
 
 
-def test_types_import_nothing_local() -> None:
-    assert not {name for name in _imports(PACKAGE / "types.py") if name.startswith("cnnaudit")}
+@pytest.mark.parametrize(("module", "local"), [("specs", set()), ("types", {"cnnaudit.specs"})])
+def test_records_import_nothing_but_what_a_config_says(module: str, local: set[str]) -> None:
+    imported = {name for name in _imports(PACKAGE / f"{module}.py") if name.startswith("cnnaudit")}
+    assert {name for name in imported if name.count(".") < 2} == local
 
 
 @pytest.mark.parametrize("stage", NEUTRAL)

@@ -22,7 +22,8 @@ from cnnaudit.checks import (
     worst,
 )
 from cnnaudit.junit import junit_xml
-from cnnaudit.types import AuditError, CheckSpec, Requirement
+from cnnaudit.specs import CheckSpec, Requirement
+from cnnaudit.types import AuditError
 from tests.test_contrasts import COLOUR, make_image_set, make_rows
 
 DIFFERENCE = Requirement("difference", minimum=-0.1)

@@ -18,7 +18,8 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from cnnaudit.audit import Executed, Invocation, _manifest, prepare, run_audit
 from cnnaudit.config import load_specs
-from cnnaudit.types import AuditError, AuditSpec
+from cnnaudit.specs import AuditSpec
+from cnnaudit.types import AuditError
 
 LABELS = ("tabby", "crane", "kite", "bookcase", "tank", "wood")
 TRUTHS = ("tabby", "2", "tank", "")

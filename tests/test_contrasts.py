@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from cnnaudit.contrasts import Places, check_contrast, contrast_table, contrasts_of
-from cnnaudit.types import AuditError, ContrastSpec, File, ImageSet, ImageSetSpec, Item
+from cnnaudit.specs import ContrastSpec, ImageSetSpec
+from cnnaudit.types import AuditError, File, ImageSet, Item
 
 COLOUR = ContrastSpec(
     "colour", "s", "colour", ("equal", "different"), ("scene", "light"), ("light",)

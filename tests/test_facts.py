@@ -14,8 +14,9 @@ from cnnaudit import facts as stored
 from cnnaudit.config import load_specs
 from cnnaudit.facts import facts_of
 from cnnaudit.models import inspect_model
+from cnnaudit.specs import AuditSpec, OutputAxis
 from cnnaudit.store import Store
-from cnnaudit.types import AuditError, AuditSpec, OutputAxis
+from cnnaudit.types import AuditError
 
 
 @pytest.fixture

@@ -10,15 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from cnnaudit.heatmaps import compute_heatmaps
+from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import (
-    Channels,
-    HeatmapRequest,
-    Heatmaps,
-    NoHeatmaps,
-    TargetSpec,
-    TechniqueSpec,
-)
+from cnnaudit.types import Channels, HeatmapRequest, Heatmaps, NoHeatmaps
 
 B, C, H, W, N = 3, 2, 6, 8, 4
 ALL = TargetSpec("all", "all_outputs", {})

@@ -9,7 +9,8 @@ from PIL import Image
 
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.inputs import write_inputs
-from cnnaudit.types import INPUTS, ImageSetSpec
+from cnnaudit.specs import ImageSetSpec
+from cnnaudit.types import INPUTS
 
 
 def _table(root: Path) -> pd.DataFrame:

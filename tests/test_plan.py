@@ -14,7 +14,8 @@ from cnnaudit.config import load_specs
 from cnnaudit.image_sets import MOST_LEVELS
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.plan import CHUNK, chunks, swap_partners
-from cnnaudit.types import AuditError, File, GridSpec, Item
+from cnnaudit.specs import GridSpec
+from cnnaudit.types import AuditError, File, Item
 
 Plans = Callable[..., Prepared]
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.passes import run_passes
 from cnnaudit.queries import make_query, scored_network
+from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.targets import predicted
 from cnnaudit.techniques import TECHNIQUES, technique
-from cnnaudit.types import HeatmapRequest, Needs, PassSpec, TargetSpec, TechniqueSpec
+from cnnaudit.types import HeatmapRequest, Needs, PassSpec
 
 EVERYTHING = PassSpec(
     layers=frozenset({"conv"}),

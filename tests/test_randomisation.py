@@ -23,12 +23,13 @@ from cnnaudit.models.untrained import reinitialise
 from cnnaudit.randomisation import find_randomisation
 from cnnaudit.randomising import layers_from_the_top
 from cnnaudit.report import write_report
+from cnnaudit.specs import AuditSpec, SanitySpec
 from cnnaudit.statistics import unit_ranks
 from cnnaudit.store import digest_bytes
 from cnnaudit.summary import to_csv
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.registry import technique
-from cnnaudit.types import AuditError, AuditSpec, Needs, SanitySpec, Signals
+from cnnaudit.types import AuditError, Needs, Signals
 from tests.sample_run import EVIL, build_run, hostile
 
 CALLED = Invocation("test", [], "")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cnnaudit.specs import GridSpec, ImageSetSpec
 from cnnaudit.summary import (
     POOLED,
     find,
@@ -17,7 +18,7 @@ from cnnaudit.summary import (
     unguarded,
 )
 from cnnaudit.totals import Totals
-from cnnaudit.types import SORTED_BY, File, GridSpec, ImageSet, ImageSetSpec, Item
+from cnnaudit.types import SORTED_BY, File, ImageSet, Item
 
 CATALOGUE = {
     "metrics": {

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from cnnaudit.specs import ModelSpec, OutputAxis, Preprocessing, TargetSpec
 from cnnaudit.targets import TARGETS, resolve_target, weigh
-from cnnaudit.types import AuditError, ModelSpec, OutputAxis, Preprocessing, TargetSpec
+from cnnaudit.types import AuditError
 
 SCORES = torch.tensor([[1.0, 5.0, -2.0, 0.0], [-3.0, -4.0, -1.0, -2.0]])
 TRUTHS = torch.tensor([[0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]])

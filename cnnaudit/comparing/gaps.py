@@ -22,8 +22,8 @@ from cnnaudit.contrasts import Pairs, Place, Places
 from cnnaudit.entries import read_contrast
 from cnnaudit.report.run import Run
 from cnnaudit.sections import Section
+from cnnaudit.specs import ContrastSpec
 from cnnaudit.statistics import Array, estimate
-from cnnaudit.types import ContrastSpec
 
 
 def gap_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.DataFrame:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from cnnaudit.image_sets import folder, manifest
 from cnnaudit.image_sets.files import check_files
 from cnnaudit.sections import unknown
-from cnnaudit.types import FACETS, AuditError, GridSpec, ImageSet, ImageSetSpec, Item
+from cnnaudit.specs import FACETS, GridSpec, ImageSetSpec
+from cnnaudit.types import AuditError, ImageSet, Item
 
 MOST_LEVELS = 100  # of a factor by whose levels means are told apart
 

@@ -12,18 +12,9 @@ from PIL import Image
 
 from cnnaudit.image_sets.files import read_image, read_region
 from cnnaudit.image_sets.perturbations import SEVERITIES, perturb_image, perturb_mask
+from cnnaudit.specs import GridSpec, PerturbationSpec
 from cnnaudit.store import canonical_json, digest_bytes
-from cnnaudit.types import (
-    CLEAN,
-    PERTURBATION,
-    SEVERITY,
-    AuditError,
-    GridSpec,
-    ImageSet,
-    Item,
-    PerturbationSpec,
-    Perturbed,
-)
+from cnnaudit.types import CLEAN, PERTURBATION, SEVERITY, AuditError, ImageSet, Item, Perturbed
 
 
 def read_picture(item: Item) -> Image.Image:

@@ -23,7 +23,8 @@ from cnnaudit.metrics.registry import (
     OverlapMetric,
     Overlay,
 )
-from cnnaudit.types import MetricSpec, Scorer, Status
+from cnnaudit.specs import MetricSpec
+from cnnaudit.types import Scorer, Status
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from cnnaudit.metrics.behaviour import CLASSIFICATION
 from cnnaudit.models.labels import class_index
-from cnnaudit.types import AuditError, File, ModelSpec
+from cnnaudit.specs import ModelSpec
+from cnnaudit.types import AuditError, File
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from cnnaudit.models.layers import Layer
 from cnnaudit.own_code import sources
-from cnnaudit.types import AuditError, ModelSpec
+from cnnaudit.specs import ModelSpec
+from cnnaudit.types import AuditError
 
 if TYPE_CHECKING:
     import torch

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from cnnaudit.sections import unknown
+from cnnaudit.specs import ModelSpec
 from cnnaudit.store import digest_file
-from cnnaudit.types import AuditError, ModelSpec
+from cnnaudit.types import AuditError
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum

@@ -10,7 +10,8 @@ from torch import nn
 
 from cnnaudit.own_code import import_own
 from cnnaudit.sections import unknown
-from cnnaudit.types import AuditError, ModelSpec
+from cnnaudit.specs import ModelSpec
+from cnnaudit.types import AuditError
 
 
 def build(spec: ModelSpec) -> nn.Module:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cnnaudit.sections import near_miss
-from cnnaudit.types import AuditError, ModelSpec
+from cnnaudit.specs import ModelSpec
+from cnnaudit.types import AuditError
 
 _SHOWN = 20  # labels that a message lists
 

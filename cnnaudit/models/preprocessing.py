@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnaudit.types import RESAMPLING, Preprocessing
+from cnnaudit.specs import RESAMPLING, Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor

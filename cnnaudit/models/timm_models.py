@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from cnnaudit.sections import unknown
-from cnnaudit.types import AuditError, ModelSpec
+from cnnaudit.specs import ModelSpec
+from cnnaudit.types import AuditError
 
 CLASSES = 1000  # of an untrained network without labels, as ImageNet has
 DEFAULT = "pretrained"  # stands for the weights that timm prefers for an architecture

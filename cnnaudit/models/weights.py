@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnaudit.types import AuditError, ModelSpec
+from cnnaudit.specs import ModelSpec
+from cnnaudit.types import AuditError
 
 _WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the state dict
 _COUNTER = ".num_batches_tracked"

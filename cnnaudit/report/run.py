@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from cnnaudit.numerics import release_memory
 from cnnaudit.rows import read_where
+from cnnaudit.specs import FACETS
 from cnnaudit.store import Store
 from cnnaudit.summary import mapped, unguarded
-from cnnaudit.types import FACETS, RUN_SCHEMA, SORTED_BY, AuditError
+from cnnaudit.types import RUN_SCHEMA, SORTED_BY, AuditError
 
 BESIDE = ("swap", "twin", "ceiling")  # what references earn in the place of a heatmap
 NUMBERS = ("mean", "chance", "lift", *BESIDE, "dead")

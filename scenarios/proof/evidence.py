@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from cnnaudit.checks import judge, table_of, verdict_of
-from cnnaudit.types import AuditSpec, CheckSpec
+from cnnaudit.specs import AuditSpec, CheckSpec
 
 CROSSED, ALIKE = "crossed", "alike"
 SETS = {"tank": CROSSED, "alike": ALIKE}  # image set → what its pictures are

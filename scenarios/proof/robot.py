@@ -18,7 +18,7 @@ from cnnaudit.checks import judge, table_of, worst
 from cnnaudit.config import load_specs
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.shipped import locate
-from cnnaudit.types import Preprocessing
+from cnnaudit.specs import Preprocessing
 from scenarios import cards
 from scenarios.proof.cues import mark
 from scenarios.proof.networks import SPOILS

@@ -21,7 +21,7 @@ from cnnaudit.config import load_specs
 from cnnaudit.metrics.behaviour import auc
 from cnnaudit.models.perception import DISTANCES, SENSORS, SimpleCNN
 from cnnaudit.models.preprocessing import prepare_image
-from cnnaudit.types import Preprocessing
+from cnnaudit.specs import Preprocessing
 from scenarios import cards
 from scenarios.robot.frames import Frames, FrameSet, load_frames
 from scenarios.robot.render import FRAMES_ROOT

@@ -19,7 +19,7 @@ from cnnaudit.config import load_specs
 from cnnaudit.models import detector
 from cnnaudit.models.detector import Detector
 from cnnaudit.models.preprocessing import prepare_image
-from cnnaudit.types import Preprocessing
+from cnnaudit.specs import Preprocessing
 from scenarios import cards
 from scenarios.shards import FramesError
 from scenarios.tank import sampling

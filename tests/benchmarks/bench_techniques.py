@@ -29,7 +29,8 @@ from torch.nn.functional import interpolate
 
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.models.perception import SimpleCNN
-from cnnaudit.types import HeatmapRequest, NoHeatmaps, TargetSpec, TechniqueSpec
+from cnnaudit.specs import TargetSpec, TechniqueSpec
+from cnnaudit.types import HeatmapRequest, NoHeatmaps
 
 SCALE = 1e4  # of the last layer, see above
 TOLERANCE, TOLERANCE_BF16 = 1e-4, 5e-2  # of the map's maximum

@@ -18,7 +18,8 @@ from torch import Tensor
 from cnnaudit.image_sets.batches import Paired, Reader, _Parts
 from cnnaudit.image_sets.files import file_inside
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
-from cnnaudit.types import AuditError, Batch, File, Item, Preprocessing
+from cnnaudit.specs import Preprocessing
+from cnnaudit.types import AuditError, Batch, File, Item
 
 PREPROCESSING = Preprocessing((6, 8), "box", "rgb", (0, 0, 0), (1, 1, 1))
 NAMES = ("a", "b", "c", "d", "e")

@@ -10,7 +10,8 @@ from PIL import Image
 
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.files import file_inside
-from cnnaudit.types import AuditError, ImageSet, ImageSetSpec
+from cnnaudit.specs import ImageSetSpec
+from cnnaudit.types import AuditError, ImageSet
 
 
 def picture(path: Path) -> None:

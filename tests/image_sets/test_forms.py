@@ -15,7 +15,8 @@ from PIL import Image
 
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.files import picture_size, read_image, read_mask
-from cnnaudit.types import AuditError, ImageSetSpec
+from cnnaudit.specs import ImageSetSpec
+from cnnaudit.types import AuditError
 
 H, W = 24, 32
 RGB = np.zeros((H, W, 3), np.uint8)  # four plain quarters, so that lossy files keep them

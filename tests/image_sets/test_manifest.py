@@ -12,7 +12,8 @@ from PIL import Image
 
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.files import file_inside
-from cnnaudit.types import AuditError, GridSpec, ImageSet, ImageSetSpec
+from cnnaudit.specs import GridSpec, ImageSetSpec
+from cnnaudit.types import AuditError, ImageSet
 
 SPEC = ImageSetSpec(
     name="set",

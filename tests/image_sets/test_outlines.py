@@ -20,14 +20,8 @@ from cnnaudit.image_sets.files import file_inside, read_region
 from cnnaudit.image_sets.outlines import read_outline
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.plan import image_set_digest, item_fields, swap_partners
-from cnnaudit.types import (
-    AuditError,
-    Batch,
-    ImageSet,
-    ImageSetSpec,
-    Outline,
-    Preprocessing,
-)
+from cnnaudit.specs import ImageSetSpec, Preprocessing
+from cnnaudit.types import AuditError, Batch, ImageSet, Outline
 
 SPEC = ImageSetSpec("set", "manifest", Path(), None, 1, (), {}, {})
 SIZE = (8, 6)  # width, height

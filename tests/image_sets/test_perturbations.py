@@ -29,7 +29,8 @@ from cnnaudit.image_sets.perturbed import perturbed
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.plan import swap_partners
 from cnnaudit.preview import write_preview
-from cnnaudit.types import AuditError, ImageSet, PerturbationSpec
+from cnnaudit.specs import PerturbationSpec
+from cnnaudit.types import AuditError, ImageSet
 
 Plans = Callable[..., Prepared]
 NOISE = PerturbationSpec("noise", "gaussian_noise", (1, 5))

@@ -20,7 +20,8 @@ from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.files import read_mask
 from cnnaudit.importing import USAGE, import_set
 from cnnaudit.importing.coco import _from_runs
-from cnnaudit.types import AuditError, ImageSetSpec
+from cnnaudit.specs import ImageSetSpec
+from cnnaudit.types import AuditError
 from tests.importing.conftest import (
     PLAIN,
     H,

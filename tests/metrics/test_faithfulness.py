@@ -21,16 +21,9 @@ from cnnaudit.models import build_model
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.passes import forward
 from cnnaudit.report.cells import number
+from cnnaudit.specs import MetricSpec, TargetSpec, TechniqueSpec
 from cnnaudit.techniques.procedures import own_generator
-from cnnaudit.types import (
-    AuditError,
-    HeatmapRequest,
-    Heatmaps,
-    MetricSpec,
-    Scorer,
-    TargetSpec,
-    TechniqueSpec,
-)
+from cnnaudit.types import AuditError, HeatmapRequest, Heatmaps, Scorer
 from tests.metrics.at_once import measure_faithfulness
 
 B, C, H, W = 3, 2, 5, 7

@@ -17,7 +17,7 @@ from cnnaudit.metrics import (
     measure_behaviour,
 )
 from cnnaudit.metrics.registry import behaviour_metric, overlap_metric
-from cnnaudit.types import MetricSpec
+from cnnaudit.specs import MetricSpec
 from tests.metrics.at_once import measure_overlap
 
 SPECS = [

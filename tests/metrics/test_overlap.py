@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as arrays
 
 from cnnaudit.metrics import OVERLAP
 from cnnaudit.metrics.registry import Overlay
-from cnnaudit.types import AuditError, MetricSpec
+from cnnaudit.specs import MetricSpec
+from cnnaudit.types import AuditError
 from tests.metrics.at_once import measure_overlap
 
 RANKING = ("pointing", "pointing_2", "rank", "top_k", "auroc", "ap", "iou")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnnaudit.types import MetricSpec
+from cnnaudit.specs import MetricSpec
 from tests.metrics.at_once import measure_overlap
 
 localisation = pytest.importorskip("quantus.metrics.localisation", exc_type=ImportError)

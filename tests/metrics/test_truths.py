@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from cnnaudit.metrics.truths import check_truth, truth_array
-from cnnaudit.types import AuditError, ModelSpec, Preprocessing
+from cnnaudit.specs import ModelSpec, Preprocessing
+from cnnaudit.types import AuditError
 
 SPEC = ModelSpec(
     name="net",

@@ -19,7 +19,8 @@ from cnnaudit.models import build_model, inspect_model, resolve_model
 from cnnaudit.models.labels import class_index
 from cnnaudit.models.layers import resolve_layer
 from cnnaudit.models.preprocessing import prepare_image
-from cnnaudit.types import AuditError, ModelSpec
+from cnnaudit.specs import ModelSpec
+from cnnaudit.types import AuditError
 
 CONF = Path(__file__).parents[2] / "conf/model"
 ARCHS = sorted(path.stem for path in CONF.glob("*.yaml") if "weights: DEFAULT" in path.read_text())

@@ -15,7 +15,8 @@ from torch import nn
 from cnnaudit.models import build_model, choose_device, inspect_model
 from cnnaudit.models.layers import names_of, resolve_layer, trace
 from cnnaudit.models.perception import DISTANCES, SENSORS, SimpleCNN
-from cnnaudit.types import AuditError, ModelSpec, OutputAxis, Preprocessing
+from cnnaudit.specs import ModelSpec, OutputAxis, Preprocessing
+from cnnaudit.types import AuditError
 
 SPEC = ModelSpec(
     name="perception",

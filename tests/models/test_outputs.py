@@ -14,18 +14,8 @@ from cnnaudit.measure import behaviour_rows
 from cnnaudit.metrics.readout import Readout
 from cnnaudit.models import build_model, inspect_model
 from cnnaudit.outputs import WrongEntry, entry_of
-from cnnaudit.types import (
-    AuditError,
-    Batch,
-    File,
-    HeatmapRequest,
-    Heatmaps,
-    Item,
-    ModelSpec,
-    Preprocessing,
-    TargetSpec,
-    TechniqueSpec,
-)
+from cnnaudit.specs import ModelSpec, Preprocessing, TargetSpec, TechniqueSpec
+from cnnaudit.types import AuditError, Batch, File, HeatmapRequest, Heatmaps, Item
 
 SCORES, FEATURES = torch.randn(2, 5), torch.randn(2, 8, 3, 4)
 

@@ -15,7 +15,8 @@ from cnnaudit import own_code
 from cnnaudit.config import load_specs
 from cnnaudit.models import build_model, inspect_model
 from cnnaudit.plan import run_fields
-from cnnaudit.types import AuditError, ModelSpec
+from cnnaudit.specs import ModelSpec
+from cnnaudit.types import AuditError
 
 ALLOW = "allow_code=true"
 MODEL = """

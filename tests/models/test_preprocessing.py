@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cnnaudit.models.preprocessing import frame, prepare_image, prepare_mask, received
-from cnnaudit.types import RESAMPLING, Preprocessing
+from cnnaudit.specs import RESAMPLING, Preprocessing
 
 PLAIN = Preprocessing((64, 80), "box", "rgb", (0, 0, 0), (1, 1, 1))
 ROBOT = replace(PLAIN, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from cnnaudit.config import load_specs
 from cnnaudit.models import build_model, inspect_model, resolve_model
 from cnnaudit.plan import run_fields
-from cnnaudit.types import AuditError, ModelSpec
+from cnnaudit.specs import ModelSpec
+from cnnaudit.types import AuditError
 
 ARCH = "resnet10t"
 

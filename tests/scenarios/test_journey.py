@@ -22,7 +22,8 @@ from cnnaudit import shipped
 from cnnaudit.audit import Invocation, prepare, run_audit
 from cnnaudit.config import load_specs
 from cnnaudit.image_sets import load_image_set
-from cnnaudit.types import AuditError, AuditSpec, GridSpec
+from cnnaudit.specs import AuditSpec, GridSpec
+from cnnaudit.types import AuditError
 
 NOTEBOOK = shipped.locate("scenarios/journey/journey.ipynb")
 CALLED = Invocation("test", [], "")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from cnnaudit.config import load_specs
 from cnnaudit.models.perception import SimpleCNN
-from cnnaudit.types import Preprocessing
+from cnnaudit.specs import Preprocessing
 from scenarios.description import Material
 from scenarios.robot import train as training
 from scenarios.robot.description import Obstacle

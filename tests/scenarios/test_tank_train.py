@@ -13,7 +13,7 @@ from cnnaudit.config import load_specs
 from cnnaudit.models import build_model
 from cnnaudit.models.detector import CLASSES
 from cnnaudit.models.preprocessing import prepare_image
-from cnnaudit.types import Preprocessing
+from cnnaudit.specs import Preprocessing
 from scenarios.shards import FramesError
 from scenarios.tank import sampling
 from scenarios.tank import train as training

@@ -13,8 +13,9 @@ from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.models import ModelFacts, build_model, inspect_model
 from cnnaudit.models.layers import names_of
 from cnnaudit.plan import requests_of
+from cnnaudit.specs import AuditSpec
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import AuditSpec, Channels, HeatmapRequest, Heatmaps, NoHeatmaps
+from cnnaudit.types import Channels, HeatmapRequest, Heatmaps, NoHeatmaps
 
 CONF = Path(__file__).parents[2] / "conf/model"
 NOT_SHIPPED = ("factory", "timm")  # doors for other people's networks

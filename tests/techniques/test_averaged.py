@@ -13,7 +13,8 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from cnnaudit.heatmaps import compute_heatmaps
-from cnnaudit.types import HeatmapRequest, Heatmaps, TargetSpec, TechniqueSpec
+from cnnaudit.specs import TargetSpec, TechniqueSpec
+from cnnaudit.types import HeatmapRequest, Heatmaps
 
 TARGET = TargetSpec("all", "all_outputs", {})
 

@@ -13,16 +13,10 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.passes import run_passes
+from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.targets import all_outputs, predicted
 from cnnaudit.techniques import TECHNIQUES, NotApplicable
-from cnnaudit.types import (
-    HeatmapRequest,
-    Heatmaps,
-    PassSpec,
-    Signals,
-    TargetSpec,
-    TechniqueSpec,
-)
+from cnnaudit.types import HeatmapRequest, Heatmaps, PassSpec, Signals
 
 
 def heatmaps(

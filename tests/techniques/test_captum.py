@@ -18,16 +18,10 @@ from torch.nn import functional
 from cnnaudit.config import load_specs
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.plan import request_fields
+from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.captum import METHODS
-from cnnaudit.types import (
-    AuditError,
-    HeatmapRequest,
-    Heatmaps,
-    NoHeatmaps,
-    TargetSpec,
-    TechniqueSpec,
-)
+from cnnaudit.types import AuditError, HeatmapRequest, Heatmaps, NoHeatmaps
 
 B, C, H, W = 3, 2, 8, 10
 PREDICTED = TargetSpec("predicted", "predicted", {})

@@ -10,17 +10,10 @@ from torch import Tensor, nn
 
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.passes import run_passes
+from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.targets import all_outputs
 from cnnaudit.techniques import TECHNIQUES, procedures, technique
-from cnnaudit.types import (
-    HeatmapRequest,
-    Heatmaps,
-    Needs,
-    NoHeatmaps,
-    PassSpec,
-    TargetSpec,
-    TechniqueSpec,
-)
+from cnnaudit.types import HeatmapRequest, Heatmaps, Needs, NoHeatmaps, PassSpec
 
 TARGETS = {
     "all_outputs": TargetSpec("all_outputs", "all_outputs", {}),

@@ -22,7 +22,8 @@ from torch.nn import functional
 from torchvision.models import resnet18
 
 from cnnaudit.heatmaps import compute_heatmaps
-from cnnaudit.types import HeatmapRequest, Heatmaps, TargetSpec, TechniqueSpec
+from cnnaudit.specs import TargetSpec, TechniqueSpec
+from cnnaudit.types import HeatmapRequest, Heatmaps
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Setting backward hooks"),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnaudit.heatmaps import compute_heatmaps
-from cnnaudit.types import HeatmapRequest, Heatmaps, TargetSpec, TechniqueSpec
+from cnnaudit.specs import TargetSpec, TechniqueSpec
+from cnnaudit.types import HeatmapRequest, Heatmaps
 
 
 def maps_of(

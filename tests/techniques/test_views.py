@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from cnnaudit.heatmaps import compute_heatmaps
+from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.techniques import TECHNIQUES, NotApplicable
-from cnnaudit.types import Channels, HeatmapRequest, TargetSpec, TechniqueSpec
+from cnnaudit.types import Channels, HeatmapRequest
 
 NO_TARGET = TargetSpec("", "all_outputs", {})
 
