@@ -168,6 +168,23 @@ def test_a_part_of_a_batch_is_what_a_smaller_one_would_be(
         assert torch.equal(kind["mask"].pixels, other["mask"].pixels)
 
 
+def test_a_batch_moves_as_a_whole(
+    items: list[Item], reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((batch,),) = map(list, reader.read([(items, [*items[1:], None])]))
+    moved = batch.to(torch.device("meta"))
+    assert {tensor.device.type for tensor in _tensors(moved)} == {"meta"}
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    assert {*map(id, _tensors(batch.pin_memory()))} == {*map(id, pinned)}
+    assert len(pinned) == 3
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    kinds = (batch.masks, batch.swaps)
+    return [batch.images, *(one.pixels for kind in kinds for one in kind.values())]
+
+
 def test_a_batch_of_bad_files(items: list[Item]) -> None:
     for item in items:
         remove_picture(item)
