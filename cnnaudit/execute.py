@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import Reader
 from cnnaudit.kept import kept_maps, maps_files
-from cnnaudit.measure import behaviour_rows, rows_file, rows_of, truths_of, without_value
-from cnnaudit.metrics.readout import Readout
+from cnnaudit.measure import Measuring, rows_file, truths_of, without_value
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.numerics import is_out_of_memory, named, release_memory
 from cnnaudit.plan import stored_fields
@@ -204,13 +203,13 @@ class _Work:
                 if cell.request and TECHNIQUES[cell.request.technique.uses].explains_network
             ]
             _, beside = self._compute(self.twin, explaining, batch)
-        readout, to_come = Readout(), {}
+        measuring, to_come = Measuring(batch, self.metrics), {}
         for cell in cells:
             if cell.request is None:
-                to_come[cell.key] = behaviour_rows(spec, outputs, batch, readout)
+                to_come[cell.key] = measuring.behaviour_rows(spec, outputs)
                 continue
-            result, twin = results[cell.key], beside.get(cell.key)
-            to_come[cell.key] = rows_of(cell, result, batch, self.metrics, readout, twin)
+            result = results[cell.key]
+            to_come[cell.key] = measuring.heatmap_rows(cell, result, beside.get(cell.key))
             if cell.keeps_maps and isinstance(result, Heatmaps):
                 self.maps[cell.key] |= kept_maps(result, batch)
         found = {key: rows() for key, rows in to_come.items()}

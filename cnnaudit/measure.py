@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ from cnnaudit.metrics import (
     measure_overlap,
     measured,
 )
+from cnnaudit.metrics.readout import Readout
 from cnnaudit.metrics.truths import truth_array
 from cnnaudit.specs import MetricSpec, ModelSpec
 from cnnaudit.techniques import TECHNIQUES
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cnnaudit.metrics.readout import Later, Readout
+    from cnnaudit.metrics.readout import Later
 
 HEATMAP = "heatmap"  # of a cell that measures nothing: why there is none to be compared
 VANISHED_MASK = "vanished_mask"  # by resizing or cropping
@@ -55,56 +57,99 @@ _TEXT = pa.dictionary(pa.int32(), pa.string())  # few texts, in many rows
 _SCHEMA = pa.schema([(name, pa.float64() if name in EARNED else _TEXT) for name in ROW_COLUMNS])
 
 
-def rows_of(
-    cell: Cell,
-    result: Result,
-    batch: Batch,
-    metrics: Sequence[MetricSpec],
-    readout: Readout,
-    twin: Result | None = None,
-) -> Later[list[MetricRow]]:
-    """Return the rows of one request's heatmaps, or channels, of a batch on its device.
+class Measuring:
+    """What is measured of a batch on its device; rows come when all of it has been computed."""
 
-    `twin` has what the same request gave of the untrained network, where that was asked.
-    """
-    if isinstance(result, NoHeatmaps):
-        refused = without_value(cell, batch.ids, metrics, result.status, result.reason)
-        return lambda: refused
-    if isinstance(result, Channels):
-        columns = measure_channels(result.maps, batch.images, readout)
-        return lambda: _rows(batch, "", columns(), {})
-    on_masks = _overlap_rows(cell, result, batch, metrics, readout, twin)
-    by_network = [metric for metric in metrics if metric.uses in FAITHFULNESS]
-    asked = measure_faithfulness(result.maps, result.scorer, by_network, readout)
-    said = {name: readout.later(values) for name, values in result.diagnostics.items()}
+    def __init__(self, batch: Batch, metrics: Sequence[MetricSpec]) -> None:
+        self._batch, self._metrics, self._readout = batch, metrics, Readout()
+        self._ceilings: dict[tuple[str, tuple[int, int]], Later[Columns]] = {}
 
-    def rows() -> list[MetricRow]:
-        diagnostics = {name: [*map(measured, values().tolist())] for name, values in said.items()}
-        found = [*on_masks(), *_rows(batch, "", {**asked(), **diagnostics}, {})]
-        left_out = {batch.ids[index]: reason for index, reason in result.ineligible.items()}
-        kept = [row for row in found if row.item not in left_out]
-        for item, reason in left_out.items():
-            kept += without_value(cell, [item], metrics, "ineligible", reason)
-        return kept
+    def heatmap_rows(
+        self, cell: Cell, result: Result, twin: Result | None = None
+    ) -> Later[list[MetricRow]]:
+        """Return the rows of one request's heatmaps, or channels.
 
-    return rows
+        `twin` has what the same request gave of the untrained network, where that was asked.
+        """
+        batch, metrics, readout = self._batch, self._metrics, self._readout
+        if isinstance(result, NoHeatmaps):
+            refused = without_value(cell, batch.ids, metrics, result.status, result.reason)
+            return lambda: refused
+        if isinstance(result, Channels):
+            columns = measure_channels(result.maps, batch.images, readout)
+            return lambda: _rows(batch, "", columns(), {})
+        on_masks = self._overlap_rows(cell, result, twin)
+        by_network = [metric for metric in metrics if metric.uses in FAITHFULNESS]
+        asked = measure_faithfulness(result.maps, result.scorer, by_network, readout)
+        said = {name: readout.later(values) for name, values in result.diagnostics.items()}
 
+        def rows() -> list[MetricRow]:
+            told = {name: [*map(measured, values().tolist())] for name, values in said.items()}
+            found = [*on_masks(), *_rows(batch, "", {**asked(), **told}, {})]
+            left_out = {batch.ids[index]: reason for index, reason in result.ineligible.items()}
+            kept = [row for row in found if row.item not in left_out]
+            for item, reason in left_out.items():
+                kept += without_value(cell, [item], metrics, "ineligible", reason)
+            return kept
 
-def behaviour_rows(
-    spec: ModelSpec, outputs: Tensor, batch: Batch, readout: Readout
-) -> Later[list[MetricRow]]:
-    """Return the rows of a model's outputs (B, N) of a batch."""
-    answers, truths = readout.later(outputs), truths_of(spec, batch, outputs.shape[1])
+        return rows
 
-    def rows() -> list[MetricRow]:
-        found = []
-        for item, output, truth in zip(batch.ids, answers(), truths, strict=True):
-            answer = behaviour.answer(spec.task, output, spec.gives)
-            scores = measure_behaviour(spec.task, answer, truth)
-            found += [_row(item, "", name, score) for name, score in scores.items()]
-        return found
+    def behaviour_rows(self, spec: ModelSpec, outputs: Tensor) -> Later[list[MetricRow]]:
+        """Return the rows of a model's outputs (B, N)."""
+        batch, answers = self._batch, self._readout.later(outputs)
+        truths = truths_of(spec, batch, outputs.shape[1])
 
-    return rows
+        def rows() -> list[MetricRow]:
+            found = []
+            for item, output, truth in zip(batch.ids, answers(), truths, strict=True):
+                answer = behaviour.answer(spec.task, output, spec.gives)
+                scores = measure_behaviour(spec.task, answer, truth)
+                found += [_row(item, "", name, score) for name, score in scores.items()]
+            return found
+
+        return rows
+
+    def _overlap_rows(
+        self, cell: Cell, result: Heatmaps, twin: Result | None
+    ) -> Later[list[MetricRow]]:
+        batch = self._batch
+        to_come: dict[str, dict[str, Later[Columns]]] = {}  # region → column of a row → its scores
+        for region in dict.fromkeys(one.region for one in self._metrics if one.uses in OVERLAP):
+            to_come[region] = columns = {
+                "value": self._measure(result.maps, batch.masks, region),
+                "swap": self._measure(result.maps, batch.swaps, region),
+            }
+            if isinstance(twin, Heatmaps):
+                columns["twin"] = self._measure(twin.maps, batch.masks, region)
+            if cell.request is not None and cell.request.layer and region in batch.masks:
+                columns["ceiling"] = self._ceiling(region, result.grid)
+
+        def rows() -> list[MetricRow]:
+            found = []
+            for region, columns in to_come.items():
+                beside = {name: scores() for name, scores in columns.items()}
+                own = _with_reasons(beside.pop("value"), batch, region)
+                found += _rows(batch, region, own, beside)
+            return found
+
+        return rows
+
+    def _measure(self, maps: Tensor, masks: Mapping[str, Masks], region: str) -> Later[Columns]:
+        panel = [one for one in self._metrics if one.uses in OVERLAP and one.region == region]
+        each = masks[region].each() if region in masks else [None] * len(self._batch)
+        return measure_overlap(maps, each, panel, self._readout)
+
+    def _ceiling(self, region: str, grid: tuple[int, int]) -> Later[Columns]:
+        """Measure the masks themselves at a resolution, once for all layers that have it."""
+        from torch.nn.functional import interpolate
+
+        if (region, grid) not in self._ceilings:
+            perfect = self._batch.masks[region].pixels.float()[:, None]
+            coarse = interpolate(perfect, grid, mode="area")[:, 0]
+            best = upsampled(coarse, tuple(perfect.shape[-2:]))
+            scores = self._measure(best, self._batch.masks, region)
+            self._ceilings[region, grid] = cache(scores)
+        return self._ceilings[region, grid]
 
 
 def without_value(
@@ -144,51 +189,6 @@ def _measured_in(cell: Cell, metrics: Sequence[MetricSpec]) -> list[tuple[str, s
         return [("", name) for name in CHANNELS]
     panel = [(metric.region, metric.name) for metric in metrics] or [("", HEATMAP)]
     return [*panel, *(("", name) for name in technique.diagnostics)]
-
-
-def _overlap_rows(
-    cell: Cell,
-    result: Heatmaps,
-    batch: Batch,
-    metrics: Sequence[MetricSpec],
-    readout: Readout,
-    twin: Result | None,
-) -> Later[list[MetricRow]]:
-    measured_in: dict[str, dict[str, Later[Columns]]] = {}  # region → column of a row → its scores
-    for region in dict.fromkeys(metric.region for metric in metrics if metric.uses in OVERLAP):
-        panel = [metric for metric in metrics if metric.uses in OVERLAP and metric.region == region]
-        masks, swaps = (_each(kind, region, batch) for kind in (batch.masks, batch.swaps))
-        compared = {"value": (result.maps, masks), "swap": (result.maps, swaps)}
-        if isinstance(twin, Heatmaps):
-            compared["twin"] = twin.maps, masks
-        if cell.request is not None and cell.request.layer and region in batch.masks:
-            compared["ceiling"] = _at_resolution(batch.masks[region], result), masks
-        measured_in[region] = {
-            name: measure_overlap(*pair, panel, readout) for name, pair in compared.items()
-        }
-
-    def rows() -> list[MetricRow]:
-        found = []
-        for region, columns in measured_in.items():
-            beside = {name: scores() for name, scores in columns.items()}
-            own = _with_reasons(beside.pop("value"), batch, region)
-            found += _rows(batch, region, own, beside)
-        return found
-
-    return rows
-
-
-def _each(masks: Mapping[str, Masks], region: str, batch: Batch) -> Sequence[Tensor | None]:
-    return masks[region].each() if region in masks else [None] * len(batch)
-
-
-def _at_resolution(masks: Masks, result: Heatmaps) -> Tensor:
-    """Return masks as the best heatmaps that a layer's grid can give, (B, H, W) in 0–1."""
-    import torch
-
-    perfect = masks.pixels.to(result.maps.device).float()[:, None]
-    coarse = torch.nn.functional.interpolate(perfect, result.grid, mode="area")[:, 0]
-    return upsampled(coarse, tuple(perfect.shape[-2:]))
 
 
 def _with_reasons(columns: Columns, batch: Batch, region: str) -> Columns:

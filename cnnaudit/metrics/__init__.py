@@ -111,7 +111,8 @@ def measure_overlap(
 
     def scores() -> Columns:
         levels = peaks().tolist()
-        columns = {spec.name: [_score_on_mask(peak, None) for peak in levels] for spec in metrics}
+        refused = [_score_on_mask(peak, None) for peak in levels]
+        columns = {spec.name: [*refused] for spec in metrics}
         for part, measured_of in parts:
             shares, *rows = measured_of().tolist()
             for column, *pair in zip(columns.values(), rows[::2], rows[1::2], strict=True):

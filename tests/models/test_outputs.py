@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnaudit.heatmaps import compute_heatmaps
-from cnnaudit.measure import behaviour_rows
-from cnnaudit.metrics.readout import Readout
+from cnnaudit.measure import Measuring
 from cnnaudit.models import build_model, inspect_model
 from cnnaudit.outputs import WrongEntry, entry_of
 from cnnaudit.specs import ModelSpec, Preprocessing, TargetSpec, TechniqueSpec
@@ -173,7 +172,7 @@ def test_the_probability_of_the_truth_is_not_softened_twice(gives: str) -> None:
     item = Item("a", File("a.png", b""), {}, "0", {})
     batch = Batch((item,), torch.zeros(1, 3, 8, 9), {}, {}, {"a": "0"}, {})
     outputs = torch.tensor([[0.7, 0.2, 0.0]])
-    rows = behaviour_rows(replace(SPEC, gives=gives), outputs, batch, Readout())()
+    rows = Measuring(batch, ()).behaviour_rows(replace(SPEC, gives=gives), outputs)()
     powers = torch.tensor([0.7, 0.2, 0.0]).exp()
     expected = 0.7 if gives == "probabilities" else float(powers[0] / powers.sum())
     assert {row.metric: row.value for row in rows} == {
