@@ -21,7 +21,7 @@ from cnnaudit.checks import check_levels
 from cnnaudit.contrasts import check_contrast
 from cnnaudit.executors import EXECUTORS, device_here, loaded
 from cnnaudit.facts import facts_of
-from cnnaudit.image_sets import load_image_set, not_told_apart
+from cnnaudit.image_sets import load_image_set, not_readable, not_told_apart
 from cnnaudit.image_sets.perturbed import with_perturbed
 from cnnaudit.metrics import measure_overlap
 from cnnaudit.metrics.readout import Readout
@@ -173,6 +173,8 @@ def log_plan(ready: Prepared, invocation: Invocation) -> None:
     log.info("%s", invocation.command)
     for text in ready.audit.left_out:
         log.warning("left out: %s", text)
+    for text in not_readable(ready.image_sets):
+        log.warning("%s", text)
     log.info(
         "%d cells, %d of them in the store, %d to compute",
         ready.plan.keys,

@@ -162,6 +162,7 @@ def _plan(rest: Sequence[str]) -> int:
 def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int:
     from cnnaudit.audit import prepare
     from cnnaudit.estimate import say_work
+    from cnnaudit.image_sets import not_readable
     from cnnaudit.reasons import reasons
     from cnnaudit.results import count_derived
 
@@ -169,6 +170,8 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
     plan = ready.plan
     found = plan.keys - plan.missing
     print(f"{plan.keys} cells: {found} in the store, {plan.missing} to compute")
+    for text in not_readable(ready.image_sets):
+        print(f"  {text}")
     for text in say_work(plan.units):
         print(f"  {text}")
     for name, (count, lacking) in count_derived(ready).items():

@@ -97,6 +97,7 @@ class ImageSet:
     spec: ImageSetSpec
     items: tuple[Item, ...]
     factors: tuple[str, ...]  # in the manifest's order, the unit included
+    unreadable: tuple[str, ...] = ()  # of each picture that cannot be read, why not
 
     @property
     def conditions(self) -> tuple[str, ...]:

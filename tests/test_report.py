@@ -548,6 +548,33 @@ def test_a_gap_names_techniques_of_the_same_metrics_together(tmp_path: Path) -> 
     assert "probability; saliency, grad_cam: iou, mass in mask" in text
 
 
+def test_many_failures_are_told_once_for_all_models_and_the_rest_is_folded(tmp_path: Path) -> None:
+    run = build_run(tmp_path, str)
+    path = run / "results" / "summary.csv"
+    means = pd.read_csv(path, dtype=str, keep_default_na=False)
+    another = means.assign(model=means["model"].replace("perception", "another"))
+    pd.concat([means, another]).to_csv(path, index=False)
+    own = means[(means["model"] == "perception") & (means["image_set"] == "lighting")]
+    every = own.groupby("technique")["metric"].unique().map(list).to_dict()
+    summary = json.loads((run / "summary.json").read_text())
+    summary["failures"] = [
+        {
+            "model": model, "image_set": "lighting", "status": "failed", "items": 1,
+            "reason": f"{number}.png is torn", "examples": [f"{number}"],
+            "missing": every if number else {"": [BEHAVIOUR]},
+        }
+        for model in ("another", "perception")
+        for number in range(14)
+    ]  # fmt: skip
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = write_report(run).read_text()
+    shown, _, rest = page.partition("2 more reasons</summary>")
+    assert shown.count(".png is torn") == 12
+    assert rest.count(".png is torn") == 2
+    assert page.count("<td>another, perception on lighting</td>") == 14
+    assert page.count(">everything</td>") == 13
+
+
 def test_a_metric_without_any_value_stands_in_the_matrix_alone(tmp_path: Path) -> None:
     run = build_run(tmp_path, str)
     path = run / "results" / "summary.csv"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from cnnaudit.image_sets import folder, manifest
 from cnnaudit.image_sets.files import check_files
@@ -23,7 +23,8 @@ READERS: Mapping[str, Reader] = {
 def load_image_set(spec: ImageSetSpec) -> ImageSet:
     """Read what an image set declares, and check and digest every file that it names.
 
-    Raises AuditError naming the file or column, what was found and what is allowed.
+    Raises AuditError naming the file or column, what was found and what is allowed; a picture that
+    cannot be read is noted, unless none can.
     """
     where = f"image_set.{spec.name}"
     folder = spec.root.parent if "{" in spec.root.name else spec.root  # a choice of its pictures
@@ -33,10 +34,20 @@ def load_image_set(spec: ImageSetSpec) -> ImageSet:
     if not items:
         raise AuditError(f"{where}: {spec.root} holds no picture")
     _check_factors(spec, factors, where)
-    check_files(items, where)
-    image_set = ImageSet(spec, items, factors)
+    unreadable = check_files(items, where)
+    image_set = ImageSet(spec, items, factors, unreadable)
     _check_levels(image_set, where)
     return image_set
+
+
+def not_readable(image_sets: Iterable[ImageSet]) -> Iterator[str]:
+    """Say how many pictures will fail as they cannot be read, and which, for example."""
+    for one in image_sets:
+        if one.unreadable:
+            yield (
+                f"{len(one.unreadable)} of {len(one.items)} pictures cannot be read and will fail, "
+                f"such as {one.unreadable[0]}"
+            )
 
 
 def with_few_levels(image_set: ImageSet) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import struct
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,16 +97,22 @@ def read_truth(path: Path) -> NDArray[np.float64]:
     return values
 
 
-def check_files(items: Iterable[Item], where: str) -> None:
-    """Raise AuditError unless every file that items name is what it should be.
+def check_files(items: Sequence[Item], where: str) -> tuple[str, ...]:
+    """Return of each picture that cannot be read why not; they fail alone, when they are read.
 
-    Pictures are opened but not decoded; a mask must be one, and of its picture's size.
+    Pictures are opened but not decoded. Raises AuditError unless all that items name is what it
+    should be: a mask must be one, and of its picture's size. Of the pictures one must be.
     """
     masks: dict[Region, tuple[int, int]] = {}
     truths: set[File] = set()
+    unreadable = []
     for item in items:
         image = item.image.path
-        size = picture_size(image, f"{where}: item {item.id!r}")
+        try:
+            size = picture_size(image, f"{where}: item {item.id!r}")
+        except AuditError as error:
+            unreadable.append(str(error))
+            continue
         for name, region in item.regions.items():
             if region not in masks:
                 masks[region] = read_region(region).size
@@ -119,6 +125,10 @@ def check_files(items: Iterable[Item], where: str) -> None:
         if isinstance(item.truth, File) and item.truth not in truths:
             read_truth(item.truth.path)
             truths.add(item.truth)
+    if len(unreadable) == len(items):
+        nor = "; nor can any other of its pictures" * (len(items) > 1)
+        raise AuditError(f"{unreadable[0]}{nor}")
+    return tuple(unreadable)
 
 
 def file_inside(root: Path, relative: str, where: str) -> File:

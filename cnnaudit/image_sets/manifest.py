@@ -113,11 +113,12 @@ def _item(line: Mapping[str, str], shared: _Shared, factors: tuple[str, ...], wh
     if not line["id"]:
         raise AuditError(f"{where}: the id is empty")
     image = file_inside(shared.root, line["image"], f"{where}, image")
-    regions = {
-        region: _read_region(cell, image, shared, f"{where}, {name}")
-        for name, cell in line.items()
-        if (region := _region(name)) and cell
-    }
+    regions = {}
+    for name, cell in line.items():
+        if cell and (region := _region(name)):
+            found = _read_region(cell, image, shared, f"{where}, {name}")
+            if found is not None:
+                regions[region] = found
     truth: str | File | None = line.get("truth") or None
     if isinstance(truth, str) and truth.lower().endswith(".csv"):
         truth = shared.file(truth, f"{where}, truth")
@@ -130,10 +131,15 @@ def _item(line: Mapping[str, str], shared: _Shared, factors: tuple[str, ...], wh
     )
 
 
-def _read_region(cell: str, image: File, shared: _Shared, where: str) -> Region:
-    if is_outline(cell):
-        return read_outline(cell, picture_size(image.path, where), where)
-    return shared.file(cell, where)
+def _read_region(cell: str, image: File, shared: _Shared, where: str) -> Region | None:
+    """Return a region; None of an outline in a picture that cannot be read, and so will fail."""
+    if not is_outline(cell):
+        return shared.file(cell, where)
+    try:
+        size = picture_size(image.path, where)
+    except AuditError:
+        return None
+    return read_outline(cell, size, where)
 
 
 def _region(column: str) -> str:

@@ -69,7 +69,7 @@ def perturbed(
         grids=(GridSpec(PERTURBATION, SEVERITY, ()),),
     )
     factors = (*image_set.factors, PERTURBATION, SEVERITY)
-    return replace(image_set, spec=spec, items=(*clean, *items), factors=factors)
+    return ImageSet(spec, (*clean, *items), factors)
 
 
 def perturbed_name(image_set: str) -> str:

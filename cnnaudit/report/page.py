@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +14,12 @@ from markupsafe import Markup
 
 from cnnaudit import figures
 from cnnaudit.report.agreement import agreements
-from cnnaudit.report.cells import STATUSES, plural, spaced
+from cnnaudit.report.cells import plural
 from cnnaudit.report.checks import checks, verdict, verdicts_of_models
 from cnnaudit.report.contrasts import contrasts
 from cnnaudit.report.facets import across_models
 from cnnaudit.report.findings import findings
+from cnnaudit.report.gaps import gaps_of
 from cnnaudit.report.layers import layer_views
 from cnnaudit.report.matrix import matrix
 from cnnaudit.report.pictures import SubjectPictures, cards_alone, subject_pictures
@@ -32,18 +32,6 @@ from cnnaudit.report.viewer import viewer_data
 from cnnaudit.shipped import locate
 
 SCRIPTS = ("report.js", "matrix.js", "viewer.js")  # of a page, in the order in which they run
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Why some numbers are not there."""
-
-    status: str
-    where: str
-    what: str
-    reason: str
-    items: str
-    examples: str
 
 
 def templates() -> jinja2.Environment:
@@ -84,8 +72,8 @@ def audit_page(run: Run, pages: Mapping[str, str] = MappingProxyType({})) -> dic
         "randomisations": randomisations(run),
         "across": across,
         "layers": layer_views(run, tiles),
-        "failures": [_gap(run, one) for one in run.summary["failures"]],
-        "gaps": [_gap(run, one) for one in run.summary["gaps"]],
+        "failures": gaps_of(run, "failures"),
+        "gaps": gaps_of(run, "gaps"),
         "left_out": [str(one) for one in run.summary.get("left_out", ())],
         "techniques": _techniques(run),
         "provenance": _provenance(run.manifest),
@@ -184,29 +172,6 @@ def date_text(created: str) -> str:
     except ValueError:
         return created
     return f"{when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".strip()
-
-
-def _gap(run: Run, one: Mapping[str, Any]) -> Gap:
-    return Gap(
-        STATUSES.get(one["status"], str(one["status"])),
-        f"{one['model']} on {one['image_set']}",
-        _what(run, one["missing"]),
-        spaced(str(one["reason"])),
-        plural(int(one["items"]), "image"),
-        ", ".join(map(str, one["examples"])),
-    )
-
-
-def _what(run: Run, missing: Mapping[str, Sequence[str]]) -> str:
-    """Say which metrics of which techniques, techniques with the same metrics together."""
-    same: dict[str, list[str]] = {}
-    for technique, metrics in missing.items():
-        names = ", ".join(run.title("metrics", name) for name in metrics)
-        same.setdefault(names, []).append(run.title("techniques", technique) if technique else "")
-    return "; ".join(
-        ": ".join(filter(None, (", ".join(filter(None, techniques)), names)))
-        for names, techniques in same.items()
-    )
 
 
 def _techniques(run: Run) -> list[tuple[str, str, str]]:

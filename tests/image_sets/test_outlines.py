@@ -140,8 +140,11 @@ def test_an_outline_that_is_off(root: Path, cell: str, message: str) -> None:
 
 def test_of_a_picture_that_cannot_be_read(root: Path) -> None:
     (root / "a.png").write_bytes(b"no")
-    with pytest.raises(AuditError, match=r"line 2, mask: .*a.png cannot be read as a picture"):
-        load(root, "id,image,mask\none,a.png,box:1 1 2 2\n")
+    lines = "id,image,mask\none,a.png,box:1 1 2 2\n"
+    with pytest.raises(AuditError, match=r"item 'one': .*a.png cannot be read as a picture"):
+        load(root, lines)
+    one, two = load(root, f"{lines}two,b.png,box:1 1 2 2\n").items
+    assert (set(one.regions), set(two.regions)) == (set(), {"mask"})
 
 
 def test_a_file_may_have_a_colon_in_its_name(root: Path) -> None:
