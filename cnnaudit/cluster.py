@@ -79,6 +79,8 @@ class _Team:
                         waiting.put_back(unit)
                 if following := waiting.take(unit.model):
                     self.give(actor or self.hire(), following)
+                elif actor:
+                    self.ray.kill(actor)  # one that was hired for a lost one may wait for its room
         finally:
             for actor, _ in self.work.values():
                 self.ray.kill(actor)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +29,7 @@ ENVIRONMENT = os.environ | {
     "RAY_AUTH_TOKEN": uuid.uuid4().hex,
 }
 TECHNIQUES = '''
-import os, signal
+import os, signal, time
 from pathlib import Path
 from cnnaudit.techniques import technique
 from cnnaudit.types import Needs
@@ -42,6 +42,14 @@ def mortal(signals):
     except FileExistsError:
         return signals.input_gradients["plain"].abs().sum(dim=1)
     os.kill(os.getpid(), signal.SIGKILL)
+
+@technique(needs=Needs(input_gradient=True), title="Waiting", citation="none")
+def waiting(signals):
+    """Goes on once a machine of the cluster is lost."""
+    Path(f"begun-{os.getpid()}").touch()
+    while not Path("lost").exists():
+        time.sleep(0.05)
+    return signals.input_gradients["plain"].abs().sum(dim=1)
 
 @technique(needs=Needs(input_gradient=True), title="Poison", citation="none")
 def poison(signals):
@@ -60,7 +68,7 @@ def arguments(overrides: list[str], tmp_path: Path) -> list[str]:
     (tmp_path / "own_techniques.py").write_text(TECHNIQUES)
     options = tmp_path / "conf/technique"
     options.mkdir(parents=True)
-    for name in ("mortal", "poison"):
+    for name in ("mortal", "poison", "waiting"):
         (options / f"{name}.yaml").write_text(f"{name}: {{uses: {name}}}\n")
     return [
         *(f"--config-dir={tmp_path / 'conf'}", "allow_code=true", "plugins=[own_techniques]"),
@@ -81,6 +89,27 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env=ENVIRONMENT,
     )
+
+
+def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(RUN), *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+
+
+def _wait(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    while not ready():
+        assert process.poll() is None
+        time.sleep(0.1)
+
+
+def _log(folder: Path) -> str:
+    return "".join(log.read_text() for log in folder.rglob("run.log"))
 
 
 def _run_dir(folder: Path) -> Path:
@@ -104,33 +133,85 @@ def test_a_killed_actor_changes_no_number(arguments: list[str], tmp_path: Path) 
         assert (run_dir / "results" / name).read_bytes() == (local / "results" / name).read_bytes()
 
 
+CLUSTER = """
+from ray.cluster_utils import Cluster
+
+each = {"num_cpus": 1, "object_store_memory": 2**27, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=each)
+second = cluster.add_node(**each)
+print(cluster.address, flush=True)
+if input() == "lose one":
+    cluster.remove_node(second, allow_graceful=False)
+    print("lost", flush=True)
+    input()
+cluster.shutdown()
+"""
+
+
+class Machines:
+    """A cluster of two, of one core each, that somebody else has started."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT | {"RAY_USAGE_STATS_ENABLED": "0"},
+        )
+        self.address = self.line()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def lose_one(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("lose one\n")
+        self.process.stdin.flush()
+        assert self.line() == "lost"
+
+
 @pytest.fixture
-def cluster() -> Iterator[str]:
-    """The address of a cluster that somebody else has started."""
-    code = (
-        "import ray; context = ray.init('local', num_cpus=2, include_dashboard=False, "
-        "object_store_memory=2**27, log_to_driver=False); "
-        "print(context.address_info['gcs_address'], flush=True); input(); ray.shutdown()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=ENVIRONMENT | {"RAY_USAGE_STATS_ENABLED": "0"},
-    )
-    assert process.stdout is not None
-    yield process.stdout.readline().strip()
-    process.communicate("\n", timeout=60)
+def cluster() -> Iterator[Machines]:
+    machines = Machines()
+    yield machines
+    machines.process.communicate("\n", timeout=60)
+
+
+def test_a_lost_machine_changes_no_number(
+    arguments: list[str], cluster: Machines, tmp_path: Path
+) -> None:
+    """What it was at waits for room, and gets it when the other one has nothing else to do."""
+    arguments += ["technique=[waiting]"]
+    address = f"executor.address={cluster.address}"
+    process = _start(tmp_path, *arguments, "executor=ray", address)
+    _wait(process, lambda: len([*tmp_path.glob("begun-*")]) == 2)
+    cluster.lose_one()
+    _wait(process, lambda: "process that computed it died" in _log(tmp_path))
+    (tmp_path / "lost").touch()
+    try:
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    run_dir = _run_dir(tmp_path / "out")
+    assert _log(tmp_path).count("WARNING the process that computed it died") == 1
+
+    ran = _run(tmp_path, *arguments, f"output_dir={tmp_path / 'local'}")
+    assert ran.returncode == 0, ran.stderr
+    local = _run_dir(tmp_path / "local")
+    for name in ("rows.parquet", "summary.csv"):
+        assert (run_dir / "results" / name).read_bytes() == (local / "results" / name).read_bytes()
 
 
 def test_a_unit_that_kills_whoever_takes_it_fails(
-    arguments: list[str], cluster: str, tmp_path: Path
+    arguments: list[str], cluster: Machines, tmp_path: Path
 ) -> None:
     """On a cluster that is joined; the other units are computed all the same."""
     more = ("technique=[poison]", "perturbation.haze.severities=[1]", "executor.retries=1")
-    ran = _run(tmp_path, *arguments, *RAY, *more, f"executor.address={cluster}")
+    ran = _run(tmp_path, *arguments, *RAY, *more, f"executor.address={cluster.address}")
     assert ran.returncode == 4, ran.stderr
     assert (tmp_path / "deaths").read_text() == "one\n" * 2
     run_dir = _run_dir(tmp_path / "out")
@@ -211,17 +292,8 @@ def test_without_the_extra_it_is_named(overrides: list[str], tmp_path: Path) -> 
 
 
 def test_an_interrupted_cluster_run_exits_with_130(arguments: list[str], tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, str(RUN), *arguments, "technique=[rise]", *RAY, "batch_size=1"],
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
-    )
-    while not any("actors on cpu" in log.read_text() for log in tmp_path.rglob("run.log")):
-        assert process.poll() is None
-        time.sleep(0.1)
+    process = _start(tmp_path, *arguments, "technique=[rise]", *RAY, "batch_size=1")
+    _wait(process, lambda: "actors on cpu" in _log(tmp_path))
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
