@@ -22,7 +22,7 @@ from cnnaudit import own_code
 from cnnaudit.executors import Done, executing, log_finished
 from cnnaudit.specs import AuditSpec, ExecutorSpec, ModelSpec
 from cnnaudit.store import Store
-from cnnaudit.types import DIED, AuditError, Device, Unit
+from cnnaudit.types import DIED, AuditError, Device, ProcessDied, Unit
 
 if TYPE_CHECKING:
     from cnnaudit.execute import Finished
@@ -100,6 +100,8 @@ class _Team:
         try:
             answered = self.ray.get(answer)
         except errors.RayTaskError as error:
+            if isinstance(error.cause, ProcessDied):
+                raise _Died(error.cause) from error
             raise (error.cause if isinstance(error.cause, AuditError) else error) from None
         except errors.RayError as error:
             if getattr(error, "actor_init_failed", False):

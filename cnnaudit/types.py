@@ -28,6 +28,10 @@ class AuditError(Exception):
     """Something that the user can put right: shown as one clear message, no traceback."""
 
 
+class ProcessDied(AuditError):
+    """A process that was needed ended; what it was at can be tried again."""
+
+
 # --- image sets -----------------------------------------------------------------------------------
 
 

@@ -43,6 +43,16 @@ def mortal(signals):
         return signals.input_gradients["plain"].abs().sum(dim=1)
     os.kill(os.getpid(), signal.SIGKILL)
 
+@technique(needs=Needs(input_gradient=True), title="Orphaning", citation="none")
+def orphaning(signals):
+    """Ends the processes that read for its own when it is called for the very first time."""
+    if not Path("died").exists():
+        for child in Path("/proc/self/task").glob("*/children"):
+            for number in child.read_text().split():
+                os.kill(int(number), signal.SIGKILL)
+                Path("died").touch()
+    return signals.input_gradients["plain"].abs().sum(dim=1)
+
 @technique(needs=Needs(input_gradient=True), title="Waiting", citation="none")
 def waiting(signals):
     """Goes on once a machine of the cluster is lost."""
@@ -68,7 +78,7 @@ def arguments(overrides: list[str], tmp_path: Path) -> list[str]:
     (tmp_path / "own_techniques.py").write_text(TECHNIQUES)
     options = tmp_path / "conf/technique"
     options.mkdir(parents=True)
-    for name in ("mortal", "poison", "waiting"):
+    for name in ("mortal", "orphaning", "poison", "waiting"):
         (options / f"{name}.yaml").write_text(f"{name}: {{uses: {name}}}\n")
     return [
         *(f"--config-dir={tmp_path / 'conf'}", "allow_code=true", "plugins=[own_techniques]"),
@@ -117,8 +127,12 @@ def _run_dir(folder: Path) -> Path:
     return run_dir
 
 
-def test_a_killed_actor_changes_no_number(arguments: list[str], tmp_path: Path) -> None:
-    arguments += ["technique=[mortal]"]
+@pytest.mark.parametrize("technique", ["mortal", "orphaning"])
+def test_a_killed_actor_changes_no_number(
+    arguments: list[str], technique: str, tmp_path: Path
+) -> None:
+    """Or one whose reading process is killed."""
+    arguments += [f"technique=[{technique}]", "executor.workers=1", "batch_size=4"]
     ran = _run(tmp_path, *arguments, *RAY)
     assert ran.returncode == 0, ran.stderr
     run_dir = _run_dir(tmp_path / "out")

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnnaudit.image_sets.files import read_truth
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
-from cnnaudit.types import AuditError, Batch, File, Item, Masks
+from cnnaudit.types import AuditError, Batch, File, Item, Masks, ProcessDied
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ class Reader:
     def read(self, chunks: Sequence[Paired]) -> Iterator[Iterator[Batch]]:
         """Yield the batches of each chunk, to be taken before the next chunk's.
 
-        They are read ahead of the chunk that is asked for. Raises AuditError if a process dies.
+        They are read ahead of the chunk that is asked for. Raises ProcessDied for one that reads.
         """
         self._parts.chunks = chunks
         stream = _alive(iter(self._loader))
@@ -114,7 +114,7 @@ def _alive(stream: Iterator[Batch]) -> Iterator[Batch]:
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
                 raise
-            raise AuditError(
+            raise ProcessDied(
                 f"executor.workers: a process that decodes pictures ended ({error}); the same "
                 "command continues, and with executor.workers=0 this process decodes them itself"
             ) from error
