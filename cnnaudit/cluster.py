@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit import own_code
-from cnnaudit.executors import Done, executing, log_finished
+from cnnaudit.executors import Done, executing, failed_for_good, log_finished
 from cnnaudit.specs import AuditSpec, ExecutorSpec, ModelSpec
 from cnnaudit.store import Store
-from cnnaudit.types import DIED, AuditError, Device, ProcessDied, Unit
+from cnnaudit.types import AuditError, Device, ProcessDied, Unit
 
 if TYPE_CHECKING:
     from cnnaudit.execute import Finished
@@ -72,10 +72,7 @@ class _Team:
                     actor = None
                     deaths[unit.cells[0].key] += 1
                     attempts = deaths[unit.cells[0].key]
-                    log.warning("%s, attempt %d: %s", DIED, attempts, death)
-                    if attempts > self.audit.executor.retries:
-                        self.give_up(unit, attempts, done)
-                    else:
+                    if not failed_for_good(unit, attempts, death, self.audit, self.store, done):
                         waiting.put_back(unit)
                 if following := waiting.take(unit.model):
                     self.give(actor or self.hire(), following)
@@ -111,12 +108,6 @@ class _Team:
             logging.getLogger(name).log(level, "%s", text)
         log_finished(unit)
         done(Finished(unit, answered.batch_size, answered.device))
-
-    def give_up(self, unit: Unit, times: int, done: Done) -> None:
-        from cnnaudit.execute import Finished, fail_unit
-
-        fail_unit(unit, self.audit.metrics, self.store, f"{DIED}; attempts: {times}")
-        done(Finished(unit, self.audit.batch_size, None))
 
 
 class _Died(Exception):

@@ -305,8 +305,9 @@ def read_executor(entry: Section) -> ExecutorSpec:
     if shard is not None and shard >= shards:
         raise entry.wrong("shard", shard, f"below {entry.key('shards')}, which is {shards}")
     uses, workers = entry.choice("uses", EXECUTORS), entry.integer("workers", minimum=0)
+    retries = entry.integer("retries", minimum=0)
     if uses == "local":
-        return ExecutorSpec(uses, workers, shards, shard)
+        return ExecutorSpec(uses, workers, shards, shard, retries=retries)
     return ExecutorSpec(
         uses,
         workers,
@@ -315,7 +316,7 @@ def read_executor(entry: Section) -> ExecutorSpec:
         address=None if entry.take("address") is None else entry.text("address"),
         actors=_integer_or_none(entry, "actors", minimum=1),
         cores=entry.integer("cores", minimum=1),
-        retries=entry.integer("retries", minimum=0),
+        retries=retries,
     )
 
 

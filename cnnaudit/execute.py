@@ -65,8 +65,8 @@ def execute(
 
     `reader` reads for that model. Yields each unit when all of it is stored. With its untrained
     `twin` every heatmap of the network is set beside the twin's. An interrupt waits for the batch
-    in work, a second one for nothing. Raises AuditError if the store cannot be written or a
-    decoding process dies.
+    in work, a second one for nothing. Raises AuditError if the store cannot be written, and
+    ProcessDied if a process dies that reads for this one.
     """
     units, memory, device = tuple(units), _Memory(batch_size), named(_device(model))
     with patient() as stop_if_asked:

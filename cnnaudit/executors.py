@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, partial
@@ -11,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from cnnaudit.specs import AuditSpec, ModelSpec
-from cnnaudit.types import Unit
+from cnnaudit.types import DIED, ProcessDied, Unit
 
 if TYPE_CHECKING:
     import torch
@@ -27,15 +28,44 @@ Done = Callable[["Finished"], None]  # called after each unit, for progress
 
 
 def run_local(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
-    """Execute units in this process, model by model."""
+    """Execute units in this process, model by model.
+
+    When a process dies that reads for it, the others go on with a new one.
+    """
     from cnnaudit.models import choose_device
 
     device = choose_device(audit.device)
     for spec, group in groupby(units, key=lambda unit: unit.model):
-        with executing(spec, audit, device) as execute:
-            for finished in execute(group, store=store, batch_size=audit.batch_size):
-                log_finished(finished.unit)
-                done(finished)
+        left, attempts = deque(group), 0
+        while left:
+            try:
+                with executing(spec, audit, device) as execute:
+                    # After a death one alone, so that the next one is not for what is read ahead.
+                    chosen = [left[0]] if attempts else left
+                    for finished in execute(chosen, store=store, batch_size=audit.batch_size):
+                        log_finished(finished.unit)
+                        done(finished)
+                        left.popleft()
+                        attempts = 0
+            except ProcessDied as death:
+                attempts += 1
+                if failed_for_good(left[0], attempts, death, audit, store, done):
+                    left.popleft()
+                    attempts = 0
+
+
+def failed_for_good(
+    unit: Unit, attempts: int, death: Exception, audit: AuditSpec, store: Store, done: Done
+) -> bool:
+    """Store a unit as failed if it has been tried often enough, and say whether it was."""
+    from cnnaudit.execute import Finished, fail_unit
+
+    log.warning("%s, attempt %d: %s", DIED, attempts, death)
+    if attempts <= audit.executor.retries:
+        return False
+    fail_unit(unit, audit.metrics, store, f"{DIED}; attempts: {attempts}")
+    done(Finished(unit, audit.batch_size, None))
+    return True
 
 
 def run_ray(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:

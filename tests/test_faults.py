@@ -54,6 +54,30 @@ def raises(signals):
 """
 
 
+DEADLY = """
+import os, signal
+from pathlib import Path
+from torch.utils.data import get_worker_info
+from cnnaudit.image_sets import batches
+
+read = batches.read_picture
+
+def deadly(item):
+    if item.id == "scene_00-left-equal@brightness-3":
+        end = True
+    elif item.id == "scene_00-left-equal@haze-3":
+        end = not Path("died").exists()
+        Path("died").touch()
+    else:
+        end = False
+    if end and get_worker_info() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(item)
+
+batches.read_picture = deadly
+"""
+
+
 class Audit:
     """An audit's command, whose runs are processes with one store."""
 
@@ -321,6 +345,35 @@ def test_what_is_poisoned_fails_alone_and_the_rest_is_as_it_was(
     expected = expected[expected["item"] != cut.stem].reset_index(drop=True)
     assert sound[["item", "metric", "status"]].equals(expected[["item", "metric", "status"]])
     np.testing.assert_allclose(sound.value, expected.value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_picture_that_kills_who_reads_it_costs_its_chunk_and_no_more(
+    audit: Callable[..., Audit],
+) -> None:
+    """One does so whenever it is read, as what makes a decoder crash; one once, as the system may
+    when memory is short."""
+    more = (
+        *("technique=[saliency]", "perturbation=[contrast,brightness,haze]", "batch_size=8"),
+        *(f"perturbation.{name}.severities=[3]" for name in ("contrast", "brightness", "haze")),
+        "executor.workers=1",
+    )
+    clean, deadly = audit("clean", *more), audit("deadly", *more, "allow_code=true")
+    assert clean.run() == 0
+    (deadly.folder / "deadly.py").write_text(DEADLY)
+    assert deadly.run("plugins=[deadly]") == 4, deadly.said
+    log = (deadly.run_dir / "run.log").read_text()
+    assert log.count("a process that reads pictures ended") in (4, 5)  # or while it read ahead
+
+    rows, expected = deadly.rows(), clean.rows()
+    lost = rows["item"].astype(str).str.endswith("@brightness-3")
+    assert set(rows[lost].status) == {"failed"}
+    assert set(rows[lost].reason) == {"the process that computed it died; attempts: 3"}
+    pd.testing.assert_frame_equal(
+        rows[~lost].reset_index(drop=True).astype({"status": str, "reason": str}),
+        expected[~lost].reset_index(drop=True).astype({"status": str, "reason": str}),
+    )
+    assert deadly.run() == 0  # without what kills
+    assert deadly.tables() == clean.tables()
 
 
 def test_an_interrupt_leaves_only_whole_cells_and_exits_with_130(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from math import ceil
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
 import cv2
@@ -75,10 +76,10 @@ class Reader:
     def read(self, chunks: Sequence[Paired]) -> Iterator[Iterator[Batch]]:
         """Yield the batches of each chunk, to be taken before the next chunk's.
 
-        They are read ahead of the chunk that is asked for. Raises ProcessDied for one that reads.
+        They are read ahead of the chunk that is asked for. Raises ProcessDied when who reads dies.
         """
         self._parts.chunks = chunks
-        stream = _alive(iter(self._loader))
+        stream = _alive(_begun(self._loader))
         for items, _ in chunks:
             yield islice(stream, self._parts.count(items))
 
@@ -105,6 +106,17 @@ class _Parts:
                 yield [*zip(items[start:end], partners[start:end], strict=True)]
 
 
+def _begun(loader: DataLoader[_Sample | _Failure]) -> Iterator[Batch]:
+    """Begin to read, and be told of a death when the next batch is asked for.
+
+    torch would have a signal raise it in the middle of whatever this process is at just then.
+    """
+    before, stream = signal.getsignal(signal.SIGCHLD), iter(loader)
+    if current_thread() is main_thread() and before is not None:  # None: not Python's to set
+        signal.signal(signal.SIGCHLD, before)
+    return stream
+
+
 def _alive(stream: Iterator[Batch]) -> Iterator[Batch]:
     while True:
         try:
@@ -114,10 +126,7 @@ def _alive(stream: Iterator[Batch]) -> Iterator[Batch]:
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
                 raise
-            raise ProcessDied(
-                f"executor.workers: a process that decodes pictures ended ({error}); the same "
-                "command continues, and with executor.workers=0 this process decodes them itself"
-            ) from error
+            raise ProcessDied(f"a process that reads pictures ended ({error})") from error
         yield batch
 
 

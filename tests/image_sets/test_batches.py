@@ -19,7 +19,7 @@ from cnnaudit.image_sets.batches import Paired, Reader, _Parts
 from cnnaudit.image_sets.files import file_inside
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.specs import Preprocessing
-from cnnaudit.types import AuditError, Batch, File, Item
+from cnnaudit.types import Batch, File, Item, ProcessDied
 
 PREPROCESSING = Preprocessing((6, 8), "box", "rgb", (0, 0, 0), (1, 1, 1))
 NAMES = ("a", "b", "c", "d", "e")
@@ -250,7 +250,7 @@ def test_a_process_that_dies_is_an_error_and_no_end_of_waiting(items: list[Item]
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("it lives")
 
-    with pytest.raises(AuditError, match=r"executor.workers: a process that decodes pictures end"):
+    with pytest.raises(ProcessDied, match="a process that reads pictures ended"):
         ahead(Reader(killed, _mask, 2, workers=1), items)
 
 
