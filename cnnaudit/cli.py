@@ -14,6 +14,7 @@ import gc
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
     """Run the command that the process was called with; `arguments` stand before its own."""
     # Arrow's own allocators keep what was freed, which a table of millions of rows needs but once.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    # How schedulers and containers ask a process to end: it is to be what Ctrl-C is.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = [*arguments, *sys.argv[1:]]
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     try:
@@ -72,6 +75,7 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
         _say(f"interrupted{continues if command == 'run' else ''}")
         sys.exit(INTERRUPTED)
     finally:
+        signal.signal(signal.SIGTERM, before)
         gc.unfreeze()
         release_memory()  # what ends a process may need as much once more
 

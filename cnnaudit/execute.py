@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cnnaudit.store import Store
 
 _CPU = torch.device("cpu")
+_ENDS = (signal.SIGINT, signal.SIGTERM)  # by which a process is asked to end
 
 log = logging.getLogger(__name__)
 
@@ -102,32 +103,35 @@ def make_reader(
 
 @contextmanager
 def patient() -> Iterator[Callable[[], None]]:
-    """Hold back the first interrupt (Ctrl-C) until the yielded function is called.
+    """Hold back the first interrupt (Ctrl-C, SIGTERM) until the yielded function is called.
 
-    A second one stops at once. Where interrupts are not Python's own to handle, as in a thread or
-    under `nohup`, nothing changes.
+    A second one stops at once. What is not handled as an interrupt, as in a thread or under
+    `nohup`, is left as it is.
     """
-    asked = False
+    asked, in_charge = False, current_thread() is main_thread()
+    handlers = {one: signal.getsignal(one) for one in _ENDS if in_charge}
+    held = [one for one, does in handlers.items() if does is signal.default_int_handler]
 
     def remember(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _handle(held, signal.default_int_handler)
 
     def stop_if_asked() -> None:
         if asked:
             raise KeyboardInterrupt
 
-    in_charge = current_thread() is main_thread()
-    if not in_charge or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield stop_if_asked
-        return
-    signal.signal(signal.SIGINT, remember)
+    _handle(held, remember)
     try:
         yield stop_if_asked
         stop_if_asked()
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _handle(held, signal.default_int_handler)
+
+
+def _handle(signals: Iterable[signal.Signals], handler: Callable[..., None]) -> None:
+    for one in signals:
+        signal.signal(one, handler)
 
 
 class _Work:

@@ -27,6 +27,7 @@ import torch
 
 import cnnaudit.cli
 from cnnaudit.store import DONE, FIELDS, Store
+from cnnaudit.types import ROWS_FILE
 
 KILLS = 20
 IMPORTED = (
@@ -376,20 +377,23 @@ def test_a_picture_that_kills_who_reads_it_costs_its_chunk_and_no_more(
     assert deadly.tables() == clean.tables()
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_only_whole_cells_and_exits_with_130(
-    audit: Callable[..., Audit],
+    audit: Callable[..., Audit], sent: signal.Signals
 ) -> None:
     stopped = audit(
         *("stopped", "perturbation=[brightness]", "technique=[saliency,smooth_grad]"),
         *("batch_size=1", "executor.workers=1"),
     )
     process = stopped.start()
-    while not stopped.cells():
+    while not any(path.name == ROWS_FILE for path in stopped.files()):
         assert process.exitcode is None
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, sent)
     process.join()
     assert process.exitcode == 130, stopped.said
+    (status,) = stopped.out.glob("*/*/status.json")
+    assert json.loads(status.read_text())["state"] == "interrupted"
     assert stopped.said.splitlines()[-1].startswith("interrupted; what was finished is in the stor")
     assert "Traceback" not in stopped.said
     assert all(map(stopped.store.has, stopped.cells()))
