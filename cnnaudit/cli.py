@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from cnnaudit.asking import Asked
-    from cnnaudit.audit import Invocation, Outcome, Prepared
+    from cnnaudit.audit import Invocation, Outcome
     from cnnaudit.specs import AuditSpec
 
 COMPLETE, ERROR, REFUSED, FAILED, INCOMPLETE, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -165,7 +165,7 @@ def _plan(rest: Sequence[str]) -> int:
 
 def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int:
     from cnnaudit.audit import prepare
-    from cnnaudit.estimate import say_work
+    from cnnaudit.estimate import say_cost, say_work
     from cnnaudit.image_sets import not_readable
     from cnnaudit.reasons import reasons
     from cnnaudit.results import count_derived
@@ -184,7 +184,8 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
         for text in reasons(plan.units, ready.store):
             print(f"  why {text}")
     if plan.units:
-        _show_cost(ready)
+        for text in say_cost(ready.audit, plan.units, ready.device):
+            print(text)
     if audit.preview is not None:
         from cnnaudit.preview import write_preview
 
@@ -193,42 +194,20 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
     return COMPLETE
 
 
-def _show_cost(ready: Prepared) -> None:
-    from cnnaudit.estimate import count_passes, estimate
-    from cnnaudit.progress import clock
-
-    passes = count_passes(ready.plan.units, twin=ready.audit.untrained_twin)
-    own = f", and the own passes of {', '.join(passes.queried_by)}" if passes.queried_by else ""
-    print(f"passes: {passes.forward} images forward, {passes.backward} backward{own}")
-    cost = estimate(ready.audit, ready.plan.units, ready.device)
-    print(
-        f"about {clock(cost.seconds)} on {ready.device} and {cost.size / 1e6:.1f} MB in the store, "
-        "from a short calibration; what compares, illustrates and sums up comes on top"
-    )
-
-
 def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
     from dataclasses import replace
 
     from cnnaudit.models import inspect_model
-    from cnnaudit.models.layers import names_of
+    from cnnaudit.models.layers import say_layers
 
     for spec in audit.models:
         # What the layers are does not depend on the weights, which may be far away.
         facts = inspect_model(replace(spec, weights=None, pretrained=""), audit.seed)
-        roles: dict[str, list[str]] = {}
-        for role, path in facts.roles.items():
-            roles.setdefault(path, []).append(role)
-        print(f"{spec.name}: {facts.parameters:,} parameters, input {_shape(facts.input)}")
-        for index, name in enumerate(names_of(facts.layers)):
-            layer, named = facts.layers[index], ", ".join(roles.get(name, ()))
-            line = f"{index:>4}  {name:<24} {layer.kind:<20} {_shape(layer.shape):<16} {named}"
-            print(line.rstrip())
+        shape = "×".join(map(str, facts.input))
+        print(f"{spec.name}: {facts.parameters:,} parameters, input {shape}")
+        for text in say_layers(facts.layers, facts.roles):
+            print(text)
     return COMPLETE
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "no tensor" if shape is None else "×".join(map(str, shape))
 
 
 def _report(rest: Sequence[str]) -> int:

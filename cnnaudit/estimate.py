@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from cnnaudit.executors import executing
+from cnnaudit.progress import clock
 from cnnaudit.specs import AuditSpec
 from cnnaudit.store import Store
 from cnnaudit.techniques import TECHNIQUES
@@ -50,6 +51,18 @@ def say_work(units: Iterable[Unit]) -> Iterator[str]:
         images[unit.model.name, unit.image_set.spec.name, told] += len(unit.chunk)
     for (model, image_set, told), number in images.items():
         yield f"{model} on {image_set}, {number} images: {told}"
+
+
+def say_cost(audit: AuditSpec, units: Sequence[Unit], device: torch.device) -> Iterator[str]:
+    """Say how many images units send through networks, and about how long that takes."""
+    passes = count_passes(units, twin=audit.untrained_twin)
+    own = f", and the own passes of {', '.join(passes.queried_by)}" if passes.queried_by else ""
+    yield f"passes: {passes.forward} images forward, {passes.backward} backward{own}"
+    cost = estimate(audit, units, device)
+    yield (
+        f"about {clock(cost.seconds)} on {device} and {cost.size / 1e6:.1f} MB in the store, "
+        "from a short calibration; what compares, illustrates and sums up comes on top"
+    )
 
 
 def count_passes(units: Iterable[Unit], *, twin: bool) -> Passes:

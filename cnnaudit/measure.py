@@ -205,10 +205,7 @@ def _with_reasons(columns: Columns, batch: Batch, region: str) -> Columns:
 
 
 def _rows(
-    batch: Batch,
-    region: str,
-    columns: Columns,
-    beside: Mapping[str, Columns],
+    batch: Batch, region: str, columns: Columns, beside: Mapping[str, Columns]
 ) -> list[MetricRow]:
     """Return a row for each metric and image; `beside` has what references earned."""
     return [

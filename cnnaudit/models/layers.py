@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,17 @@ def names_of(layers: Sequence[Layer]) -> tuple[str, ...]:
         names.append(layer_name(layer.path, met[layer.path], calls[layer.path]))
         met[layer.path] += 1
     return tuple(names)
+
+
+def say_layers(layers: Sequence[Layer], roles: Mapping[str, str]) -> Iterator[str]:
+    """Say of each layer its index, name, kind, shape and the roles that it has."""
+    roles_of: dict[str, list[str]] = {}
+    for role, path in roles.items():
+        roles_of.setdefault(path, []).append(role)
+    for index, (name, layer) in enumerate(zip(names_of(layers), layers, strict=True)):
+        shape = "no tensor" if layer.shape is None else "×".join(map(str, layer.shape))
+        named = ", ".join(roles_of.get(name, ()))
+        yield f"{index:>4}  {name:<24} {layer.kind:<20} {shape:<16} {named}".rstrip()
 
 
 def resolve_layer(
