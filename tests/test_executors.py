@@ -46,11 +46,13 @@ def mortal(signals):
 @technique(needs=Needs(input_gradient=True), title="Orphaning", citation="none")
 def orphaning(signals):
     """Ends the processes that read for its own when it is called for the very first time."""
-    if not Path("died").exists():
-        for child in Path("/proc/self/task").glob("*/children"):
-            for number in child.read_text().split():
+    try:
+        Path("died").touch(exist_ok=False)  # by one of the actors alone
+        for children in Path("/proc/self/task").glob("*/children"):
+            for number in children.read_text().split():
                 os.kill(int(number), signal.SIGKILL)
-                Path("died").touch()
+    except FileExistsError:
+        pass
     return signals.input_gradients["plain"].abs().sum(dim=1)
 
 @technique(needs=Needs(input_gradient=True), title="Waiting", citation="none")
