@@ -27,6 +27,7 @@ _MASK = (
 # How a picture is turned that says so itself, in the tag that cameras write.
 _ORIENTATION = 0x0112
 UPRIGHT, ON_ITS_SIDE = 1, (5, 6, 7, 8)
+_MARKS_IN_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # where a PNG says it
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -160,7 +161,7 @@ def picture_size(path: Path, where: str) -> tuple[int, int]:
         with _readable(path, "picture") as image:
             width, height = image.size
             # Of a TIFF, Pillow tells the size as turned.
-            sideways = image.format != "TIFF" and _orientation(image) in ON_ITS_SIDE
+            sideways = image.format != "TIFF" and _orientation_undecoded(image, path) in ON_ITS_SIDE
             return (height, width) if sideways else (width, height)
     except AuditError as error:
         raise AuditError(f"{where}: {error}") from error
@@ -169,7 +170,16 @@ def picture_size(path: Path, where: str) -> tuple[int, int]:
 def orientation_of(path: Path) -> int:
     """Return how a picture is stored: `UPRIGHT`, `ON_ITS_SIDE`, or turned in another way."""
     with _readable(path, "picture") as image:
-        return _orientation(image)
+        return _orientation_undecoded(image, path)
+
+
+def _orientation_undecoded(image: Image.Image, path: Path) -> int:
+    """Return how a picture is stored; Pillow decodes every PNG for it, as it may say it last."""
+    if image.format == "PNG":
+        content = path.read_bytes()
+        if not any(mark in content for mark in _MARKS_IN_PNG):
+            return UPRIGHT
+    return _orientation(image)
 
 
 def _orientation(image: Image.Image) -> int:

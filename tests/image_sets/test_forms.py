@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.files import picture_size, read_image, read_mask
@@ -153,6 +155,39 @@ def test_a_picture_is_seen_as_its_orientation_says(tmp_path: Path, suffix: str, 
     off = np.asarray(found)[corners].astype(int) - expected[corners]
     assert abs(off).max() <= (12 if suffix == "jpg" else 0)
     assert picture_size(path, "set") == found.size == expected.shape[1::-1]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+KEY, PROFILE = b"Raw profile type exif\0", b"\nexif\n60\n" + orientation(6).tobytes().hex().encode()
+XMP = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+AT_THE_END = {
+    "eXIf": chunk(b"eXIf", orientation(6).tobytes().removeprefix(b"Exif\0\0")),
+    "tEXt": chunk(b"tEXt", KEY + PROFILE),
+    "zTXt": chunk(b"zTXt", KEY + b"\0" + zlib.compress(PROFILE)),
+    "iTXt": chunk(b"iTXt", XMP),
+}
+
+
+@pytest.mark.parametrize("kind", AT_THE_END)
+def test_a_png_may_say_it_behind_its_pixels(tmp_path: Path, kind: str) -> None:
+    rgb().save(tmp_path / "a.png")
+    content, end = (tmp_path / "a.png").read_bytes(), chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content.removesuffix(end) + AT_THE_END[kind] + end)
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), AS_SEEN[6](RGB))
+    assert picture_size(tmp_path / "a.png", "set") == (H, W)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "bmp", "gif"])
+def test_the_size_of_a_picture_takes_no_decoding(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb().save(tmp_path / f"a.{suffix}")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _image: pytest.fail("it is decoded"))
+    assert picture_size(tmp_path / f"a.{suffix}", "set") == (W, H)
 
 
 @pytest.mark.parametrize("value", [0, 9, 60000])
