@@ -112,15 +112,15 @@ def prepare(audit: AuditSpec) -> Prepared:
     check_writable(audit.store_dir, "store_dir")
     if device_here(audit) not in _ALWAYS_THERE:
         choose_device(audit.device)
-    loaded = map(load_image_set, audit.image_sets)
+    store = Store(audit.store_dir)
+    store.sweep()
+    loaded = (load_image_set(spec, store) for spec in audit.image_sets)
     image_sets = tuple(with_perturbed(loaded, audit.perturbations, audit.seed))
     audit = replace(
         audit,
         models=tuple(map(resolve_model, audit.models)),
         left_out=(*audit.left_out, *not_told_apart(image_sets)),
     )
-    store = Store(audit.store_dir)
-    store.sweep()
     facts = {m.name: facts_of(audit, m, store) for m in audit.models}
     _check_truths(image_sets, audit.models, facts)
     by_name = {image_set.spec.name: image_set for image_set in image_sets}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from cnnaudit.image_sets import folder, manifest
+from cnnaudit.image_sets.checked import checked_files
 from cnnaudit.image_sets.files import check_files
 from cnnaudit.sections import unknown
 from cnnaudit.specs import FACETS, GridSpec, ImageSetSpec
+from cnnaudit.store import Store
 from cnnaudit.types import AuditError, ImageSet, Item
 
 MOST_LEVELS = 100  # of a factor by whose levels means are told apart
@@ -20,11 +22,12 @@ READERS: Mapping[str, Reader] = {
 }
 
 
-def load_image_set(spec: ImageSetSpec) -> ImageSet:
+def load_image_set(spec: ImageSetSpec, store: Store | None = None) -> ImageSet:
     """Read what an image set declares, and check and digest every file that it names.
 
-    Raises AuditError naming the file or column, what was found and what is allowed; a picture that
-    cannot be read is noted, unless none can.
+    Files that a store knows to be good are not decoded. Raises AuditError naming the file or
+    column, what was found and what is allowed; a picture that cannot be read is noted, unless none
+    can.
     """
     where = f"image_set.{spec.name}"
     folder = spec.root.parent if "{" in spec.root.name else spec.root  # a choice of its pictures
@@ -34,7 +37,7 @@ def load_image_set(spec: ImageSetSpec) -> ImageSet:
     if not items:
         raise AuditError(f"{where}: {spec.root} holds no picture")
     _check_factors(spec, factors, where)
-    unreadable = check_files(items, where)
+    unreadable = checked_files(items, where, store) if store else check_files(items, where)
     image_set = ImageSet(spec, items, factors, unreadable)
     _check_levels(image_set, where)
     return image_set
