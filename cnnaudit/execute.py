@@ -19,6 +19,7 @@ from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import Reader
 from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import Measuring, rows_file, truths_of, without_value
+from cnnaudit.models import device_of
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.numerics import is_out_of_memory, named, release_memory
 from cnnaudit.plan import stored_fields
@@ -69,7 +70,7 @@ def execute(
     in work, a second one for nothing. Raises AuditError if the store cannot be written, and
     ProcessDied if a process dies that reads for this one.
     """
-    units, memory, device = tuple(units), _Memory(batch_size), named(_device(model))
+    units, memory, device = tuple(units), _Memory(batch_size), named(device_of(model))
     with patient() as stop_if_asked:
         read_ahead = reader.read([(unit.chunk, unit.partners) for unit in units])
         for unit, found in zip(units, read_ahead, strict=True):
@@ -197,7 +198,7 @@ class _Work:
             self.rows[cell.key] += without_value(cell, items, self.metrics, "failed", reason)
 
     def _add(self, batch: Batch) -> None:
-        spec, cells, batch = self.unit.model, self.unit.cells, batch.to(_device(self.model))
+        spec, cells, batch = self.unit.model, self.unit.cells, batch.to(device_of(self.model))
         outputs, results = self._compute(self.model, cells, batch)
         beside: dict[str, Result] = {}
         if self.twin is not None:
@@ -230,10 +231,6 @@ class _Work:
             model, spec.score_from, batch.images, asked.values(), partial(truths_of, spec, batch)
         )
         return outputs, dict(zip(asked, computed, strict=True))
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def fail_unit(unit: Unit, metrics: Sequence[MetricSpec], store: Store, reason: str) -> None:

@@ -22,7 +22,7 @@ from cnnaudit.illustrate import result_files
 from cnnaudit.image_sets.files import read_image
 from cnnaudit.kernels import kernel_files
 from cnnaudit.metrics import behaviour
-from cnnaudit.models import choose_device, inspect_model, resolve_model
+from cnnaudit.models import choose_device, device_of, inspect_model, resolve_model
 from cnnaudit.models.labels import class_index
 from cnnaudit.models.preprocessing import frame, prepare_image
 from cnnaudit.plan import requests_of
@@ -173,7 +173,7 @@ def _explained(
     of_pictures = [request for request in requests if request not in of_model]
     for request in of_model:
         yield _Explained(None, request, kernel_files(model, spec, request, audit.seed))
-    device = next(model.parameters()).device
+    device = device_of(model)
     for picture in pictures if of_pictures else ():
         image = prepare_image(read_image(picture), spec.preprocessing)[None].to(device)
         outputs, computed = compute_heatmaps(model, spec.score_from, image, of_pictures)

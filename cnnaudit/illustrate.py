@@ -19,6 +19,7 @@ from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
 from cnnaudit.measure import truths_of
 from cnnaudit.metrics import behaviour, is_dead
 from cnnaudit.metrics.truths import truth_array
+from cnnaudit.models import device_of
 from cnnaudit.models.preprocessing import frame, prepare_image, prepare_mask, received
 from cnnaudit.specs import ModelSpec
 from cnnaudit.types import Batch, Channels, HeatmapRequest, Item, NoHeatmaps
@@ -54,7 +55,7 @@ def illustrate(
     ):
         if not batch.items:
             continue
-        images = batch.images.to(next(model.parameters()).device)
+        images = batch.images.to(device_of(model))
         truths = partial(truths_of, spec, batch)
         outputs, computed = compute_heatmaps(model, spec.score_from, images, requests, truths)
         for index, item in enumerate(batch.items):

@@ -17,6 +17,7 @@ from cnnaudit import hooks
 from cnnaudit.heatmaps import compute_heatmaps, weights_of
 from cnnaudit.image_sets.batches import batches
 from cnnaudit.measure import truths_of
+from cnnaudit.models import device_of
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.models.untrained import own_parameters, reinitialise
 from cnnaudit.numerics import is_out_of_memory
@@ -116,6 +117,8 @@ def _curves(
     explained = [_Explained(spec, model, batch, requests) for batch in given]
     if not explained:
         return [_lacking("failed", "no image could be read") for _ in requests]
+    if not any(map(own_parameters, model.modules())):
+        return [_lacking("not_applicable", "the network has no weights") for _ in requests]
     before = [one.results(model, requests) for one in explained]
     made = [_about(result) for result in before[0]]
     ranks = [
@@ -149,7 +152,7 @@ class _Explained:
         self, spec: ModelSpec, model: nn.Module, batch: Batch, requests: Iterable[HeatmapRequest]
     ) -> None:
         self.ids, self.score_from = batch.ids, spec.score_from
-        self.images = batch.images.to(next(model.parameters()).device)
+        self.images = batch.images.to(device_of(model))
         _, scores = forward(model, self.images, spec.score_from)
         truths = partial(truths_of, spec, batch)
         targets = {request.target.name: request.target for request in requests}

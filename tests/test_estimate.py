@@ -48,4 +48,5 @@ def test_time_and_space_grow_with_the_work_and_nothing_is_kept(overrides: list[s
     costs = [estimate(one.audit, one.plan.units, one.device) for one in (small, large)]
     assert 0 < costs[0].seconds < costs[1].seconds
     assert 0 < costs[0].size < costs[1].size
-    assert {fields["kind"] for fields, _ in small.store.fields()} == {"facts"}  # of planning
+    of_planning = {"checked_files", "facts"}
+    assert {fields["kind"] for fields, _ in small.store.fields()} == of_planning

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -224,3 +225,11 @@ def choose_device(device: str) -> torch.device:
             "allowed are auto, cpu, and cuda or cuda:N where there is a GPU"
         ) from error
     return chosen
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a model lies; one without parameters and buffers computes on the CPU."""
+    import torch
+
+    tensors = chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

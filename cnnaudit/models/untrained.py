@@ -5,6 +5,8 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
+from cnnaudit.models import device_of
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -20,7 +22,7 @@ def untrained_twin(model: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for module in twin.modules():
         reinitialise(module, generator)
-    return twin.to(next(model.parameters()).device)
+    return twin.to(device_of(model))
 
 
 def reinitialise(module: nn.Module, generator: torch.Generator) -> None:

@@ -7,11 +7,13 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from cnnaudit import own_code
+from cnnaudit.audit import Invocation, run_audit
 from cnnaudit.config import load_specs
 from cnnaudit.models import build_model, inspect_model
 from cnnaudit.plan import run_fields
@@ -207,3 +209,34 @@ def test_sources_are_the_users_own(package: str, tmp_path: Path) -> None:
         assert path.parent.name == "safetensors"
     assert own_code.sources("cnnaudit.techniques.cam") == []
     assert own_code.sources("no_module_at_all") == []
+
+
+# --- used -----------------------------------------------------------------------------------------
+
+RULE = """
+import torch
+from torch import nn
+
+class Redness(nn.Module):
+    def forward(self, images):
+        red = (images[:, 0] - images[:, 1]).clamp(min=0)
+        return torch.stack([red.mean((1, 2)), red.amax((1, 2))], 1)
+"""
+
+
+def test_a_rule_without_weights_is_audited(package: str, tmp_path: Path, image_set: Path) -> None:
+    (tmp_path / package / "rule.py").write_text(RULE)
+    asked = ("technique=[saliency]", "metric=[mass_in_mask]", "sanity=[randomisation]")
+    sets = ("image_set=[manifest]", f"image_set.manifest.root={image_set}", "untrained_twin=true")
+    own = overrides_of(f"{package}.rule:Redness", *asked, *sets, f"output_dir={tmp_path / 'out'}")
+    outcome = run_audit(load_specs([*own, "device=cpu", ALLOW]), Invocation("test", [], ""))
+    assert outcome.complete
+    rows = (
+        pd.read_parquet(outcome.run_dir / "results/rows.parquet")
+        .query("status == 'ok'")
+        .dropna(subset="twin")
+    )
+    assert len(rows) > 0
+    assert (rows["value"] == rows["twin"]).all()  # nothing in it was learnt
+    (curve,) = pd.read_csv(outcome.run_dir / "results/randomisation.csv").to_dict("records")
+    assert curve["status"] == "not_applicable: the network has no weights"

@@ -299,20 +299,28 @@ def test_a_spoilt_network_is_the_clean_one_of_its_seed(proof: Proof) -> None:
     assert ready.weights.read_bytes() != (TANK_FOLDER / "clean" / WEIGHTS).read_bytes()
 
 
-def test_the_robots_networks_are_judged_beside_the_clean_one(proof: Proof) -> None:
+@pytest.fixture(scope="module")
+def robots(proof: Proof) -> pd.DataFrame:
     done: list[None] = []
-    found = robot.examine_robot(proof, done=lambda: done.append(None)).set_index("arm")
+    found = robot.examine_robot(proof, done=lambda: done.append(None))
+    assert len(done) == len(found) == len(proof.robot)
+    return found
+
+
+def test_the_robots_networks_are_judged_beside_the_clean_one(
+    proof: Proof, robots: pd.DataFrame
+) -> None:
+    found = robots.set_index("arm")
     assert list(found.index) == proof.robot
-    assert len(done) == len(found)
     verdicts = found.drop(columns=["label", "matched", "conflicting"])
     assert set(verdicts.loc["clean"]) == {"PASS"}
     for arm in ("mark", "red", "no_normalisation"):  # taught by six frames of noise, or misled
         assert "FAIL" in set(verdicts.loc[arm])
 
 
-def test_what_the_robot_has_been_taught_stays(proof: Proof) -> None:
+def test_what_the_robot_has_been_taught_stays(proof: Proof, robots: pd.DataFrame) -> None:
     cards = sorted((proof.output / "networks").glob("robot-*/card.json"))
-    assert len(cards) == len(proof.robot)
+    assert len(cards) == len(robots)
     before = [card.stat().st_mtime_ns for card in cards]
     robot.examine_robot(proof, done=lambda: None)
     assert [card.stat().st_mtime_ns for card in cards] == before
