@@ -20,7 +20,7 @@ from cnnaudit.catalogue import make_catalogue
 from cnnaudit.checks import check_levels
 from cnnaudit.contrasts import check_contrast
 from cnnaudit.executors import EXECUTORS, device_here, loaded
-from cnnaudit.facts import facts_of
+from cnnaudit.facts import checked_files, facts_of
 from cnnaudit.image_sets import load_image_set, not_readable, not_told_apart
 from cnnaudit.image_sets.perturbed import with_perturbed
 from cnnaudit.metrics import measure_overlap
@@ -114,7 +114,8 @@ def prepare(audit: AuditSpec) -> Prepared:
         choose_device(audit.device)
     store = Store(audit.store_dir)
     store.sweep()
-    loaded = (load_image_set(spec, store) for spec in audit.image_sets)
+    check_once = partial(checked_files, store=store)
+    loaded = (load_image_set(spec, check_once) for spec in audit.image_sets)
     image_sets = tuple(with_perturbed(loaded, audit.perturbations, audit.seed))
     audit = replace(
         audit,

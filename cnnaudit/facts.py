@@ -1,19 +1,24 @@
-"""What planning needs to know of a model: inspected once, then taken from the store."""
+"""What planning needs to know of models and files: found out once, then in the store."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import PIL
+
+from cnnaudit.image_sets.files import check_files
 from cnnaudit.models import ModelFacts, inspect_model
 from cnnaudit.models.layers import Layer
 from cnnaudit.plan import run_fields
 from cnnaudit.specs import AuditSpec, ModelSpec
-from cnnaudit.store import Store, cell_key
-from cnnaudit.types import AuditError
+from cnnaudit.store import Store, cell_key, digest_list
+from cnnaudit.types import AuditError, File, Item, Region
 
 VERSION = 1  # raise it when inspecting would find other facts
+CHECK_VERSION = 1  # raise it when checking files would find something else
 _FILE = "facts.json"
 
 
@@ -45,9 +50,39 @@ def facts_of(audit: AuditSpec, spec: ModelSpec, store: Store) -> ModelFacts:
     return _read(json.loads(store.read(key, _FILE)))
 
 
+def checked_files(items: Sequence[Item], where: str, store: Store) -> tuple[str, ...]:
+    """Return what `check_files` does, without decoding files that the store knows to be good.
+
+    Of a picture that cannot be read the store knows nothing: it may have been the disk.
+    """
+    fields = {
+        "kind": "checked_files",
+        "version": CHECK_VERSION,
+        "pillow": PIL.__version__,
+        "items": digest_list(map(_contents, items)),
+    }
+    key = cell_key(fields)
+    if store.has(key):
+        return ()
+    unreadable = check_files(items, where)
+    if not unreadable:
+        store.write(key, {}, fields)
+    return unreadable
+
+
 def _read(stored: dict[str, Any]) -> ModelFacts:
     layers = tuple(
         Layer(one["path"], one["kind"], None if one["shape"] is None else tuple(one["shape"]))
         for one in stored.pop("layers")
     )
     return ModelFacts(layers=layers, input=tuple(stored.pop("input")), **stored)
+
+
+def _contents(item: Item) -> list[Any]:
+    """Return all of an item that a check of it depends on."""
+    truth = item.truth.digest if isinstance(item.truth, File) else None
+    return [item.image.digest, [*map(_content, item.regions.values())], truth]
+
+
+def _content(region: Region) -> Any:
+    return region.digest if isinstance(region, File) else asdict(region)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from cnnaudit.image_sets import folder, manifest
-from cnnaudit.image_sets.checked import checked_files
 from cnnaudit.image_sets.files import check_files
 from cnnaudit.sections import unknown
 from cnnaudit.specs import FACETS, GridSpec, ImageSetSpec
-from cnnaudit.store import Store
 from cnnaudit.types import AuditError, ImageSet, Item
 
 MOST_LEVELS = 100  # of a factor by whose levels means are told apart
 
 Reader = Callable[..., tuple[tuple[Item, ...], tuple[str, ...]]]
+Check = Callable[[Sequence[Item], str], tuple[str, ...]]  # as `check_files`
 
 READERS: Mapping[str, Reader] = {
     "manifest": manifest.read_manifest,
@@ -22,12 +21,11 @@ READERS: Mapping[str, Reader] = {
 }
 
 
-def load_image_set(spec: ImageSetSpec, store: Store | None = None) -> ImageSet:
+def load_image_set(spec: ImageSetSpec, check: Check = check_files) -> ImageSet:
     """Read what an image set declares, and check and digest every file that it names.
 
-    Files that a store knows to be good are not decoded. Raises AuditError naming the file or
-    column, what was found and what is allowed; a picture that cannot be read is noted, unless none
-    can.
+    Raises AuditError naming the file or column, what was found and what is allowed; a picture that
+    cannot be read is noted, unless none can.
     """
     where = f"image_set.{spec.name}"
     folder = spec.root.parent if "{" in spec.root.name else spec.root  # a choice of its pictures
@@ -37,7 +35,7 @@ def load_image_set(spec: ImageSetSpec, store: Store | None = None) -> ImageSet:
     if not items:
         raise AuditError(f"{where}: {spec.root} holds no picture")
     _check_factors(spec, factors, where)
-    unreadable = checked_files(items, where, store) if store else check_files(items, where)
+    unreadable = check(items, where)
     image_set = ImageSet(spec, items, factors, unreadable)
     _check_levels(image_set, where)
     return image_set

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from cnnaudit.facts import checked_files
 from cnnaudit.image_sets import load_image_set
 from cnnaudit.specs import ImageSetSpec
 from cnnaudit.store import Store
@@ -46,7 +48,8 @@ def _write_mask(folder: Path, inside: int, height: int = 6) -> None:
 
 
 def _load(root: Path, store: Store) -> ImageSet:
-    return load_image_set(ImageSetSpec("set", "manifest", root, None, 1, (), {}, {}), store)
+    spec = ImageSetSpec("set", "manifest", root, None, 1, (), {}, {})
+    return load_image_set(spec, partial(checked_files, store=store))
 
 
 @pytest.fixture
