@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from cnnaudit.specs import AuditSpec, ModelSpec
-from cnnaudit.types import DIED, ProcessDied, Unit
+from cnnaudit.types import DIED, AuditError, ProcessDied, Unit
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,15 @@ def executing(
 
     with loaded(spec, audit, device) as model:
         # a draw of its own, also beside a model that is itself untrained
-        twin = untrained_twin(model, audit.seed + 1) if audit.untrained_twin else None
+        twin = None
+        if audit.untrained_twin:
+            try:
+                twin = untrained_twin(model, audit.seed + 1)
+            except Exception as error:  # of somebody's own layers, which cannot be copied
+                raise AuditError(
+                    f"model.{spec.name}: its untrained twin cannot be made "
+                    f"({type(error).__name__}: {error}); leave out what asks for it"
+                ) from error
         yield partial(
             execute,
             model=model,

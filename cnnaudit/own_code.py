@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import import_module
+from importlib.machinery import PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
@@ -94,33 +96,38 @@ def import_own(name: str, where: str) -> ModuleType:
 def sources(name: str) -> list[Path]:
     """Return the file of an imported module, and of all it imports of its own package or folder.
 
-    What is installed beside it is not followed, nor is cnnaudit itself.
+    What is installed beside it is not followed, nor is cnnaudit itself. Files are found where they
+    lie: which of them are loaded may change, as some are only when a function is called.
     """
+    named = getattr(sys.modules.get(name), "__file__", None)
+    if named is None or Path(named).is_relative_to(_PACKAGE):
+        return []
+    own = Path(named)
+    of_package = own.name == "__init__.py"
+    start = own.parents[name.count(".") + of_package]  # where its outermost package lies
+    folder = own.parents[max(0, name.count(".") - (not of_package))]
     found: dict[str, Path] = {}
     pending = [name]
     while pending:
         each = pending.pop()
-        file = _file(each)
-        if each not in found and file is not None and _belongs(file, name):
+        file = own if each == name else _file(each, start)
+        if each not in found and file is not None and (file == own or _belongs(file, folder)):
             found[each] = file
             pending += _imports(each, file)
     return sorted(set(found.values()))
 
 
-def _file(name: str) -> Path | None:
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return Path(file) if file else None
+def _file(name: str, start: Path) -> Path | None:
+    """Return the file of a module that lies below a folder, imported or not."""
+    spec = PathFinder.find_spec(name, [str(start.joinpath(*name.split(".")[:-1]))])
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
-def _belongs(file: Path, name: str) -> bool:
-    """Say whether a file lies in the package of a module, or in its folder if it has none."""
-    own = _file(name)
-    if own is None or file.is_relative_to(_PACKAGE):
+def _belongs(file: Path, folder: Path) -> bool:
+    """Say whether a file is of the package, or else the folder, in which a user's module lies."""
+    if folder.name == _INSTALLED or file.is_relative_to(_PACKAGE):
         return False
-    depth = name.count(".") - (own.name != "__init__.py")
-    folder = own.parents[max(0, depth)]
-    inside = file.is_relative_to(folder) and _INSTALLED not in file.relative_to(folder).parts
-    return file == own or (inside and folder.name != _INSTALLED)
+    return file.is_relative_to(folder) and _INSTALLED not in file.relative_to(folder).parts
 
 
 def _imports(name: str, file: Path) -> set[str]:
@@ -133,7 +140,8 @@ def _imports(name: str, file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            start = resolve_name("." * node.level + (node.module or ""), package)
-            found |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
+            with suppress(ImportError):  # it leads out of the package, and so would fail
+                start = resolve_name("." * node.level + (node.module or ""), package)
+                found |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
     split = [each.split(".") for each in found]
     return {".".join(parts[: n + 1]) for parts in split for n in range(len(parts))}

@@ -197,6 +197,37 @@ def test_the_factorys_files_and_arguments_are_in_the_key(package: str, tmp_path:
     assert run_fields(audit, spec) == before
 
 
+def test_what_is_imported_when_it_is_called_counts_before_and_after(
+    package: str, tmp_path: Path
+) -> None:
+    """Otherwise the key of a network would change as soon as it has been built."""
+    lazy = "def build():\n    from .blocks import net\n    return net()\n"
+    either = "try:\n    from ..beyond import X\nexcept ImportError:\n    X = 1\n"
+    (tmp_path / package / "lazy.py").write_text(either + lazy)
+    (tmp_path / package / "blocks.py").write_text(
+        "from .my_model import build\nfrom torch import nn\nnet = build\n"
+    )
+    own_code.open_door(True, [ALLOW])
+    module = own_code.import_own(f"{package}.lazy", "here")
+    before = own_code.sources(f"{package}.lazy")
+    assert {path.name for path in before} == {
+        *("lazy.py", "blocks.py", "my_model.py", "parts.py", "__init__.py")
+    }
+    module.build()
+    assert own_code.sources(f"{package}.lazy") == before
+
+
+def test_a_module_alone_and_what_lies_beside_it(package: str, tmp_path: Path) -> None:
+    name = f"alone_{package}"
+    (tmp_path / f"{name}.py").write_text(
+        "try:\n    from .beside import Y\nexcept ImportError:\n    import beside, json\n"
+    )
+    (tmp_path / "beside.py").write_text("Y = 1\n")
+    own_code.open_door(True, [ALLOW])
+    own_code.import_own(name, "here")
+    assert own_code.sources(name) == sorted([tmp_path / "beside.py", tmp_path / f"{name}.py"])
+
+
 def test_sources_are_the_users_own(package: str, tmp_path: Path) -> None:
     (tmp_path / package / "net.py").write_text(
         "import torch, cnnaudit\nfrom . import parts\nfrom .my_model import build as make\n"
@@ -222,6 +253,27 @@ class Redness(nn.Module):
         red = (images[:, 0] - images[:, 1]).clamp(min=0)
         return torch.stack([red.mean((1, 2)), red.amax((1, 2))], 1)
 """
+
+
+NORMED = """
+from torch import nn
+
+def build():
+    layer = nn.utils.weight_norm(nn.Conv2d(3, 2, 3))
+    return nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_network_that_cannot_be_copied_has_no_twin(
+    package: str, tmp_path: Path, image_set: Path
+) -> None:
+    (tmp_path / package / "normed.py").write_text(NORMED)
+    asked = ("technique=[saliency]", "metric=[mass_in_mask]", "untrained_twin=true")
+    sets = ("image_set=[manifest]", f"image_set.manifest.root={image_set}", "device=cpu", ALLOW)
+    own = overrides_of(f"{package}.normed:build", *asked, *sets, f"output_dir={tmp_path / 'out'}")
+    with pytest.raises(AuditError, match=r"model.factory: its untrained twin cannot be made \("):
+        run_audit(load_specs(own), Invocation("test", [], ""))
 
 
 def test_a_rule_without_weights_is_audited(package: str, tmp_path: Path, image_set: Path) -> None:
