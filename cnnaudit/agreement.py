@@ -24,7 +24,7 @@ from cnnaudit.image_sets.files import picture_size
 from cnnaudit.models.preprocessing import frame_box
 from cnnaudit.specs import AgreementSpec, ContrastSpec
 from cnnaudit.statistics import estimate, unit_ranks
-from cnnaudit.store import Store, cell_key
+from cnnaudit.store import Store, cell_key, digest_list
 from cnnaudit.summary import POOLED
 from cnnaudit.types import MAPS_FILE, MAPS_OF_FILE, Cell, ImageSet, Item
 
@@ -49,12 +49,15 @@ class _Work:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What determines the correlations."""
+        """What determines the correlations, and what is said of each."""
+        image_set = self.image_set
+        items = ([one.id, image_set.unit_of(one), dict(one.factors)] for one in image_set.items)
         return {
             "kind": "agreement",
             "between": asdict(self.spec),
             "contrast": self.contrast and asdict(self.contrast),
-            "unit": self.image_set.spec.unit,
+            "image_set": image_set.spec.name,
+            "items": digest_list(items),
             "cells": [[cell.key, *_names(cell).values()] for cell in self.cells],
         }
 
@@ -186,7 +189,8 @@ def _measured(work: _Work, store: Store) -> pd.DataFrame:
         ),
         columns=[*ABOUT, "unit", "correlation"],
     )
-    store.write(key, {"agreement.parquet": rows.to_parquet(index=False)}, fields)
+    failed = not all(store.has(cell.key) for cell in cells)  # and may come again, better
+    store.write(key, {"agreement.parquet": rows.to_parquet(index=False)}, fields, again=failed)
     return rows
 
 

@@ -49,7 +49,7 @@ def show_kernels(
     """
     shown = []
     for request in requests:
-        fields = {**run_fields(audit, spec), **request_fields(request), "kind": "kernels"}
+        fields = {**run_fields(audit, spec), **request_fields(spec, request), "kind": "kernels"}
         key = cell_key(fields)
         if not store.has(key):
             store.write(key, kernel_files(load(), spec, request, audit.seed), fields)

@@ -18,7 +18,7 @@ from cnnaudit.models.layers import resolve_layer
 from cnnaudit.own_code import sources
 from cnnaudit.specs import AuditSpec, ModelSpec, TargetSpec
 from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest_file, digest_list
-from cnnaudit.targets import resolve_target
+from cnnaudit.targets import TARGETS, resolve_target
 from cnnaudit.techniques import TECHNIQUES, Technique
 from cnnaudit.types import PERTURBATION, SEVERITY, Cell, File, HeatmapRequest, ImageSet, Item, Unit
 
@@ -141,9 +141,10 @@ def swap_partners(image_set: ImageSet) -> dict[str, Item]:
     return partners
 
 
-def request_fields(request: HeatmapRequest) -> dict[str, Any]:
-    """Return what determines a request itself."""
+def request_fields(model: ModelSpec, request: HeatmapRequest) -> dict[str, Any]:
+    """Return what determines a request itself, put to a model."""
     target = request.target
+    truths = {"truth_of": answer_fields(model)} if TARGETS[target.uses].needs_truth else {}
     parameters = dict(request.technique.parameters)
     if request.layer:
         parameters["layer"] = request.layer
@@ -154,13 +155,13 @@ def request_fields(request: HeatmapRequest) -> dict[str, Any]:
         **_code_fields(registered),
         "library_of_technique": library,
         "parameters": parameters,
-        "target": {"uses": target.uses, "sign": target.sign, **target.parameters},
+        "target": {"uses": target.uses, "sign": target.sign, **target.parameters, **truths},
     }
 
 
 def signal_fields(audit: AuditSpec, model: ModelSpec, request: HeatmapRequest) -> dict[str, Any]:
     """Return what determines the heatmaps of a request, beside the pictures."""
-    fields = {**run_fields(audit, model), **request_fields(request)}
+    fields = {**run_fields(audit, model), **request_fields(model, request)}
     if TECHNIQUES[request.technique.uses].sees_no_network:
         # It sees no network: models with one input geometry share the cell.
         fields["model"] = {"preprocessing": asdict(model.preprocessing)}

@@ -59,7 +59,7 @@ class _Work:
         pictures = [*map(item_fields, self.items)]
         return {
             **run_fields(self.audit, self.spec),
-            **request_fields(request),
+            **request_fields(self.spec, request),
             "kind": "randomisation",
             "of_randomisation": [VERSION, self.sanity.steps, self.sanity.seed],
             "items": [{**fields, "regions": None} for fields in pictures],

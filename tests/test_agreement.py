@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from cnnaudit.models import build_model
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.specs import AuditSpec
 from cnnaudit.types import AuditError
+from tests.conftest import write_manifest
 
 CALLED = Invocation("test", [], "")
 TARGETS = [
@@ -184,6 +187,9 @@ def test_what_does_not_exist_is_refused(overrides: list[str]) -> None:
          "agreement.targets.technique: 'grad_can' .*Did you mean 'grad_cam'"),
         (["agreement=[levels]", "agreement.levels.contrast=colour"],
          "agreement.levels.contrast: 'colour'"),
+        (["agreement=[levels]", "agreement.levels.contrast=colour", "contrast=[colour]",
+          "contrast.colour.factor=model", "contrast.colour.levels=[a,b]"],
+         "'colour' compares models, not levels of a factor; choose 'agreement=.models.'"),
         (["agreement=[levels]"], "agreement.levels.contrast must be given a value"),
         (["agreement=[targets]", "agreement.targets.between=targets"],
          "agreement.targets.between: 'targets' .*Did you mean 'target'"),
@@ -200,6 +206,34 @@ def test_the_same_command_again_measures_nothing_again(overrides: list[str]) -> 
     assert sorted((audit.store_dir).glob("??/*")) == cells
     name = "results/agreement.csv"
     assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_who_belongs_together_and_the_image_sets_name_count(
+    overrides: list[str], image_set: Path
+) -> None:
+    """The heatmaps stay as they are, and are found in the store."""
+    asked = (*overrides, "technique=[saliency]", *TARGETS, "agreement=[targets]")
+    before = table_of(spec([*asked]))
+    with (image_set / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        lines = [*csv.DictReader(file)]
+    write_manifest(image_set, [line | {"scene": line["scene"][:7] + "0"} for line in lines])
+    audit = spec([*asked])
+    after = table_of(audit)
+    assert (after["units"] < before["units"]).all()
+    (own,) = audit.image_sets
+    renamed = replace(audit, image_sets=(replace(own, name="renamed"),))
+    assert set(table_of(renamed)["image_set"]) == {"renamed"}
+
+
+def test_what_failed_once_is_measured_when_it_is_there(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = (*TARGETS, "agreement=[targets]", "executor.workers=0")
+    audit = spec(overrides, "technique=[saliency]", *own)
+    with monkeypatch.context() as patched:
+        patched.setattr("cnnaudit.image_sets.batches.read_picture", lambda _item: 1 / 0)
+        assert set(table_of(audit)["scored"]) == {0}
+    assert table_of(audit)["scored"].min() > 0
 
 
 def test_findings_say_it_in_words() -> None:

@@ -477,9 +477,10 @@ def test_without_the_extra_the_config_says_what_to_install(monkeypatch: pytest.M
 
 def test_captums_version_is_part_of_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     request = HeatmapRequest(declared("method:DeepLift"), PREDICTED, "")
-    before = request_fields(request)
+    model = load_specs().models[0]
+    before = request_fields(model, request)
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"another {name}")
-    after = request_fields(request)
+    after = request_fields(model, request)
     assert {name for name in before if before[name] != after[name]} == {"library_of_technique"}
     assert after["library_of_technique"] == "another captum"
     assert TECHNIQUES["saliency"].library == ""
