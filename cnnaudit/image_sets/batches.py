@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnnaudit.image_sets.files import read_truth
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
-from cnnaudit.types import AuditError, Batch, File, Item, Masks, ProcessDied
+from cnnaudit.store import digest_file
+from cnnaudit.types import AuditError, Batch, File, Item, Masks, Outline, ProcessDied
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,6 +164,7 @@ class _Reading(Dataset[_Sample | _Failure]):
     def __getitem__(self, pair: Pair) -> _Sample | _Failure:
         item, partner = pair
         try:
+            _check_unchanged(item.image, *item.regions.values(), item.truth)
             return self._read(item, partner)
         except AuditError as error:
             return _Failure(item, str(error))
@@ -181,14 +183,27 @@ class _Reading(Dataset[_Sample | _Failure]):
         return _Sample(item, image, masks, swaps, vanished, truth)
 
     def _masks_of_partner(self, partner: Item) -> dict[str, Tensor]:
+        names = [name for name in partner.regions if name in self.swapped]
         try:
-            return {
-                name: self.prepare_mask(read_mask_of(partner, name))
-                for name in partner.regions
-                if name in self.swapped
-            }
+            _check_unchanged(*(partner.regions[name] for name in names))
+            return {name: self.prepare_mask(read_mask_of(partner, name)) for name in names}
         except AuditError as error:
             raise AuditError(f"its partner for the swap, {partner.id!r}: {error}") from error
+
+
+def _check_unchanged(*declared: File | Outline | str | None) -> None:
+    """Raise AuditError if a file is not what it was when the audit was planned.
+
+    Numbers of another picture would lie in the store as those of the one that was planned.
+    """
+    for file in declared:
+        if isinstance(file, File):
+            try:
+                digest = digest_file(file.path)
+            except OSError as error:
+                raise AuditError(f"{file} cannot be read ({error.strerror})") from error
+            if digest != file.digest:
+                raise AuditError(f"{file} has changed since the audit was planned; run it again")
 
 
 def _pack(samples: Sequence[_Sample | _Failure]) -> Batch:

@@ -19,6 +19,7 @@ from cnnaudit.image_sets.batches import Paired, Reader, _Parts
 from cnnaudit.image_sets.files import file_inside
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.specs import Preprocessing
+from cnnaudit.store import digest_file
 from cnnaudit.types import Batch, File, Item, ProcessDied
 
 PREPROCESSING = Preprocessing((6, 8), "box", "rgb", (0, 0, 0), (1, 1, 1))
@@ -110,11 +111,23 @@ def remove_picture(item: Item) -> None:
     item.image.path.unlink()
 
 
+def as_planned_now(item: Item) -> Item:
+    """An item as an audit has it that begins with the files as they are."""
+
+    def again(one):
+        there = isinstance(one, File) and one.path.exists()
+        return File(one.name, bytes.fromhex(digest_file(one.path))) if there else one
+
+    regions = {name: again(region) for name, region in item.regions.items()}
+    return replace(item, image=again(item.image), regions=regions, truth=again(item.truth))
+
+
 @pytest.mark.parametrize("spoil", [spoil_picture, spoil_mask, spoil_truth, remove_picture])
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_a_bad_file_fails_only_its_own_item(items: list[Item], spoil, size: int) -> None:
     before = {batch.items[0].id: batch.images[0] for batch in read(items, 1)}
     spoil(items[2])
+    items[2] = as_planned_now(items[2])
     found = read(items, size)
     assert [item.id for batch in found for item in batch.items] == ["a", "b", "d", "e"]
     (failure,) = [batch.failures for batch in found if batch.failures]
@@ -126,6 +139,18 @@ def test_a_bad_file_fails_only_its_own_item(items: list[Item], spoil, size: int)
             assert len(masks.pixels) == len(masks.present) == len(batch)
         for item, image in zip(batch.items, batch.images, strict=True):
             assert torch.equal(image, before[item.id])
+
+
+@pytest.mark.parametrize("changed", ["image", "mask", "truth"])
+def test_a_file_that_changes_after_the_plan_fails_its_item(items: list[Item], changed: str) -> None:
+    """Its numbers would lie in the store as those of the file that was planned."""
+    c, d = items[2:4]
+    ours = {"image": c.image, "mask": c.regions["mask"], "truth": c.truth}[changed]
+    other = {"image": d.image, "mask": d.regions["mask"], "truth": items[0].truth}[changed]
+    ours.path.write_bytes(other.path.read_bytes())
+    (batch,) = read(items, 5)
+    assert batch.ids == ("a", "b", "d", "e")
+    assert batch.failures["c"].startswith(f"{ours} has changed since the audit was planned")
 
 
 @pytest.fixture
@@ -146,6 +171,7 @@ def test_masks_of_partners_come_with_their_items(items: list[Item], reader: Read
 
 def test_a_bad_mask_of_a_partner_fails_the_item(items: list[Item], reader: Reader) -> None:
     spoil_mask(items[0])
+    items[0] = as_planned_now(items[0])
     partners = [items[3], items[0], None, None, items[0]]
     ((batch,),) = map(list, reader.read([(items, partners)]))
     assert batch.ids == ("c", "d")
@@ -157,6 +183,7 @@ def test_a_part_of_a_batch_is_what_a_smaller_one_would_be(
     items: list[Item], reader: Reader
 ) -> None:
     spoil_picture(items[4])
+    items[4] = as_planned_now(items[4])
     partners = [items[1], items[2], None, items[0], None]
     ((batch,),) = map(list, reader.read([(items, partners)]))
     ((small,),) = map(list, reader.read([(items[1:3], partners[1:3])]))
