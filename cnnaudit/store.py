@@ -109,10 +109,7 @@ class Store:
                     self._stated[key] = stated
             digest, content = stated[name], (folder / name).read_bytes()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise AuditError(
-                f"the store {self.root} has no complete cell {key[:12]}… with {name!r}; "
-                "run the audit again to compute it"
-            ) from error
+            raise self._lacks(key, name) from error
         if digest_bytes(content) != digest:
             raise AuditError(
                 f"{folder / name} was altered after it was written; run the audit again"
@@ -144,6 +141,13 @@ class Store:
         """Return where one file of a cell lies, for those that are too large to be read whole."""
         return self._folder(key) / name
 
+    def size(self, key: str, name: str) -> int:
+        """Return how many bytes one file of a cell has; raise AuditError if it is missing."""
+        try:
+            return self.path(key, name).stat().st_size
+        except OSError as error:
+            raise self._lacks(key, name) from error
+
     def write(
         self,
         key: str,
@@ -174,6 +178,12 @@ class Store:
             raise _cannot_write(self.root, error) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def _lacks(self, key: str, name: str) -> AuditError:
+        return AuditError(
+            f"the store {self.root} has no complete cell {key[:12]}… with {name!r}; "
+            "run the audit again to compute it"
+        )
 
     def _folder(self, key: str) -> Path:
         return self.root.joinpath(key[:2], key)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from cnnaudit.audit import Executed, Invocation, _manifest, prepare, run_audit
 from cnnaudit.config import load_specs
+from cnnaudit.report import write_report
 from cnnaudit.specs import AuditSpec
 from cnnaudit.types import AuditError
 
@@ -100,6 +103,61 @@ def test_an_audit_of_a_classifier(pictures: Path, tmp_path: Path) -> None:
     assert len(bars) == len(TRUTHS)
     assert best[:5] in rows_of
     assert all(len(rows) == 5 and {*rows} <= {*LABELS} for rows in rows_of)
+
+
+def test_labels_decide_what_the_truth_is(pictures: Path, tmp_path: Path) -> None:
+    """The heatmaps of a truth are another class's when labels change places; others stay."""
+    others = f"model.resnet18.labels=[{','.join(LABELS[::-1])}]"
+
+    def fields_of(target: str, *overrides: str) -> set[str]:
+        ready = prepare(audit_of(pictures, tmp_path, f"target=[{target}]", *overrides))
+        return {cell.key for cell in ready.plan.cells if cell.request is not None}
+
+    assert fields_of("truth").isdisjoint(fields_of("truth", others))
+    assert fields_of("all_outputs") == fields_of("all_outputs", others)
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_page_with_no_picture_to_show(pictures: Path, tmp_path: Path, spoilt: bool) -> None:
+    """Since none is asked for, or since the one that is cannot be read."""
+    (pictures / "manifest.csv").write_text("id,image,truth\na,0.png,tabby\nb,1.png,kite\n")
+    audit = audit_of(pictures, tmp_path, "executor.workers=0")
+    (own,) = audit.image_sets
+    if spoilt:
+        for name in ("0.png", "1.png"):
+            content = (pictures / name).read_bytes()
+            (pictures / name).write_bytes(content[: len(content) // 2])
+    own = replace(own, exemplars=1 if spoilt else 0)
+    outcome = run_audit(replace(audit, image_sets=(own,)), CALLED)
+    assert outcome.complete is not spoilt
+    assert (
+        json.loads((outcome.run_dir / "results/illustrations.json").read_text())["pictures"] == []
+    )
+    assert outcome.report.stat().st_size > 10_000
+
+
+def test_outputs_lie_where_a_link_points(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "far/away/runs").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far/away/runs")
+    places = (f"output_dir={tmp_path / 'link'}", f"store_dir={tmp_path / 'kept'}")
+    outcome = run_audit(audit_of(pictures, tmp_path, *places), CALLED)
+    assert write_report(outcome.run_dir.resolve()).exists()
+    alone = tmp_path / "alone"
+    shutil.copytree(outcome.run_dir, alone / "run")
+    with pytest.raises(AuditError, match=r"the store .* has no complete cell"):
+        write_report(alone / "run")
+
+
+@pytest.mark.parametrize("key", ["output_dir", "store_dir"])
+def test_what_is_written_is_not_audited_by_the_next_run(
+    pictures: Path, tmp_path: Path, key: str
+) -> None:
+    (pictures / "manifest.csv").unlink()
+    (pictures / "mask.png").unlink()
+    sets = ("image_set=[folder]", f"image_set.folder.root={pictures}")
+    with pytest.raises(AuditError, match=rf"{key}: .*/set/out lies below image_set.folder.root"):
+        prepare(audit_of(pictures, tmp_path, *sets, f"{key}={pictures / 'out'}"))
+    assert not (pictures / "out").exists()
 
 
 def test_a_label_that_the_model_lacks_is_refused_before_work(

@@ -55,7 +55,7 @@ def most_items(run: Run, image_set: str) -> int:
     for picture in run.pictures:
         if picture["image_set"] == image_set:
             tiles[picture["item"]] += len(picture["heatmaps"])
-    each = max(1, *tiles.values()) * max(1, len(run.facet_grids(image_set)))
+    each = max([1, *tiles.values()]) * max(1, len(run.facet_grids(image_set)))
     return max(1, min(MOST_ITEMS, MOST_TILES // each, run.most))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -86,7 +87,8 @@ class Run:
         """The rows of the items that have pictures."""
         items = sorted({one["item"] for one in self.pictures})
         try:
-            return read_where(self._rows_file, pc.field("item").isin(items), [*OF_PICTURES])
+            shown = pc.field("item").isin(pa.array(items, pa.string()))  # also where there are none
+            return read_where(self._rows_file, shown, [*OF_PICTURES])
         except (OSError, ValueError) as error:
             raise _unreadable(self._rows_file, error) from error
 

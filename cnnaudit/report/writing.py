@@ -61,7 +61,7 @@ def _most_closer(run: Run) -> int:
     sizes: dict[tuple[str, str], list[int]] = {}
     for one in sorted(run.pictures, key=lambda one: EXEMPLAR not in one["why"]):
         keys = [heatmap["key"] for heatmap in explained(one) if heatmap["key"]]
-        maps = sum(run.store.path(key, "heatmap.png").stat().st_size for key in keys)
+        maps = sum(run.store.size(key, "heatmap.png") for key in keys)
         sizes.setdefault((one["model"], one["image_set"]), []).append(maps * 4 // 3)  # as base64
     together = accumulate(map(sum, zip_longest(*sizes.values(), fillvalue=0)))
     return max(1, bisect_right([*together], MOST_BYTES * 2 // 5))
