@@ -108,6 +108,7 @@ class Stopwatch:
 
 def prepare(audit: AuditSpec) -> Prepared:
     """Check everything that can be checked beforehand, and plan; raise AuditError if it is off."""
+    _check_outside(audit)
     check_writable(audit.output_dir, "output_dir")
     check_writable(audit.store_dir, "store_dir")
     if device_here(audit) not in _ALWAYS_THERE:
@@ -244,6 +245,18 @@ def execute_plan(ready: Prepared, status: Status) -> Executed:
     return Executed([*devices], batch_sizes, nondeterministic)
 
 
+def _check_outside(audit: AuditSpec) -> None:
+    """Refuse to write below a folder all of whose pictures are audited: the next run's, too."""
+    for spec in audit.image_sets:
+        for key in ("output_dir", "store_dir"):
+            written, root = getattr(audit, key).resolve(), spec.root.resolve()
+            if spec.uses == "folder" and written.is_relative_to(root):
+                raise AuditError(
+                    f"{key}: {written} lies below image_set.{spec.name}.root, {root}, and what is "
+                    f"written there would be audited with it; name another one, {key}=…"
+                )
+
+
 def _names(audit: AuditSpec, facts: Mapping[str, ModelFacts]) -> dict[str, list[str]]:
     """Return what the audit compares beside the factors of its image sets."""
     requests = [one for spec in audit.models for one in requests_of(audit, spec, facts[spec.name])]
@@ -294,7 +307,7 @@ def _manifest(
         "report": audit.report,
         "command": invocation.command,
         "overrides": list(invocation.overrides),
-        "store": _relative(audit.store_dir, run_dir),
+        "store": relative(audit.store_dir, run_dir),
         **environment(ready, executed),
         "nondeterministic": list(executed.nondeterministic),
         "batch_size": {"asked": audit.batch_size, **executed.batch_sizes},
@@ -363,9 +376,9 @@ def logged(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _relative(path: Path, start: Path) -> str:
+def relative(path: Path, start: Path) -> str:
     """Return a path from a run directory, so that the outputs can be moved as a whole."""
-    return os.path.relpath(path, start)
+    return os.path.relpath(path.resolve(), start.resolve())  # the way up leads where links point
 
 
 def _now() -> datetime:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cnnaudit.contrasts import Place, Places
+from cnnaudit.contrasts import Place, Places, none_of
 from cnnaudit.specs import COMPARED, CheckSpec, ContrastSpec, Requirement
 from cnnaudit.statistics import ALPHA, Array, estimate, fewest_units, holm, sign_flip_ps
 from cnnaudit.types import IN_ROW, AuditError, ImageSet
@@ -105,10 +105,10 @@ def judge_each(
 def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) -> None:
     """Raise AuditError if a check asks for the levels of what is no factor of an image set."""
     for name in check.each:
-        if name not in image_set.factors:
-            known = ", ".join(image_set.factors) or "none"
+        if name not in image_set.conditions:
+            known = ", ".join(image_set.conditions) or "none"
             raise AuditError(
-                f"check.{check.name}.each: {name!r} is no factor of {image_set.spec.name}; "
+                f"check.{check.name}.each: {name!r} is {none_of(image_set, name)}; "
                 f"allowed are {known}"
             )
         compares = any(required.statistic == "difference" for required in check.requirements)
@@ -175,8 +175,10 @@ def _trials(rows: pd.DataFrame, check: CheckSpec, contrast: ContrastSpec) -> Ite
         for trials in of_place:
             yield from trials
     absent = sorted(set(check.techniques) - set(own.technique))
+    measured = check.metric in set(rows.metric)
     for technique in absent:
-        yield _refused(check, technique, f"{technique} is not part of this audit")
+        lacking = technique if measured else check.metric
+        yield _refused(check, technique, f"{lacking} is not part of this audit")
     if not (len(places) or absent):
         where = " and ".join(check.at) or "both levels of the contrast"
         yield _refused(check, "", f"no {check.metric} at {where}")
@@ -214,10 +216,12 @@ def _beaten(
     trials = _at_levels(places, check, Requirement("beats", minimum=0.0), leads, about)
     lacks = places.count(places.is_ok & np.isnan(earned))
     levels = _levels(places, check)
+    chosen = reference in IN_ROW or reference in set(rows.technique)
+    lacking = "has no value for some of the images" if chosen else "is not part of this audit"
     for number, of_place in enumerate(trials):
         for (level, _), trial in zip(levels, of_place, strict=True):
             if not trial.refusal and lacks[number, level]:
-                trial.refusal = f"{reference} has no value for some of the images"
+                trial.refusal = f"{reference} {lacking}"
     return trials
 
 

@@ -70,6 +70,9 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
     except AuditError as error:
         _say(f"error: {error}")
         sys.exit(ERROR)
+    except BrokenPipeError:  # who reads what is printed has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ERROR)
     except KeyboardInterrupt:
         continues = "; what was finished is in the store, the same command continues"
         _say(f"interrupted{continues if command == 'run' else ''}")
@@ -213,10 +216,12 @@ def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
 def _report(rest: Sequence[str]) -> int:
     from cnnaudit.report import write_report
     from cnnaudit.shards import join_shards, to_be_joined
+    from cnnaudit.stored import SHARDS
 
     if rest and to_be_joined(Path(rest[0])):
         return _announce(*join_shards(Path(rest[0]), rest[1:]))
-    if len(rest) != 1:
+    joined = bool(rest) and (Path(rest[0]) / SHARDS).is_dir()  # by the same command, before
+    if len(rest) != 1 and not joined:
         raise AuditError("report takes one run directory: cnnaudit report outputs/robot/…")
     print(f"report: {write_report(Path(rest[0]))}")
     return COMPLETE
@@ -318,6 +323,7 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
     try:
         if own is not None:
             refuse_settings_of_hydra(own)
+        _check_chosen(overrides)
         hydra.main(version_base="1.3", config_path=conf, config_name="audit")(entry)()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise AuditError(_in_one_message(error, overrides)) from error
@@ -327,6 +333,17 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
         if end.stopped is not None:
             raise end.stopped
     return min((end.code for end in _ends), key=_WORST_FIRST.index, default=COMPLETE)
+
+
+def _check_chosen(overrides: Sequence[str]) -> None:
+    """Refuse null as the choice of a group, of which Hydra would print a traceback."""
+    for text in overrides:
+        group, _, value = text.partition("=")
+        if value == "null":
+            from cnnaudit.config import group_options
+
+            if group_options(group, _config_dir(overrides)):
+                raise AuditError(f"{group}: null is no option; none is chosen by '{group}=[]'")
 
 
 class _End:

@@ -17,8 +17,16 @@ from yaml import YAMLError
 from cnnaudit import entries, own_code, shipped
 from cnnaudit.image_sets.perturbed import perturbed_name
 from cnnaudit.metrics import BEHAVIOUR, OVERLAP
-from cnnaudit.sections import Section, unknown
-from cnnaudit.specs import REPORTS, AgreementSpec, AuditSpec, CheckSpec, ContrastSpec, Requirement
+from cnnaudit.sections import MOST_SEED, Section, unknown
+from cnnaudit.specs import (
+    COMPARED,
+    REPORTS,
+    AgreementSpec,
+    AuditSpec,
+    CheckSpec,
+    ContrastSpec,
+    Requirement,
+)
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import IN_ROW, UNTRAINED_TWIN, AuditError
 
@@ -88,7 +96,7 @@ def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
         sanities=_chosen(root, "sanity", entries.read_sanity, at_least=0),
         left_out=(),
         gate=root.boolean("gate"),
-        seed=root.integer("seed", minimum=0),
+        seed=root.integer("seed", minimum=0, maximum=MOST_SEED),
         device=root.text("device"),
         batch_size=root.integer("batch_size", minimum=1),
         determinism=root.choice("determinism", ("strict", "warn", "off")),
@@ -162,7 +170,13 @@ def _about_what_is_chosen(spec: AuditSpec) -> AuditSpec:
     """Leave out, and note, contrasts and checks about image sets that are not chosen."""
     image_sets = {image_set.name for image_set in spec.image_sets}
     if spec.perturbations:
-        image_sets |= set(map(perturbed_name, image_sets))
+        derived = set(map(perturbed_name, image_sets))
+        for name in sorted(derived & image_sets):
+            raise AuditError(
+                f"image_set.{name}: another image set is called so under perturbations; rename it, "
+                "or choose no perturbation: 'perturbation=[]'"
+            )
+        image_sets |= derived
     contrasts = {contrast.name: contrast for contrast in spec.contrasts}
     for check in spec.checks:
         if check.contrast not in contrasts:
@@ -210,6 +224,12 @@ def _named(
     where = f"agreement.{agreement.name}"
     if agreement.contrast and agreement.contrast not in contrasts:
         raise AuditError(f"{where}.contrast: {unknown(agreement.contrast, contrasts)}")
+    factor = contrasts[agreement.contrast].factor if agreement.contrast else ""
+    if factor in COMPARED:
+        raise AuditError(
+            f"{where}.contrast: {agreement.contrast!r} compares {factor}s, not levels of a factor; "
+            f"choose 'agreement=[{factor}s]'"
+        )
     return replace(agreement, techniques=_meant(agreement.techniques, spec, where))
 
 

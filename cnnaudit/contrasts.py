@@ -55,6 +55,12 @@ class Pairs:
         return np.array([value - theirs[unit] for unit, value in own if unit in theirs])
 
 
+def none_of(image_set: ImageSet, name: str) -> str:
+    """Say why a name is none of the factors that means can keep apart."""
+    about = "the unit of independence" if name == image_set.spec.unit else "no factor"
+    return f"{about} of {image_set.spec.name}"
+
+
 def check_contrast(
     contrast: ContrastSpec, image_set: ImageSet, names: Mapping[str, Sequence[str]]
 ) -> None:
@@ -64,16 +70,17 @@ def check_contrast(
     levels of a factor, image by image.
     """
     where, compared = f"contrast.{contrast.name}", contrast.factor in COMPARED
-    factors = (*image_set.factors, *(COMPARED if contrast.factor not in image_set.factors else ()))
+    conditions = image_set.conditions
+    factors = (*conditions, *(COMPARED if contrast.factor not in image_set.factors else ()))
     for key, asked, known in (
         ("factor", (contrast.factor,), factors),
         ("blocks", contrast.blocks, image_set.factors),
-        ("within", contrast.within, image_set.factors),
+        ("within", contrast.within, conditions),
     ):
         for name in asked:
             if name not in known:
                 raise AuditError(
-                    f"{where}.{key}: {name!r} is no factor of {image_set.spec.name}; "
+                    f"{where}.{key}: {name!r} is {none_of(image_set, name)}; "
                     f"allowed are {', '.join(known) or 'none'}"
                 )
     levels = names[contrast.factor] if compared else image_set.levels(contrast.factor)

@@ -12,7 +12,7 @@ from cnnaudit.image_sets.perturbations import PERTURBATIONS, SEVERITIES
 from cnnaudit.metrics import BEHAVIOUR, OVERLAP, metrics_of_heatmaps
 from cnnaudit.metrics.behaviour import CLASSIFICATION
 from cnnaudit.models import BUILDERS, read_labels
-from cnnaudit.sections import Section, bind, parameters_of
+from cnnaudit.sections import MOST_SEED, Section, bind, parameters_of
 from cnnaudit.specs import (
     BETWEEN,
     DISPLAY,
@@ -294,7 +294,7 @@ def read_sanity(name: str, entry: Section) -> SanitySpec:
         techniques=entry.texts("technique", []),
         items=entry.integer("items", minimum=1),
         steps=entry.integer("steps", minimum=1),
-        seed=entry.integer("seed", minimum=0),
+        seed=entry.integer("seed", minimum=0, maximum=MOST_SEED),
         bound=bound,
     )
 

@@ -28,9 +28,10 @@ class Within:
 
 
 _ANY = float("inf")
+MOST_SEED = 2**63 - 1  # that torch takes
 # What the parameters of techniques and metrics are, beside their types.
 Count = Annotated[int, Within(1, _ANY, "a whole number, at least 1")]
-Seed = Annotated[int, Within(0, 2**63, "a whole number, at least 0")]
+Seed = Annotated[int, Within(0, MOST_SEED, "a whole number, at least 0")]
 Share = Annotated[float, Within(0, 1, "a share, above 0 and at most 1", above=True)]
 Probability = Share
 NotNegative = Annotated[float, Within(0, _ANY, "a number, at least 0")]
@@ -77,10 +78,14 @@ class Section:
             raise AuditError(f"{self.key(name)}: {unknown(str(value), allowed)}")
         return str(value)
 
-    def integer(self, name: str, *, minimum: int, default: Any = _MISSING) -> int:
+    def integer(
+        self, name: str, *, minimum: int, maximum: int | None = None, default: Any = _MISSING
+    ) -> int:
         value = self.take(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise self.wrong(name, value, f"a whole number, at least {minimum}")
+        most = value if maximum is None else maximum
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= most:
+            bound = "" if maximum is None else f", at most {maximum}"
+            raise self.wrong(name, value, f"a whole number, at least {minimum}{bound}")
         return value
 
     def boolean(self, name: str) -> bool:

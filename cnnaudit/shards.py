@@ -23,6 +23,7 @@ from cnnaudit.audit import (
     log_plan,
     logged,
     prepare,
+    relative,
 )
 from cnnaudit.plan import Plan
 from cnnaudit.progress import reported
@@ -73,6 +74,7 @@ def run_shard(audit: AuditSpec, invocation: Invocation) -> Share:
             "shards": shards,
             "command": invocation.command,
             "overrides": [text for text in invocation.overrides if not _names_shard(text)],
+            "store": relative(ready.store.root, run_dir),
             "units": len(units),
             "cells": len(cells),
             "failed": failed,
@@ -119,9 +121,13 @@ def join_shards(run_dir: Path, overrides: Iterable[str] = ()) -> tuple[AuditSpec
 
     Raises AuditError if a shard has not reported, or if the store lacks a cell.
     """
-    reports = _reports(run_dir)
-    audit, invocation = stored_audit(run_dir, tuple(overrides))
+    reports, overrides = _reports(run_dir), tuple(overrides)
+    audit, invocation = stored_audit(run_dir, overrides)
     _check_all_reported(run_dir, reports, audit.executor.shards)
+    if not any(text.startswith("store_dir=") for text in overrides):
+        # Where the shards were called its path may have begun elsewhere than here.
+        here, report = run_dir.resolve(), next(iter(reports.values()))
+        audit = replace(audit, store_dir=(here / report["store"]).resolve(), output_dir=here)
     watch = Stopwatch()
     with watch.stage("plan"):
         ready = prepare(audit)

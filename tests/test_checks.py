@@ -180,6 +180,7 @@ def test_each_names_factors_that_are_never_pooled() -> None:
     ("each", "requirement", "message"),
     [
         ("shade", LEVEL, r"check.looks.each: 'shade' is no factor of s;"),
+        ("scene", LEVEL, r"check.looks.each: 'scene' is the unit of independence of s; allowed"),
         ("presence", DIFFERENCE, "check.looks.each: 'presence' is none of the blocks"),
     ],
 )
@@ -198,6 +199,11 @@ def test_what_is_not_part_of_the_audit_is_not_measured() -> None:
     judgements = judge(make_rows({"left": 0.0, "overhead": 0.0}), [check], [COLOUR], 0)
     (absent,) = (one for one in judgements if one.technique == "absent")
     assert (absent.verdict, absent.reason) == (NOT_MEASURED, "absent is not part of this audit")
+    beats = Requirement("beats", references=("center_prior",))
+    judgements = judge(make_rows(), [replace(CHECK, requirements=(beats,))], [COLOUR], 0)
+    assert {one.reason for one in judgements} == {"center_prior is not part of this audit"}
+    (other,) = judge(make_rows(), [replace(CHECK, metric="box_iou")], [COLOUR], 0)
+    assert other.reason == "box_iou is not part of this audit"
     other = replace(CHECK, metric="nothing")
     assert verdict_of(judge(make_rows(), [other], [COLOUR], 0)) == NOT_MEASURED
 

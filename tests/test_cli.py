@@ -181,6 +181,8 @@ def test_report_is_made_again_without_torch(
     [
         (["technique=[grad_cm]"], "technique: 'grad_cm' is no allowed option. Did you mean 'grad_"),
         (["experiment=robt"], "experiment: 'robt' is no allowed option. Did you mean 'robot'?"),
+        (["technique=null"], "technique: null is no option; none is chosen by 'technique=[]'"),
+        (["seed=99999999999999999999"], "at least 0, at most 9223372036854775807"),
         (["sed=3"], "sed: 'sed' is no allowed key. Did you mean 'seed'?"),
         (["technique.grad_cam.layr=x"], "technique.grad_cam.layr: 'layr' is no allowed key. Did"),
         (["image_set.folder.root=x"], "'folder' is not part of this audit; choose it: 'image_set"),

@@ -149,7 +149,9 @@ def test_a_balanced_set_can_be_asked() -> None:
         (replace(COLOUR, factor="color"), r"contrast.colour.factor: 'color' is no factor.*colour"),
         (replace(COLOUR, levels=("equal", "other")), r"levels: 'other' is no level of 'colour'"),
         (replace(COLOUR, blocks=("scene", "lite")), r"blocks: 'lite' is no factor"),
-        (replace(COLOUR, within=("scene", "colour")), r"within: 'colour' must be one of the block"),
+        (replace(COLOUR, within=("colour",)), r"within: 'colour' must be one of the block"),
+        (replace(COLOUR, within=("scene",)), r"within: 'scene' is the unit of independence of s"),
+        (replace(COLOUR, factor="scene"), r"factor: 'scene' is the unit of independence of s"),
         (replace(COLOUR, blocks=("light",)), r"blocks: 'scene', the unit of s, must be one"),
         (replace(COLOUR, net_of=("edge",)), r"net_of: 'edge' .*Did you mean 'edges'"),
         (

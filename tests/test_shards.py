@@ -114,10 +114,25 @@ def test_what_is_missing_is_named_and_what_was_joined_is_joined_again(
 
     code, out, _ = cli("report", run_dir)
     assert (code, "perception" in out) == (0, True)
-    assert cli("report", run_dir) == (0, f"report: {run_dir}/report.html\n", "")  # the page alone
+    page_alone = (0, f"report: {run_dir}/report.html\n", "")
+    assert cli("report", run_dir) == page_alone
+    assert cli("report", run_dir, "allow_code=true") == page_alone  # the command that shards print
     assert cli("run", *few, "executor.shard=1")[0] == 0
     code, out, _ = cli("report", run_dir)
     assert (code, "perception" in out) == (0, True)
+
+
+def test_shards_of_relative_paths_are_joined_from_anywhere(
+    cli: Cli, few: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = [*few, "output_dir=out", "store_dir=out/kept", "executor.shards=1"]
+    assert cli("run", *asked, "executor.shard=0")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, err = cli("report", f"../out/robot/{_shards_dir(tmp_path).name}")
+    assert code == 0, err
+    assert not [*(tmp_path / "elsewhere").iterdir()]
 
 
 def test_what_failed_in_a_shard_is_incomplete_and_not_missing(

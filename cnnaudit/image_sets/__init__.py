@@ -79,8 +79,9 @@ def not_told_apart(image_sets: Sequence[ImageSet]) -> Iterator[str]:
 
 
 def _check_factors(spec: ImageSetSpec, factors: tuple[str, ...], where: str) -> None:
+    conditions = tuple(name for name in factors if name != spec.unit)
     for number, grid in enumerate(spec.grids):
-        _check_grid(grid, factors, f"{where}.grids.{number}")
+        _check_grid(grid, conditions, f"{where}.grids.{number}")
     named = {"unit": [spec.unit] if spec.unit else [], "words": list(spec.words)}
     for key, names in named.items():
         for name in names:

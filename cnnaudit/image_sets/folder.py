@@ -29,6 +29,7 @@ def read_folder(
     items = []
     for path in chosen or pictures:
         relative = path.relative_to(root)
+        _check_name(relative, where)
         regions = {}
         if relative.with_suffix("") in found:
             mask = found[relative.with_suffix("")]
@@ -42,13 +43,23 @@ def read_folder(
     return tuple(items), ()
 
 
+def _check_name(picture: Path, where: str) -> None:
+    """Refuse a name that is no text: it would be the picture's id, in tables and on the page."""
+    try:
+        str(picture).encode()
+    except UnicodeEncodeError as error:
+        name = ascii(str(picture))
+        raise AuditError(f"{where}: the file name {name} is not in UTF-8; rename it") from error
+
+
 def _chosen(root: Path, where: str) -> tuple[Path, list[Path]]:
     """Return the folder, and the files in it that a root with braces names."""
     braces = re.fullmatch(r"(.*)\{(.+)\}(.*)", root.name)
     if braces is None or root.is_dir():
         return root, []
     begin, names, end = braces.groups()
-    files = [root.with_name(f"{begin}{name.strip()}{end}") for name in names.split(",")]
+    named = dict.fromkeys(name.strip() for name in names.split(","))
+    files = [root.with_name(f"{begin}{name}{end}") for name in named]
     if absent := [file for file in files if not file.is_file()]:
         raise AuditError(f"{where}.root: there is no picture {absent[0]}")
     return root.parent, files

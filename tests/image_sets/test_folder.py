@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,12 @@ def test_without_masks(tmp_path: Path) -> None:
         assert (item.regions, item.truth, item.factors) == ({}, None, {})
         assert found.unit_of(item) == item.id
     assert found.factors == ()
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    os.close(os.open(os.fsencode(tmp_path) + b"/caf\xe9.png", os.O_CREAT))
+    with pytest.raises(AuditError, match=r"the file name 'caf\\udce9.png' is not in UTF-8; rename"):
+        load(tmp_path)
 
 
 def test_with_masks_for_some(tmp_path: Path) -> None:
@@ -140,6 +147,8 @@ def test_braces_choose_among_the_pictures_in_their_order(tmp_path: Path) -> None
     assert [item.image.path.name for item in found.items] == ["tank.png", "cat.png"]
     names = load(tmp_path / "{cat.png,dog.png}")
     assert [item.id for item in names.items] == ["cat.png", "dog.png"]
+    once = load(tmp_path / "{cat,dog,cat}.png")
+    assert [item.id for item in once.items] == ["cat.png", "dog.png"]
 
 
 def test_masks_of_pictures_that_are_not_chosen_are_no_error(tmp_path: Path) -> None:

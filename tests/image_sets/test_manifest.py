@@ -239,6 +239,14 @@ def test_a_grid_that_cannot_be(root: Path, grids: tuple[GridSpec, ...], message:
     assert found.startswith(f"image_set.set.{message}")
 
 
+def test_the_unit_is_no_side_of_a_grid(root: Path) -> None:
+    """Means are over units, and tell none of them apart."""
+    manifest, grids = "id,image,scene,light\none,a.png,s1,left\n", (GridSpec("scene", "light", ()),)
+    assert load(root, manifest, grids=grids).items
+    message = refused(root, manifest, grids=grids, unit="scene")
+    assert message.startswith("image_set.set.grids.0.rows: 'scene' is no allowed side")
+
+
 def test_a_level_that_is_none_of_the_factor(root: Path) -> None:
     grids = (GridSpec("scene", "light", ("s1", "s2")),)
     message = refused(root, "id,image,scene,light\none,a.png,s1,left\n", grids=grids)

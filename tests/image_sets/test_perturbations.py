@@ -253,3 +253,14 @@ def test_an_audit_compares_noise_with_none(overrides: list[str]) -> None:
     # what is said about the set itself does not pool over noise
     assert set(run.rows[run.rows.image_set == "robot_lighting"].perturbation) == {""}
     assert "robot_lighting_perturbed" in outcome.report.read_text(encoding="utf-8")
+
+
+def test_no_image_set_is_called_as_another_under_perturbations(tmp_path: Path) -> None:
+    (tmp_path / "image_set").mkdir()
+    for name in ("mine", "mine_perturbed"):
+        text = f"{name}: {{uses: folder, root: '{tmp_path}', exemplars: 1}}\n"
+        (tmp_path / f"image_set/{name}.yaml").write_text(text)
+    chosen = ["experiment=none", "image_set=[mine,mine_perturbed]"]
+    load_specs(chosen, tmp_path)
+    with pytest.raises(AuditError, match=r"image_set.mine_perturbed: another image set is called"):
+        load_specs([*chosen, "perturbation=[haze]"], tmp_path)
