@@ -220,8 +220,8 @@ def _report(rest: Sequence[str]) -> int:
 
     if rest and to_be_joined(Path(rest[0])):
         return _announce(*join_shards(Path(rest[0]), rest[1:]))
-    joined = bool(rest) and (Path(rest[0]) / SHARDS).is_dir()  # by the same command, before
-    if len(rest) != 1 and not joined:
+    joined = rest and (Path(rest[0]) / SHARDS).is_dir()  # by the same command, before
+    if not joined and len(rest) != 1:
         raise AuditError("report takes one run directory: cnnaudit report outputs/robot/…")
     print(f"report: {write_report(Path(rest[0]))}")
     return COMPLETE
@@ -306,6 +306,7 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
     from yaml import YAMLError
 
     from cnnaudit import shipped
+    from cnnaudit.config import check_choices
     from cnnaudit.own_code import refuse_settings_of_hydra
 
     called = "python run.py" if Path(sys.argv[0]).name == "run.py" else "cnnaudit run"
@@ -323,7 +324,7 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
     try:
         if own is not None:
             refuse_settings_of_hydra(own)
-        _check_chosen(overrides)
+        check_choices(overrides, own)
         hydra.main(version_base="1.3", config_path=conf, config_name="audit")(entry)()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise AuditError(_in_one_message(error, overrides)) from error
@@ -333,17 +334,6 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
         if end.stopped is not None:
             raise end.stopped
     return min((end.code for end in _ends), key=_WORST_FIRST.index, default=COMPLETE)
-
-
-def _check_chosen(overrides: Sequence[str]) -> None:
-    """Refuse null as the choice of a group, of which Hydra would print a traceback."""
-    for text in overrides:
-        group, _, value = text.partition("=")
-        if value == "null":
-            from cnnaudit.config import group_options
-
-            if group_options(group, _config_dir(overrides)):
-                raise AuditError(f"{group}: null is no option; none is chosen by '{group}=[]'")
 
 
 class _End:

@@ -141,6 +141,14 @@ def group_options(group: str, config_dir: Path | None) -> list[str]:
     return sorted({path.stem for folder in folders for path in folder.glob(f"{group}/*.yaml")})
 
 
+def check_choices(overrides: Iterable[str], config_dir: Path | None) -> None:
+    """Refuse null as the choice of a group, of which Hydra would print a traceback."""
+    for text in overrides:
+        group, _, value = text.partition("=")
+        if value == "null" and group_options(group, config_dir):
+            raise AuditError(f"{group}: null is no option; none is chosen by '{group}=[]'")
+
+
 def explain_key(key: str, overrides: Iterable[str], config_dir: Path | None) -> str:
     """Say what is wrong with a key that the composed config does not have, with the near miss."""
     choices = [text for text in overrides if group_options(text.partition("=")[0], config_dir)]
