@@ -58,6 +58,30 @@ def _set(page: Any, name: str, value: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (1280, 620), (390, 800), (900, 400)])
+def test_what_is_drawn_lies_on_the_picture(page: Any, width: int, height: int) -> None:
+    """Where the window limits the picture's height there is room beside it."""
+    page.set_viewport_size({"width": width, "height": height})
+    _open(page)
+    drawn = page.evaluate(
+        """() => {
+          const shown = document.querySelectorAll('.stage img, .stage canvas:not([hidden])');
+          return [...shown].map(one => {
+            const box = one.getBoundingClientRect();
+            const [w, h] = [one.naturalWidth || one.width, one.naturalHeight || one.height];
+            const fits = Math.min(box.width / w, box.height / h);
+            const filled = getComputedStyle(one).objectFit === 'contain' ? [w * fits, h * fits]
+                : [box.width, box.height];
+            const [left, top] = [box.width - filled[0], box.height - filled[1]];
+            return [box.x + left / 2, box.y + top / 2, ...filled];
+          });
+        }"""
+    )
+    assert len(drawn) >= 3  # the picture, the heatmap, the mask
+    for one in drawn[1:]:
+        assert one == pytest.approx(drawn[0], abs=1.5)
+
+
 def test_the_live_iou_is_the_one_that_was_measured(page: Any, outcome: Outcome) -> None:
     rows = pd.read_parquet(outcome.run_dir / "results/rows.parquet")
     measured = rows[(rows.metric == "iou_at") & rows.value.notna()]
