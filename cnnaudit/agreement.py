@@ -25,8 +25,7 @@ from cnnaudit.models.preprocessing import frame_box
 from cnnaudit.specs import AgreementSpec, ContrastSpec
 from cnnaudit.statistics import estimate, unit_ranks
 from cnnaudit.store import Store, cell_key, digest_list
-from cnnaudit.summary import POOLED
-from cnnaudit.types import MAPS_FILE, MAPS_OF_FILE, Cell, ImageSet, Item
+from cnnaudit.types import MAPS_FILE, MAPS_OF_FILE, POOLED, Cell, ImageSet, Item
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,9 +27,8 @@ from cnnaudit.statistics import (
     means_of,
     sign_flip_ps,
 )
-from cnnaudit.summary import POOLED
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import IN_ROW, AuditError, ImageSet
+from cnnaudit.types import IN_ROW, POOLED, AuditError, ImageSet
 
 SUBJECT = ("model", "target", "technique", "layer", "region", "metric")
 

@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 
 from cnnaudit.statistics import Ints, means_of
-from cnnaudit.types import EARNED, RESERVED_COLUMNS, SORTED_BY, SUMMARY_COLUMNS, ImageSet
+from cnnaudit.types import EARNED, POOLED, RESERVED_COLUMNS, SORTED_BY, SUMMARY_COLUMNS, ImageSet
 
-POOLED = "*"  # in a factor's column: over all of its levels
 STATUSES = ("ineligible", "undefined", "not_applicable", "failed")
 _FORMULA = tuple("=+-@\t\r")  # how a cell begins that a spreadsheet would run
 
@@ -70,7 +69,7 @@ def find(
                 continue
             table = _grid_table(summary, image_set, grid.rows, grid.cols)
             say = _Words(image_set, grid.rows, grid.cols)
-            told = _grid_findings(table, levels[:2], grid.rows, grid.cols, say, catalogue)
+            told = _grid_findings(table, levels, grid.rows, grid.cols, say, catalogue)
             for finding, gap in told:
                 place = {"image_set": image_set.spec.name, "grid": str(number)}
                 found.append(({**finding, **place}, gap))
@@ -140,12 +139,15 @@ def _grid_findings(
                     break
             else:
                 continue
-            for technique, part in found.groupby("technique", sort=False, observed=True):
+            several = found["target"].nunique() > 1
+            keys = ["technique", "target"]
+            for (technique, target), part in found.groupby(keys, sort=False, observed=True):
                 subject = metrics[metric]["title"]
                 if catalogue["techniques"].get(technique, {}).get("reference"):
                     continue
                 if technique:
                     subject += f" of {catalogue['techniques'][technique]['title']}"
+                    subject += f" for the target {target!r}" * several
                 about = {"model": model, "metric": metric, "technique": str(technique)}
                 if gather is _pairs:
                     text = _sentence(subject, str(model), part, levels, say)
@@ -155,7 +157,7 @@ def _grid_findings(
 
 
 def _sentence_of_one(subject: str, model: str, means: pd.DataFrame, say: _Words) -> str:
-    """Say at which column the one level that has a value is highest, and at which lowest."""
+    """Say where what has no counterpart at another level is highest, and where lowest."""
     most, least = means.iloc[means["first"].argmax()], means.iloc[means["first"].argmin()]
     where = say.col(most["col"])
     text = (
@@ -164,8 +166,9 @@ def _sentence_of_one(subject: str, model: str, means: pd.DataFrame, say: _Words)
     )
     if pd.notna(most["chance"]):
         text += f"; by chance {most['chance']:.2f}"
-    if most["col"] != least["col"]:
-        text += f"); it is lowest {say.col(least['col'])}: {least['first']:.2f}."
+    if len(means) > 1:
+        other = f" for {say.row(least['level'])}" * (most["level"] != least["level"])
+        text += f"); it is lowest {say.col(least['col'])}{other}: {least['first']:.2f}."
     return text if text.endswith(".") else f"{text})."
 
 
@@ -175,7 +178,7 @@ def _sentence(
     """Say at which column two levels differ most, and at which least."""
     gap = (pair["first"] - pair["second"]).abs()
     most, least = pair.iloc[gap.argmax()], pair.iloc[gap.argmin()]
-    first, second = (say.row(level) for level in levels)
+    first, second = (say.row(level) for level in levels[:2])
     where = say.col(most["col"])
     text = (
         f"{where[:1].upper()}{where[1:]} the {subject} is {most['first']:.2f} for {first} "
@@ -192,14 +195,15 @@ def _sentence(
 def _pairs(
     table: pd.DataFrame, metric: str, rows: str, cols: str, levels: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Return the means of two levels side by side, per technique and column level."""
+    """Return the means of two levels side by side, per technique, target and column level."""
     chosen = table[table.metric == metric]
-    first, second = (chosen[chosen[rows] == level] for level in levels)
+    first, second = (chosen[chosen[rows] == level] for level in levels[:2])
     keys = ["technique", "target", "region", cols]
     pairs = first.merge(second, on=keys, suffixes=("_1", "_2"))
     return pd.DataFrame(
         {
             "technique": pairs.technique,
+            "target": pairs.target,
             "col": pairs[cols],
             "first": pairs.mean_1,
             "second": pairs.mean_2,
@@ -211,10 +215,10 @@ def _pairs(
 def _alone(
     table: pd.DataFrame, metric: str, rows: str, cols: str, levels: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Return the means of a region that one of the levels alone has: what only a shadow has."""
+    """Return the means that have none beside them: of a region that only a shadow has."""
     own = table[(table.metric == metric) & table[rows].isin(levels)]
     renamed = own.rename(columns={cols: "col", "mean": "first", rows: "level"})
-    return renamed[["technique", "col", "level", "first", "chance", "units"]]
+    return renamed[["technique", "target", "col", "level", "first", "chance", "units"]]
 
 
 def _grid_table(summary: pd.DataFrame, image_set: ImageSet, rows: str, cols: str) -> pd.DataFrame:

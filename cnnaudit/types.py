@@ -386,6 +386,8 @@ SORTED_BY = (*CELL_COLUMNS, "region", "metric")  # the table of rows, and then b
 EARNED = ("value", "chance", "lift", "swap", "twin", "ceiling")  # the numbers of a row
 SUMMARY_COLUMNS = ("mean", *EARNED[1:], "units", "scored", "total", "dead")
 
+POOLED = "*"  # in a factor's column: over all of its levels
+
 # What no factor of an image set can be called.
 RESERVED_COLUMNS = frozenset(
     (*FACETS, *CELL_COLUMNS, *ROW_COLUMNS, *SUMMARY_COLUMNS, *get_args(Status), "unit")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,14 +12,13 @@ import pytest
 
 from cnnaudit.specs import GridSpec, ImageSetSpec
 from cnnaudit.summary import (
-    POOLED,
     find,
     summarise,
     to_csv,
     unguarded,
 )
 from cnnaudit.totals import Totals
-from cnnaudit.types import SORTED_BY, File, ImageSet, Item
+from cnnaudit.types import POOLED, SORTED_BY, File, ImageSet, Item
 
 CATALOGUE = {
     "metrics": {
@@ -211,6 +211,33 @@ def test_a_region_that_one_level_alone_has_is_a_finding(
     assert heatmap["text"] == (
         "At light 'left' the mass in mask of CAM is 0.40 for the same colour (m, 2 scenes; by "
         "chance 0.10); it is lowest from above: 0.20."
+    )
+
+
+def test_findings_about_several_targets_are_kept_apart(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    other = rows[rows.technique == "cam"].assign(target="u", value=lambda own: 1 - own.value)
+    _, first, second = find(summarise(pd.concat([rows, other])), [image_set], CATALOGUE)
+    assert "of CAM for the target 't' is 0.20 for the same colour and 0.60 for" in first["text"]
+    assert "of CAM for the target 'u' is 0.80 for the same colour and 0.40 for" in second["text"]
+
+
+def test_of_several_levels_without_a_counterpart_the_highest_and_the_lowest_are_named(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    """As of pictures under several perturbations, each at a severity of its own."""
+    own = {"none": "0", "haze": "3", "turn": "2"}
+    means = {"none": 0.42, "haze": 0.19, "turn": 0.40}
+    lines = [_row("a", one, severity, means[one]) for one, severity in own.items()]
+    items = tuple(
+        Item(one, File("", b""), {}, None, {"colour": one, "light": severity})
+        for one, severity in own.items()
+    )
+    (found,) = find(summarise(pd.DataFrame(lines)), [replace(image_set, items=items)], CATALOGUE)
+    assert found["text"] == (
+        "At light '0' the mass in mask of CAM is 0.42 for colour 'none' (m, 1 scenes; by chance "
+        "0.10); it is lowest at light '3' for colour 'haze': 0.19."
     )
 
 

@@ -18,7 +18,7 @@ from cnnaudit.comparing.pairing import AFTER, BEFORE, SUBJECT
 from cnnaudit.contrasts import in_families, numbered
 from cnnaudit.report.run import Run
 from cnnaudit.statistics import ALPHA, Array, Estimate, Ints, estimate, group_means, sign_flip_ps
-from cnnaudit.summary import POOLED
+from cnnaudit.types import POOLED
 
 BETTER, WORSE, CHANGED = "better", "worse", "changed"
 NARROWER, WIDER = "narrower", "wider"  # of a gap between two levels

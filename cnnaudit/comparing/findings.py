@@ -83,7 +83,9 @@ def _sentence(found: Comparison, places: Sequence[Record], counted: Mapping[str,
     most = _largest(changed or measured)
     where, units = _where(run, most), plural(int(most["units"]), run.unit(most["image_set"]))
     if not most["difference"]:
-        return f"The {subject} is exactly the same in both runs ({units})."
+        alike = all(place["low"] == place["high"] == 0 for place in measured)
+        how = "exactly the same" if alike else "the same on average"
+        return f"The {subject} is {how} in both runs ({units})."
     if not changed:
         p = probability(most["p_holm"])
         largest = f"the largest difference is {_effect(run, most)}{where and f' {where}'}"

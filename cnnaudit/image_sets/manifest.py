@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from cnnaudit.image_sets.files import file_inside, inside, picture_size
 from cnnaudit.image_sets.outlines import is_outline, read_outline
-from cnnaudit.types import RESERVED_COLUMNS, AuditError, File, Item, Region
+from cnnaudit.types import POOLED, RESERVED_COLUMNS, AuditError, File, Item, Region
 
 V = TypeVar("V")
 REQUIRED = ("id", "image")
@@ -110,6 +110,12 @@ class _Shared:
 
 
 def _item(line: Mapping[str, str], shared: _Shared, factors: tuple[str, ...], where: str) -> Item:
+    for name in factors:
+        if line[name] == POOLED:
+            raise AuditError(
+                f"{where}: the level {POOLED!r} of {name!r} stands for all levels in the results; "
+                "call it otherwise"
+            )
     if not line["id"]:
         raise AuditError(f"{where}: the id is empty")
     image = file_inside(shared.root, line["image"], f"{where}, image")

@@ -19,7 +19,7 @@ from cnnaudit.report.cells import (
 )
 from cnnaudit.report.run import Run
 from cnnaudit.report.tables import Row, Table
-from cnnaudit.summary import POOLED
+from cnnaudit.types import POOLED
 
 MOST_NAMES = 4  # whose pairs are columns; the pairs of more make a matrix
 OPEN_TABLES = 3  # the others are folded

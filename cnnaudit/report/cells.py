@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cnnaudit.summary import POOLED
+from cnnaudit.types import POOLED
 
 STATUSES = {
     "ineligible": "not eligible",

@@ -22,7 +22,7 @@ from cnnaudit.comparing.changes import (
 )
 from cnnaudit.report.cells import interval, number, spaced
 from cnnaudit.report.contrasts import Forest, Line, by_measure, forest, primary_metrics
-from cnnaudit.summary import POOLED
+from cnnaudit.types import POOLED
 
 EVERYWHERE = "all images"
 

@@ -20,7 +20,7 @@ from cnnaudit.checks import (
 from cnnaudit.report.cells import NO_LEVEL, interval, plural, probability, spaced
 from cnnaudit.report.run import Run, Variant
 from cnnaudit.report.tables import variant_label
-from cnnaudit.summary import POOLED
+from cnnaudit.types import POOLED
 
 FEW, MANY = 6, 8  # judgements shown of a check that has more than MANY; the rest is folded
 _SAY = {

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cnnaudit.report.cells import NO_LEVEL, interval, number, probability, spaced
 from cnnaudit.report.run import Run, Variant
 from cnnaudit.report.tables import variant_label
-from cnnaudit.summary import POOLED
+from cnnaudit.types import POOLED
 
 ROW = 1.9  # height of a row in rem, the same in the style sheet
 MOST_STEPS = 4  # of the axis

@@ -20,8 +20,7 @@ from cnnaudit.report.cells import (
     spaced,
 )
 from cnnaudit.report.run import Run
-from cnnaudit.summary import POOLED
-from cnnaudit.types import CELL_COLUMNS, RESERVED_COLUMNS
+from cnnaudit.types import CELL_COLUMNS, POOLED, RESERVED_COLUMNS
 
 OPEN_ROWS = 300  # more are folded until somebody asks for them: a browser lays out none of them
 MOST_REASONS = 3  # that are named of one status

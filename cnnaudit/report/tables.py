@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from cnnaudit.report.cells import NO_LEVEL, Cell, Mean, cell, coverage, is_known, levels_label
 from cnnaudit.report.run import COUNTS, Run, Subject, Variant
-from cnnaudit.summary import POOLED
+from cnnaudit.types import POOLED
 
 MOST_ROWS = 40  # of a table by every combination of factors; above it, one factor at a time
 Levels = tuple[str, ...]  # one per factor of the image set

@@ -239,6 +239,11 @@ def test_a_grid_that_cannot_be(root: Path, grids: tuple[GridSpec, ...], message:
     assert found.startswith(f"image_set.set.{message}")
 
 
+def test_the_name_of_all_levels_is_no_level(root: Path) -> None:
+    message = refused(root, "id,image,light\none,a.png,left\ntwo,b.png,*\n")
+    assert message.startswith(f"{root / 'manifest.csv'}, line 3: the level '*' of 'light' stands")
+
+
 def test_the_unit_is_no_side_of_a_grid(root: Path) -> None:
     """Means are over units, and tell none of them apart."""
     manifest, grids = "id,image,scene,light\none,a.png,s1,left\n", (GridSpec("scene", "light", ()),)
