@@ -100,6 +100,8 @@ def _listed(names: str) -> tuple[str, ...]:
 
 def _picture(name: str) -> Path:
     path = Path(name)
+    if path.is_dir():
+        raise AuditError(f"IMAGE: {name!r} is a folder; name pictures, such as {name}/*.png")
     if not path.is_file():
         beside = (other.name for other in path.parent.glob("*"))
         raise AuditError(f"IMAGE: there is no file {name!r}.{near_miss(path.name, beside)}")

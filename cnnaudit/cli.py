@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cnnaudit.specs import AuditSpec
 
 COMPLETE, ERROR, REFUSED, FAILED, INCOMPLETE, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+_TAKE_A_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
 _WORST_FIRST = (INCOMPLETE, FAILED, UNDECIDED, COMPLETE)
 
 _USAGE = """\
@@ -107,6 +108,9 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
         from cnnaudit.sections import unknown
 
         raise AuditError(unknown(command, commands, "command"))
+    if command in ("report", "reproduce", "init") and {"-h", "--help"} & set(rest):
+        print(_USAGE, end="")  # which says all there is to say of these
+        return COMPLETE
     return commands[command](rest)
 
 
@@ -318,7 +322,7 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
         return _end_of(stage, config, command, overrides)
 
     # Hydra reads the process's arguments, and would print tracebacks or exit by itself.
-    sys.argv = [sys.argv[0], *overrides]
+    sys.argv = [sys.argv[0], *_keys_first(overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     conf, own = str(shipped.locate("conf")), _config_dir(overrides)
     try:
@@ -334,6 +338,16 @@ def _with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequen
         if end.stopped is not None:
             raise end.stopped
     return min((end.code for end in _ends), key=_WORST_FIRST.index, default=COMPLETE)
+
+
+def _keys_first(words: Sequence[str]) -> list[str]:
+    """Put keys before options, in their order: Hydra takes them in one piece only."""
+    keys: list[str] = []
+    others: list[str] = []
+    for before, word in pairwise(["", *words]):
+        is_key = "=" in word and not word.startswith("-") and before not in _TAKE_A_VALUE
+        (keys if is_key or word.startswith("~") else others).append(word)
+    return [*keys, *others]
 
 
 class _End:
@@ -377,10 +391,15 @@ def _end_of(
 
 def _in_one_message(error: Exception, overrides: Sequence[str]) -> str:
     """Turn Hydra's, OmegaConf's and YAML's own errors into one message with the near miss."""
+    from hydra.errors import OverrideParseException
+
     from cnnaudit.config import explain_key, group_options
     from cnnaudit.sections import unknown
 
     text = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        said = " ".join(text.partition("\nSee https")[0].replace("^", "").split())
+        return f"{error.override}: {said}; a value with such signs needs quotes: \"KEY='VALUE'\""
     if option := re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", text):
         group, name = option.groups()
         options = group_options(group, _config_dir(overrides))

@@ -162,9 +162,10 @@ def explain_key(key: str, overrides: Iterable[str], config_dir: Path | None) -> 
                 chosen = f"'{parts[0]}=[{part}]'"
                 return f"{key}: {part!r} is not part of this audit; choose it: {chosen}"
             known = [str(name) for name in section] if isinstance(section, DictConfig) else []
-            return f"{key}: {unknown(part, known, 'key')}"
+            added = f"; what a config leaves out is added by +{key}=…" if depth > 1 else ""
+            return f"{key}: {unknown(part, known, 'key')}{added}"
         section = section[part]
-    return f"{key} cannot be set here"
+    return f"{key} cannot be set to this; what a config leaves out is added by +{key}.…=…"
 
 
 def _compose(overrides: Iterable[str], config_dir: Path | None) -> DictConfig:

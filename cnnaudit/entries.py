@@ -126,11 +126,14 @@ def _preprocessing(entry: Section) -> Preprocessing:
     std = entry.numbers("std", 3)
     if 0 in std:
         raise entry.wrong("std", list(std), "a list of numbers above 0")
+    mean = entry.numbers("mean", 3)
+    if not all(0 <= one <= 1 for one in mean):
+        raise entry.wrong("mean", list(mean), "a list of numbers in 0–1, as pixels are: of 255ths")
     preprocessing = Preprocessing(
         resize=resize,
         resample=entry.choice("resample", RESAMPLING),
         channels=entry.choice("channels", ("rgb", "bgr")),
-        mean=entry.numbers("mean", 3),
+        mean=mean,
         std=std,
         crop=crop,
     )

@@ -190,6 +190,9 @@ def test_report_is_made_again_without_torch(
         (["technique=[saliency"], "no viable alternative at input '[saliency'"),
         (["seed"], "missing EQUAL"),
         (["image_set=[folder]", "image_set.folder.root=nowhere"], "there is no folder"),
+        (["--config-dir", ".", "experiment=none", "--cfg", "job", "sed=3"], "sed: 'sed' is no"),
+        (["image_set.folder.root=a=b"], "image_set.folder.root=a=b: mismatched input '='"),
+        (["contrast.colour.wthin=[light]"], "added by +contrast.colour.wthin=…"),
         (["model.perception.weights=none.safetensors"], "there is no file"),
         (["--config-dir", "nowhere"], "Additional config directory"),
     ],
@@ -208,6 +211,19 @@ def test_a_mistake_is_one_message_and_exit_1(
     assert message in err
     assert "Traceback" not in err
     assert {path.name for path in tmp_path.glob("outputs/*")} <= {"store"}
+
+
+def test_help_and_a_folder_of_runs_are_told_from_a_run(
+    cli: Callable, overrides: list[str], tmp_path: Path
+) -> None:
+    for command in ("report", "reproduce", "init"):
+        code, out, _ = cli(command, "--help")
+        assert (code, "cnnaudit report RUN_DIR" in out) == (0, True)
+    assert cli("run", *overrides, "technique=[saliency]")[0] == 0
+    code, _, err = cli("report", str(tmp_path / "out/robot"))
+    (run,) = (tmp_path / "out/robot").iterdir()
+    assert code == 1
+    assert f"is no run directory: it has no manifest.json; its latest run is {run}" in err
 
 
 def test_mistakes_in_files_end_a_real_process_without_a_traceback(

@@ -176,7 +176,7 @@ def test_no_picture_is_written_over(explain: Callable, weights: Path, tmp_path: 
         ),
         (("resnet18", "cta.png"), "IMAGE: there is no file 'cta.png'. Did you mean 'cat.png'?"),
         (("resnet18", "gone/cat.png"), "IMAGE: there is no file 'gone/cat.png'"),
-        (("resnet18", "."), "IMAGE: there is no file '.'"),
+        (("resnet18", "."), "IMAGE: '.' is a folder; name pictures"),
         (("resnet18", "cat.png", "--techniqe", "x"), "'--techniqe' is no allowed option. Did you"),
         (("resnet18", "--x.png"), "a picture of that name comes after --"),
         (("resnet18", "-x.png"), "'-x.png' is no allowed option"),

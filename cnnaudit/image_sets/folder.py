@@ -8,17 +8,20 @@ from pathlib import Path
 from cnnaudit.image_sets.files import file_inside
 from cnnaudit.types import AuditError, Item
 
+MASKS = "masks"  # where they lie unless a config says otherwise; there need not be any
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def read_folder(
-    root: Path, where: str, *, masks: str = "masks"
+    root: Path, where: str, *, masks: str = MASKS
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """Return an item per picture below a folder, its mask ``masks/<same path, same stem>.png``.
 
     The last part of `root` may choose among the pictures, as in ``photos/{cat,dog}.png``.
     """
     root, chosen = _chosen(root, where)
+    if masks != MASKS and not (root / masks).is_dir():
+        raise AuditError(f"{where}.masks: there is no folder {root / masks}")
     pictures = [path for path in _pictures(root) if not path.is_relative_to(root / masks)]
     found = {}
     for path in _pictures(root / masks):

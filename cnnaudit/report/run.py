@@ -209,6 +209,10 @@ def _has_facet(grid: Mapping[str, Any]) -> bool:
 
 def load(folder: Path) -> Run:
     """Read a run directory; raise AuditError naming the file that is missing or damaged."""
+    if not (folder / "manifest.json").exists():
+        runs = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+        latest = f"; its latest run is {folder / runs[-1]}" if runs else ""
+        raise AuditError(f"{folder} is no run directory: it has no manifest.json{latest}")
     manifest = _json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
     agreement = folder / "results" / "agreement.csv"

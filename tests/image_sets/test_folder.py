@@ -52,6 +52,15 @@ def test_without_masks(tmp_path: Path) -> None:
     assert found.factors == ()
 
 
+def test_masks_are_where_a_config_says(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    mask(tmp_path / "truth/a.png")
+    (item,) = load(tmp_path, masks="truth").items
+    assert item.regions.keys() == {"mask"}
+    with pytest.raises(AuditError, match=r"image_set.folder.masks: there is no folder .*/thruth"):
+        load(tmp_path, masks="thruth")
+
+
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     os.close(os.open(os.fsencode(tmp_path) + b"/caf\xe9.png", os.O_CREAT))
     with pytest.raises(AuditError, match=r"the file name 'caf\\udce9.png' is not in UTF-8; rename"):
