@@ -73,6 +73,8 @@ def explain(
 
     if images.ndim != 4:
         raise AuditError(f"images: shape {tuple(images.shape)}, (B, C, H, W) is expected")
+    if not images.is_floating_point():
+        raise AuditError(f"images: {images.dtype}; floating point, as preprocessed, is expected")
     wanted = _named(technique, _heatmap_techniques(), "technique")
     spec, truths = _target(target, len(images))
     with pick_output(model, of_model(output_entry)):
@@ -110,21 +112,25 @@ def techniques() -> pd.DataFrame:
 
 
 def score(
-    maps: Tensor,
-    masks: Tensor | Sequence[Tensor | None],
+    maps: Tensor | NDArray[np.floating],
+    masks: Tensor | NDArray[np.bool_] | Sequence[Tensor | NDArray[np.bool_] | None],
     metric: Named = "mass_in_mask",
     *,
     tolerance: int | None = None,
 ) -> pd.DataFrame:
     """Hold heatmaps (B, H, W) against masks (B, H, W) bool; None: an image without the region.
 
+    Arrays of NumPy will do for both.
     `metric` is a name, a list of names, or names with their parameters; `tolerance` in pixels is
     for those that have one. Returns a row per image and metric: item, metric, value, chance, lift,
     flag, status, reason.
     """
+    import torch
+
+    maps = torch.as_tensor(maps)
     if maps.ndim != 3:
         raise AuditError(f"maps: shape {tuple(maps.shape)}, (B, H, W) is expected")
-    own = [mask if mask is None else mask.bool() for mask in masks]
+    own = [mask if mask is None else torch.as_tensor(mask).to(maps.device).bool() for mask in masks]
     for index, mask in enumerate(own):
         if mask is not None and mask.shape != maps.shape[1:]:
             raise AuditError(

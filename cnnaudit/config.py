@@ -31,6 +31,7 @@ from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import IN_ROW, UNTRAINED_TWIN, AuditError
 
 T = TypeVar("T")
+_MADE_BY = {"model": "builder", "contrast": "factor", "check": "metric", "agreement": "between"}
 
 
 def load_specs(overrides: Iterable[str] = (), config_dir: Path | None = None) -> AuditSpec:
@@ -123,10 +124,11 @@ def _chosen(
     chosen = []
     for name in entries.values:
         entry = entries.section(name)
-        if not {"uses", "builder", "factor", "metric", "between"} & set(entry.values):
+        made_by = _MADE_BY.get(group, "uses")
+        if made_by not in entry.values:
             raise AuditError(
-                f"{entry.path} is set but {name!r} is not chosen; add it to the list: "
-                f"'{group}=[…,{name}]'"
+                f"{entry.path} is set but {name!r} is not chosen; add it to the list, "
+                f"'{group}=[…,{name}]', or, of an entry of your own, set {entry.path}.{made_by}"
             )
         chosen.append(make(name, entry))
         entry.close()

@@ -18,6 +18,7 @@ from cnnaudit.config import load_specs
 from cnnaudit.image_sets.files import read_image, read_mask
 from cnnaudit.models import build_model
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
+from cnnaudit.types import AuditError
 
 
 @pytest.fixture
@@ -130,9 +131,21 @@ def test_mistakes_are_said(resnet: torch.nn.Module, arguments: dict, message: st
         cnnaudit.explain(resnet, torch.randn(1, 3, 32, 32), **arguments)
 
 
+def test_arrays_of_numpy_are_scored_as_tensors_are() -> None:
+    maps, masks = torch.rand(2, 8, 8), torch.rand(2, 8, 8) > 0.5
+    expected = cnnaudit.score(maps, masks)
+    pd.testing.assert_frame_equal(cnnaudit.score(maps.numpy(), masks.numpy()), expected)
+    pd.testing.assert_frame_equal(cnnaudit.score(maps, [*masks.numpy()]), expected)
+
+
+def test_pictures_that_are_not_preprocessed_are_refused(resnet: torch.nn.Module) -> None:
+    with pytest.raises(AuditError, match=r"images: torch.uint8; floating point, as preprocessed"):
+        cnnaudit.explain(resnet, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
 def test_shapes_that_do_not_fit_are_said(resnet: torch.nn.Module, tmp_path: Path) -> None:
     maps, mask = torch.rand(2, 4, 4), torch.ones(4, 5, dtype=torch.bool)
-    with pytest.raises(cnnaudit.AuditError, match=r"images: shape \(3, 32, 32\)"):
+    with pytest.raises(AuditError, match=r"images: shape \(3, 32, 32\)"):
         cnnaudit.explain(resnet, torch.randn(3, 32, 32), "saliency")
     with pytest.raises(cnnaudit.AuditError, match=r"masks\[0\]: shape \(4, 5\)"):
         cnnaudit.score(maps, [mask, mask])
