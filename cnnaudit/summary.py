@@ -166,7 +166,7 @@ def _sentence_of_one(subject: str, model: str, means: pd.DataFrame, say: _Words)
     )
     if pd.notna(most["chance"]):
         text += f"; by chance {most['chance']:.2f}"
-    if len(means) > 1:
+    if most.name != least.name:
         other = f" for {say.row(least['level'])}" * (most["level"] != least["level"])
         text += f"); it is lowest {say.col(least['col'])}{other}: {least['first']:.2f}."
     return text if text.endswith(".") else f"{text})."
