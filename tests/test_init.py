@@ -135,7 +135,7 @@ def test_nothing_is_written_over(init: Callable, tmp_path: Path) -> None:
         ((), "init takes one folder: cnnaudit init my_audit"),
         (("a", "b"), "init takes one folder"),
         (("",), "init takes one folder"),
-        (("--help",), "init takes one folder"),
+        (("--hlp",), "init takes one folder"),
         (("a\nb",), "init takes one folder"),
         (("file/x",), "cannot write file/x/conf/experiment/x.yaml (Not a directory)"),
     ],
