@@ -120,10 +120,9 @@ def score(
 ) -> pd.DataFrame:
     """Hold heatmaps (B, H, W) against masks (B, H, W) bool; None: an image without the region.
 
-    Arrays of NumPy will do for both.
-    `metric` is a name, a list of names, or names with their parameters; `tolerance` in pixels is
-    for those that have one. Returns a row per image and metric: item, metric, value, chance, lift,
-    flag, status, reason.
+    Arrays of NumPy will do for both. `metric` is a name, a list of names, or names with their
+    parameters; `tolerance` in pixels is for those that have one. Returns a row per image and
+    metric: item, metric, value, chance, lift, flag, status, reason.
     """
     import torch
 

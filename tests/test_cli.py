@@ -213,6 +213,17 @@ def test_a_mistake_is_one_message_and_exit_1(
     assert {path.name for path in tmp_path.glob("outputs/*")} <= {"store"}
 
 
+def test_who_reads_what_is_printed_may_have_seen_enough() -> None:
+    command = [sys.executable, "-m", "cnnaudit", "layers", "experiment=none", "model=[perception]"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=RUN.parent
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_help_and_a_folder_of_runs_are_told_from_a_run(
     cli: Callable, overrides: list[str], tmp_path: Path
 ) -> None:

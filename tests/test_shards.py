@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import cnnaudit.cli
+import cnnaudit.jobs
 from cnnaudit.audit import prepare
 from cnnaudit.config import load_specs
 from cnnaudit.plan import stored_fields
@@ -174,9 +174,9 @@ def test_a_stored_config_cannot_allow_code(tmp_path: Path) -> None:
 
 
 def test_how_a_job_ended_comes_back_from_another_process() -> None:
-    ends = cnnaudit.cli._ends
+    ends = cnnaudit.jobs._ends
     ends.clear()
-    sent = pickle.dumps(cnnaudit.cli._End(4, AuditError("no")))
+    sent = pickle.dumps(cnnaudit.jobs._End(4, AuditError("no")))
     ends.clear()
     pickle.loads(sent)
     assert [(end.code, str(end.stopped)) for end in ends] == [(4, "no")]

@@ -1,0 +1,148 @@
+"""A command's words → composed configs → jobs, one or under -m several, and how they ended.
+
+What Hydra would print or do by itself becomes one message and an exit code here.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnnaudit.types import AuditError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from cnnaudit.audit import Invocation
+    from cnnaudit.specs import AuditSpec
+
+COMPLETE, ERROR, REFUSED, FAILED, INCOMPLETE, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+_TAKE_A_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
+_WORST_FIRST = (INCOMPLETE, FAILED, UNDECIDED, COMPLETE)
+
+
+def with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequence[str]) -> int:
+    """Compose the config as Hydra does, hand it to a stage as specs, and return the exit code.
+
+    Raises AuditError for what is wrong in it, and whatever else has stopped the stage.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from cnnaudit import shipped
+    from cnnaudit.config import check_choices
+    from cnnaudit.own_code import refuse_settings_of_hydra
+
+    called = "python run.py" if Path(sys.argv[0]).name == "run.py" else "cnnaudit run"
+    command = f"{called} {shlex.join(overrides)}".rstrip()
+    _ends.clear()
+
+    def entry(config: DictConfig) -> _End:
+        # A launcher may take it to another process: it holds nothing but what can be pickled.
+        return _end_of(stage, config, command, overrides)
+
+    # Hydra reads the process's arguments, and would print tracebacks or exit by itself.
+    sys.argv = [sys.argv[0], *_keys_first(overrides)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    conf, own = str(shipped.locate("conf")), _config_dir(overrides)
+    try:
+        if own is not None:
+            refuse_settings_of_hydra(own)
+        check_choices(overrides, own)
+        hydra.main(version_base="1.3", config_path=conf, config_name="audit")(entry)()
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise AuditError(_in_one_message(error, overrides)) from error
+    except SystemExit as error:  # Hydra's own usage message, already printed
+        return ERROR if error.code else COMPLETE
+    for end in _ends:
+        if end.stopped is not None:
+            raise end.stopped
+    return min((end.code for end in _ends), key=_WORST_FIRST.index, default=COMPLETE)
+
+
+def _keys_first(words: Sequence[str]) -> list[str]:
+    """Put keys before options, in their order: Hydra takes them in one piece only."""
+    keys: list[str] = []
+    others: list[str] = []
+    for before, word in pairwise(["", *words]):
+        is_key = "=" in word and not word.startswith("-") and before not in _TAKE_A_VALUE
+        (keys if is_key or word.startswith("~") else others).append(word)
+    return [*keys, *others]
+
+
+class _End:
+    """How a job ended: its exit code, or what stopped it.
+
+    Under -m there are several, and Hydra drops what they return. So an end is noted when it is
+    made, here or, on its way back from another process, once more here.
+    """
+
+    def __init__(self, code: int, stopped: BaseException | None = None) -> None:
+        self.code, self.stopped = code, stopped
+        _ends.append(self)
+
+    def __reduce__(self) -> tuple[type[_End], tuple[int, BaseException | None]]:
+        return _End, (self.code, self.stopped)
+
+
+_ends: list[_End] = []  # of the jobs of this process's command
+
+
+def _end_of(
+    stage: Callable[[AuditSpec, Invocation], int],
+    config: DictConfig,
+    command: str,
+    overrides: Sequence[str],
+) -> _End:
+    """Run a stage, unless one before it was stopped."""
+    from cnnaudit.audit import Invocation
+    from cnnaudit.config import config_text, to_specs
+
+    if not _ends:
+        gc.freeze()  # what is loaded stays: to look through it for garbage takes time, each time
+    if _ends and (stopped := _ends[-1].stopped) is not None:
+        return _End(COMPLETE, stopped)
+    try:
+        audit = to_specs(config, overrides)
+        return _End(stage(audit, Invocation(command, overrides, config_text(config))))
+    except (AuditError, KeyboardInterrupt, BrokenPipeError) as error:
+        return _End(COMPLETE, error)  # not raised: Hydra would print a text of its own around it
+
+
+def _in_one_message(error: Exception, overrides: Sequence[str]) -> str:
+    """Turn Hydra's, OmegaConf's and YAML's own errors into one message with the near miss."""
+    from hydra.errors import OverrideParseException
+
+    from cnnaudit.config import explain_key, group_options
+    from cnnaudit.sections import unknown
+
+    text = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        said = " ".join(text.partition("\nSee https")[0].replace("^", "").split())
+        return f"{error.override}: {said}; a value with such signs needs quotes: \"KEY='VALUE'\""
+    if option := re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", text):
+        group, name = option.groups()
+        options = group_options(group, _config_dir(overrides))
+        return f"{group}: {unknown(name, options, 'option')}"
+    if key := re.search(r"Could not override '([^']+)'", text):
+        return explain_key(key[1], overrides, _config_dir(overrides))
+    return text.partition("\nSee https")[0]
+
+
+def _config_dir(overrides: Sequence[str]) -> Path | None:
+    """Return the folder of the user's own configs, if one was named."""
+    for flag, value in pairwise([*overrides, ""]):
+        if flag in ("--config-dir", "-cd"):
+            return Path(value)
+        if flag.startswith("--config-dir="):
+            return Path(flag.partition("=")[2])
+    return None
