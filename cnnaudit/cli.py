@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import shlex
 import signal
 import sys
@@ -73,7 +74,9 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
     except AuditError as error:
         _say(f"error: {error}")
         sys.exit(ERROR)
-    except BrokenPipeError:  # who reads what is printed has seen enough, as in `| head`
+    except BrokenPipeError:
+        if _is_read():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ERROR)
     except KeyboardInterrupt:
@@ -302,6 +305,13 @@ def _import(rest: Sequence[str]) -> int:
 
     print(import_set(rest), end="")
     return COMPLETE
+
+
+def _is_read() -> bool:
+    """Say whether somebody still reads what is printed, unlike under `| head`."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # of a pipe without a reader it tells unasked
+    return not output.poll(0)
 
 
 def _say(text: str) -> None:

@@ -124,8 +124,9 @@ def _alive(stream: Iterator[Batch]) -> Iterator[Batch]:
             batch = next(stream)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # Also while what it had read was being fetched from it, by a connection to it.
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
                 raise
             raise ProcessDied(f"a process that reads pictures ended ({error})") from error
         yield batch
