@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,17 @@ import pandas as pd
 from cnnaudit.metrics import OVERLAP, measure_overlap
 from cnnaudit.metrics.readout import Readout
 from cnnaudit.models.layers import Traced, resolve_layer, trace
+from cnnaudit.report.run import (
+    COUNTS,
+    NUMBERS,
+    OF_AGREEMENTS,
+    OF_CHECKS,
+    OF_CONTRASTS,
+    OF_RANDOMISATIONS,
+    read_json,
+    read_parquet,
+    read_table,
+)
 from cnnaudit.sections import bind, parameters_of, unknown
 from cnnaudit.specs import MetricSpec, TargetSpec, TechniqueSpec
 from cnnaudit.targets import TARGETS
@@ -152,24 +162,25 @@ def score(
 def load_run(run_dir: str | Path) -> FinishedRun:
     """Read a run directory; raise AuditError if it is none."""
     folder = Path(run_dir)
-    try:
-        summary, contrasts, checks = (
-            _read(folder, name) for name in ("summary", "contrasts", "checks")
+    if not (folder / "summary.json").is_file():
+        raise AuditError(f"{folder} is no finished run: it has no summary.json")
+    results = folder / "results"
+    agreement, randomisation = (
+        read_table(path, numbers) if path.exists() else pd.DataFrame()
+        for path, numbers in (
+            (results / "agreement.csv", OF_AGREEMENTS),
+            (results / "randomisation.csv", OF_RANDOMISATIONS),
         )
-        agreement, randomisation = (
-            _read(folder, name) if (folder / "results" / f"{name}.csv").exists() else pd.DataFrame()
-            for name in ("agreement", "randomisation")
-        )
-        rows = pd.read_parquet(folder / "results" / "rows.parquet")
-        verdict = str(json.loads((folder / "summary.json").read_bytes())["verdict"])
-    except (OSError, ValueError, KeyError) as error:
-        raise AuditError(f"{folder} is no finished run ({error})") from error
-    return FinishedRun(rows, summary, contrasts, checks, agreement, randomisation, verdict)
-
-
-def _read(folder: Path, name: str) -> pd.DataFrame:
-    path = folder / "results" / f"{name}.csv"
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    )
+    return FinishedRun(
+        rows=read_parquet(results / "rows.parquet"),
+        summary=read_table(results / "summary.csv", (*NUMBERS, *COUNTS)),
+        contrasts=read_table(results / "contrasts.csv", OF_CONTRASTS),
+        checks=read_table(results / "checks.csv", OF_CHECKS),
+        agreement=agreement,
+        randomisation=randomisation,
+        verdict=str(read_json(folder / "summary.json")["verdict"]),
+    )
 
 
 def _named(names: Named, known: Mapping[str, Any], kind: str) -> dict[str, Mapping[str, Any]]:

@@ -31,7 +31,7 @@ from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
 from cnnaudit.progress import Status, progress, reported
 from cnnaudit.results import read_results, write_json, write_results
 from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
-from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes, digest_file
+from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes
 from cnnaudit.store import write_atomically as write
 from cnnaudit.types import RUN_SCHEMA, AuditError, Device, ImageSet
 
@@ -333,7 +333,7 @@ def environment(ready: Prepared, executed: Executed) -> dict[str, Any]:
         "packages": provenance.packages(),
         "hardware": provenance.hardware(devices),
         "digests": {
-            "weights": {m.name: m.weights and digest_file(m.weights) for m in audit.models},
+            "weights": {m.name: m.weights_digest or None for m in audit.models},
             "image_sets": {s.spec.name: image_set_digest(s) for s in ready.image_sets},
         },
         "seed": audit.seed,

@@ -137,27 +137,36 @@ def verdicts(judgements: Iterable[Judgement]) -> dict[str, str]:
 
 def verdict_of(judgements: Iterable[Judgement]) -> str:
     """Return the worst verdict, techniques that contradict each other counting as undecided."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for one in judgements:
-        key = (one.check, one.statistic, one.model, one.target, one.within, one.level)
-        groups.setdefault(key, []).append(one.verdict)
     return worst(
-        INCONCLUSIVE if {PASS, FAIL} <= set(verdicts) else worst(verdicts)
-        for verdicts in groups.values()
+        INCONCLUSIVE if _contradict(alike) else worst(one.verdict for one in alike)
+        for alike in _by_place(judgements).values()
     )
 
 
 def contradictions(judgements: Iterable[Judgement]) -> list[str]:
     """Name the places where one technique passes and another fails."""
-    places: dict[str, dict[str, list[str]]] = {}
+    said = []
+    for place, alike in _by_place(judgements).items():
+        if _contradict(alike):
+            passing, failing = (
+                ", ".join(one.technique for one in alike if one.verdict == verdict)
+                for verdict in (PASS, FAIL)
+            )
+            said.append(f"{', '.join(filter(None, place))}: {passing} pass, {failing} fail")
+    return said
+
+
+def _by_place(judgements: Iterable[Judgement]) -> dict[tuple[str, ...], list[Judgement]]:
+    """Return the judgements that differ in nothing but the technique."""
+    places: dict[tuple[str, ...], list[Judgement]] = {}
     for one in judgements:
-        place = f"{one.check}, {one.statistic}, {one.model}, {one.within}, {one.level}"
-        places.setdefault(place, {}).setdefault(one.verdict, []).append(one.technique)
-    return [
-        f"{place}: {', '.join(found[PASS])} pass, {', '.join(found[FAIL])} fail"
-        for place, found in places.items()
-        if PASS in found and FAIL in found
-    ]
+        place = (one.check, one.statistic, one.model, one.target, one.within, one.level)
+        places.setdefault(place, []).append(one)
+    return places
+
+
+def _contradict(alike: Iterable[Judgement]) -> bool:
+    return {PASS, FAIL} <= {one.verdict for one in alike}
 
 
 def worst(verdicts: Iterable[str]) -> str:

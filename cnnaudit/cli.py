@@ -224,13 +224,12 @@ def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
 
 def _report(rest: Sequence[str]) -> int:
     from cnnaudit.report import write_report
-    from cnnaudit.shards import join_shards, to_be_joined
+    from cnnaudit.shards import join_shards
     from cnnaudit.stored import SHARDS
 
-    if rest and to_be_joined(Path(rest[0])):
+    if rest and (Path(rest[0]) / SHARDS).is_dir():
         return _announce(*join_shards(Path(rest[0]), rest[1:]))
-    joined = rest and (Path(rest[0]) / SHARDS).is_dir()  # by the same command, before
-    if not joined and len(rest) != 1:
+    if len(rest) != 1:
         raise AuditError("report takes one run directory: cnnaudit report outputs/robot/…")
     print(f"report: {write_report(Path(rest[0]))}")
     return COMPLETE

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit import own_code
 from cnnaudit.executors import Done, executing, failed_for_good, log_finished
+from cnnaudit.plan import check_planned
 from cnnaudit.specs import AuditSpec, ExecutorSpec, ModelSpec
 from cnnaudit.store import Store
 from cnnaudit.types import AuditError, Device, ProcessDied, Unit
@@ -156,6 +157,7 @@ class Worker:
         """Compute a unit, and return what the log should say of it and the memory allowed."""
         if self._model is None:
             self._settle()
+        check_planned(self._audit, unit)
         if unit.model != self._model:
             self._load(unit.model)
         (finished,) = self._execute([unit], store=self._store, batch_size=self._batch_size)

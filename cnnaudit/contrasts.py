@@ -369,19 +369,22 @@ def _check_balance(contrast: ContrastSpec, image_set: ImageSet, where: str) -> N
     """Refuse blocks in which one of the two levels is missing, naming them."""
     first, second = (
         {
-            tuple(item.factors.get(name, "") for name in contrast.blocks)
+            # Pairs are within a unit, which without a declared one is each picture by itself.
+            (image_set.unit_of(item), *(item.factors.get(name, "") for name in contrast.blocks))
             for item in image_set.items
             if item.factors.get(contrast.factor) == level
         }
         for level in contrast.levels
     )
     if not first & second:
+        name, unit = image_set.spec.name, image_set.spec.unit
+        hint = f"; it has no unit: name the factor that pairs share, image_set.{name}.unit=…"
         raise AuditError(
-            f"{where}: {image_set.spec.name} has no pair of {contrast.levels[0]!r} and "
-            f"{contrast.levels[1]!r} with equal {', '.join(contrast.blocks)}"
+            f"{where}: {name} has no pair of {contrast.levels[0]!r} and {contrast.levels[1]!r} "
+            f"with equal {', '.join(contrast.blocks)}{hint * (unit is None)}"
         )
     if lonely := sorted(first ^ second):
-        shown = "; ".join(", ".join(block) for block in lonely[:5])
+        shown = "; ".join(", ".join(block) for _, *block in lonely[:5])
         raise AuditError(
             f"{where}: unbalanced, {len(lonely)} blocks lack one of the two levels: {shown}"
         )

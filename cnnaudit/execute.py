@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from cnnaudit.fitting import Fitting
 from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import Reader
 from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import Measuring, rows_file, truths_of, without_value
 from cnnaudit.models import device_of
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
-from cnnaudit.numerics import is_out_of_memory, named, release_memory
+from cnnaudit.numerics import named, release_memory
 from cnnaudit.plan import stored_fields
 from cnnaudit.specs import MetricSpec, ModelSpec
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import ROWS_FILE, AuditError, Batch, Cell, Device, Heatmaps, MetricRow, Unit
+from cnnaudit.types import ROWS_FILE, Batch, Cell, Device, Heatmaps, MetricRow, ProcessDied, Unit
 
 if TYPE_CHECKING:
     from cnnaudit.kept import Kept
@@ -46,13 +47,6 @@ class Finished:
     device: Device | None  # where they were computed; None: they could not be
 
 
-@dataclass
-class _Memory:
-    """How many images it takes at once, as far as is known: found once, for all batches."""
-
-    batch_size: int
-
-
 def execute(
     units: Iterable[Unit],
     model: nn.Module,
@@ -70,18 +64,18 @@ def execute(
     in work, a second one for nothing. Raises AuditError if the store cannot be written, and
     ProcessDied if a process dies that reads for this one.
     """
-    units, memory, device = tuple(units), _Memory(batch_size), named(device_of(model))
+    units, fitting, device = tuple(units), Fitting(batch_size), named(device_of(model))
     with patient() as stop_if_asked:
         read_ahead = reader.read([(unit.chunk, unit.partners) for unit in units])
         for unit, found in zip(units, read_ahead, strict=True):
-            work = _Work(unit, model, metrics, twin, memory)
+            work = _Work(unit, model, metrics, twin, fitting)
             for batch in found:
                 stop_if_asked()
                 work.add(batch)
             work.write(store)
             del work, found
             release_memory()
-            yield Finished(unit, memory.batch_size, device)
+            yield Finished(unit, fitting.batch_size, device)
 
 
 def make_reader(
@@ -126,6 +120,9 @@ def patient() -> Iterator[Callable[[], None]]:
     try:
         yield stop_if_asked
         stop_if_asked()
+    except ProcessDied:  # maybe of what this one was asked to end by
+        stop_if_asked()
+        raise
     finally:
         _handle(held, signal.default_int_handler)
 
@@ -144,19 +141,19 @@ class _Work:
         model: nn.Module,
         metrics: Sequence[MetricSpec],
         twin: nn.Module | None,
-        memory: _Memory,
+        fitting: Fitting,
     ) -> None:
         self.unit, self.model, self.metrics, self.twin = unit, model, metrics, twin
-        self.memory = memory
+        self.fitting = fitting
         self.rows: dict[str, list[MetricRow]] = {cell.key: [] for cell in unit.cells}
         self.maps: dict[str, dict[str, Kept]] = {cell.key: {} for cell in unit.cells}
 
     def add(self, batch: Batch) -> None:
         """Add a batch's rows, also those of the items that could not be read."""
         for item, reason in batch.failures.items():
-            self.fail([item], reason)
+            self.fail(item, reason)
         if batch.items:
-            self._run(batch)
+            self.fitting.run(batch, self._add, self.fail)
 
     def write(self, store: Store) -> None:
         """Write each cell; one in which something failed is to be computed again."""
@@ -169,33 +166,10 @@ class _Work:
                 files |= maps_files(self.maps[cell.key])
             store.write(cell.key, files, fields[cell.key], again=failed)
 
-    def _run(self, batch: Batch) -> None:
-        """Add a batch's rows, in parts that the memory takes; it is halved until it does."""
-        size = self.memory.batch_size
-        if len(batch) > size:
-            for start in range(0, len(batch), size):
-                self._run(batch.part(start, start + size))
-            return
-        try:
-            self._add(batch)
-        except AuditError:
-            raise
-        except Exception as error:  # a model that cannot take this batch fails it, not the audit
-            if len(batch) == 1 or not is_out_of_memory(error):
-                log.exception("the passes of %s failed", self.unit.model.name)
-                self.fail(batch.ids, f"{type(error).__name__}: {error}")
-                return
-            log.warning("out of memory with a batch of %d; halving it", len(batch))
-        else:
-            return
-        torch.cuda.empty_cache()
-        self.memory.batch_size = len(batch) // 2
-        self._run(batch)
-
-    def fail(self, items: Sequence[str], reason: str) -> None:
-        """Add rows that say why items have no number in any of the cells."""
+    def fail(self, item: str, reason: str) -> None:
+        """Add rows that say why an item has no number in any of the cells."""
         for cell in self.unit.cells:
-            self.rows[cell.key] += without_value(cell, items, self.metrics, "failed", reason)
+            self.rows[cell.key] += without_value(cell, [item], self.metrics, "failed", reason)
 
     def _add(self, batch: Batch) -> None:
         spec, cells, batch = self.unit.model, self.unit.cells, batch.to(device_of(self.model))

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from cnnaudit.specs import AuditSpec, ModelSpec
-from cnnaudit.types import DIED, AuditError, ProcessDied, Unit
+from cnnaudit.types import ANY_ERROR, DIED, AuditError, ProcessDied, Unit
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,7 @@ def executing(
         if audit.untrained_twin:
             try:
                 twin = untrained_twin(model, audit.seed + 1)
-            except Exception as error:  # of somebody's own layers, which cannot be copied
+            except ANY_ERROR as error:  # of somebody's own layers, which cannot be copied
                 raise AuditError(
                     f"model.{spec.name}: its untrained twin cannot be made "
                     f"({type(error).__name__}: {error}); leave out what asks for it"

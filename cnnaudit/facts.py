@@ -15,7 +15,7 @@ from cnnaudit.models.layers import Layer
 from cnnaudit.plan import run_fields
 from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Store, cell_key, digest_list
-from cnnaudit.types import AuditError, File, Item, Region
+from cnnaudit.types import File, Item, Region
 
 VERSION = 1  # raise it when inspecting would find other facts
 CHECK_VERSION = 1  # raise it when checking files would find something else
@@ -27,14 +27,8 @@ def facts_of(audit: AuditSpec, spec: ModelSpec, store: Store) -> ModelFacts:
 
     Raises AuditError if the model is not what its config says it is.
     """
-    try:
-        network = run_fields(audit, spec)
-    except OSError as error:
-        raise AuditError(
-            f"model.{spec.name}: {error.filename} cannot be read ({error.strerror})"
-        ) from error
     fields = {
-        **network,
+        **run_fields(audit, spec),
         "kind": "facts",
         "version": VERSION,
         # what the model is held against

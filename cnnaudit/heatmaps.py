@@ -18,9 +18,18 @@ from cnnaudit.passes import forward, run_passes
 from cnnaudit.queries import make_query, scored_network
 from cnnaudit.specs import TargetSpec
 from cnnaudit.targets import TARGETS, weigh
-from cnnaudit.techniques import TECHNIQUES, NotApplicable
+from cnnaudit.techniques import TECHNIQUES, NotApplicable, Technique
 from cnnaudit.techniques.procedures import upsampled
-from cnnaudit.types import Channels, HeatmapRequest, Heatmaps, NoHeatmaps, PassSpec, Scorer, Signals
+from cnnaudit.types import (
+    ANY_ERROR,
+    Channels,
+    HeatmapRequest,
+    Heatmaps,
+    NoHeatmaps,
+    PassSpec,
+    Scorer,
+    Signals,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,22 +128,46 @@ def _compute(
             if technique.needs.network:
                 more.append(stack.enter_context(scored_network(model, score_from, signals.weights)))
             computed = technique.compute(signals, *more, **parameters)
+        found = _as_declared(technique, computed, len(signals.images))
     except NotApplicable as reason:
         return NoHeatmaps("not_applicable", str(reason))
-    except Exception as error:  # whatever a technique raises concerns its own cell only
+    except ANY_ERROR as error:  # whatever a technique raises concerns its own cell only
         if is_out_of_memory(error):
             raise  # with a smaller batch it may do
         log.exception("%s failed", request.technique.name)
         return NoHeatmaps("failed", f"{type(error).__name__}: {error}")
+    if isinstance(found, Channels) or technique.sees_no_network:
+        return found
+    # A ReLU's gradient is 0 where it met a NaN: without a score a map may look sound.
+    maps = found.maps.where(signals.has_score[:, None, None], torch.nan)
+    return replace(found, maps=maps, scorer=_scorer(signals, model, score_from))
+
+
+def _as_declared(technique: Technique, computed: Any, b: int) -> Heatmaps | Channels:
+    """Return what a technique gave of B images; raise an error unless it is what it declares."""
     if technique.gives == "channels":
-        return Channels(computed)
+        return Channels(_checked(computed, b, "BKhw"))
     maps, diagnostics = computed if isinstance(computed, tuple) else (computed, {})
-    if not technique.sees_no_network:
-        # A ReLU's gradient is 0 where it met a NaN: without a score a map may look sound.
-        maps = maps.where(signals.has_score[:, None, None], torch.nan)
-    scorer = None if technique.sees_no_network else _scorer(signals, model, score_from)
+    maps = _checked(maps, b, "Bhw")
+    if set(diagnostics) != set(technique.diagnostics):
+        expected = ", ".join(technique.diagnostics) or "none"
+        raise ValueError(f"it returned the diagnostics {[*diagnostics]}, expected: {expected}")
     h, w = maps.shape[-2:]
-    return Heatmaps(maps, (h, w), diagnostics=diagnostics, scorer=scorer)
+    found = {name: _checked(values, b, "B") for name, values in diagnostics.items()}
+    return Heatmaps(maps, (h, w), diagnostics=found)
+
+
+def _checked(returned: Any, b: int, axes: str) -> Tensor:
+    """Return a tensor that a technique gave of B images, if it has these axes and is real."""
+    expected = f"a tensor ({', '.join(axes)}{',' * (len(axes) == 1)})"
+    if not isinstance(returned, Tensor):
+        raise TypeError(f"it returned a {type(returned).__name__}, expected: {expected}")
+    found = tuple(returned.shape)
+    if len(found) != len(axes) or found[0] != b or 0 in found:
+        raise ValueError(f"it returned a tensor {found}, expected: {expected} where B is {b}")
+    if returned.is_complex():
+        raise TypeError("it returned complex numbers, expected: real ones")
+    return returned.detach()
 
 
 def _scorer(signals: Signals, model: nn.Module, score_from: str | None) -> Scorer:

@@ -29,12 +29,16 @@ _OTHER_GATES = {
     "ClampMin",
     "Elu",
     "Gelu",
+    "Glu",
     "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",  # ReLU6 as well
     "LeakyRelu",
     "LogSigmoid",
+    "MaskedFill",
+    "Maximum",  # of two tensors, such as an input and zeros
+    "Minimum",
     "Mish",
     "PreluKernel",
     "RreluWithNoise",
@@ -42,6 +46,7 @@ _OTHER_GATES = {
     "Softplus",
     "Softshrink",
     "Threshold",
+    "Where",
 }
 
 

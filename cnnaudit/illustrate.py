@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cnnaudit import figures
+from cnnaudit.fitting import Fitting
 from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import batches
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
@@ -43,18 +44,12 @@ def illustrate(
 ) -> None:
     """Compute the items' pictures and every request's heatmaps, in shared passes.
 
-    `keep` gets each item that can be read with the files of its picture, and of each heatmap the
-    files and whether it failed.
+    `keep` gets each item that can be read and put to the network, with the files of its picture,
+    and of each heatmap the files and whether it failed.
     """
-    preprocessing = spec.preprocessing
-    for batch in batches(
-        items,
-        partial(prepare_image, preprocessing=preprocessing),
-        partial(prepare_mask, preprocessing=preprocessing),
-        batch_size,
-    ):
-        if not batch.items:
-            continue
+    preprocessing, fitting = spec.preprocessing, Fitting(batch_size)
+
+    def add(batch: Batch) -> None:
         images = batch.images.to(device_of(model))
         truths = partial(truths_of, spec, batch)
         outputs, computed = compute_heatmaps(model, spec.score_from, images, requests, truths)
@@ -64,6 +59,15 @@ def illustrate(
                 for request, result in zip(requests, computed, strict=True)
             ]
             keep(item, _picture_files(spec, item, batch, index, outputs[index]), heatmaps)
+
+    for batch in batches(
+        items,
+        partial(prepare_image, preprocessing=preprocessing),
+        partial(prepare_mask, preprocessing=preprocessing),
+        batch_size,
+    ):
+        if batch.items:
+            fitting.run(batch, add, lambda _item, _reason: None)  # its rows say why there is none
 
 
 def _picture_files(spec: ModelSpec, item: Item, batch: Batch, index: int, output: Tensor) -> Files:

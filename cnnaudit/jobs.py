@@ -116,6 +116,8 @@ def _end_of(
         return _End(stage(audit, Invocation(command, overrides, config_text(config))))
     except (AuditError, KeyboardInterrupt, BrokenPipeError) as error:
         return _End(COMPLETE, error)  # not raised: Hydra would print a text of its own around it
+    except SystemExit as error:  # of somebody's own code: it must not pass for a complete audit
+        return _End(COMPLETE, AuditError(f"code of your own has called sys.exit({error.code})"))
 
 
 def _in_one_message(error: Exception, overrides: Sequence[str]) -> str:

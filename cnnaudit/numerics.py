@@ -21,7 +21,7 @@ TF32 = False
 _DETERMINISM = {"off": "default", "warn": "warn", "strict": "error"}  # as torch calls it
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory is short; on the CPU torch has no class for it."""
     import torch
 

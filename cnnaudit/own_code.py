@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from cnnaudit.types import AuditError
+from cnnaudit.store import digest_file
+from cnnaudit.types import ANY_ERROR, AuditError
 
 _PACKAGE = Path(__file__).parent
 _INSTALLED = "site-packages"
@@ -87,7 +90,7 @@ def import_own(name: str, where: str) -> ModuleType:
     """Import a user's module; raise AuditError for whatever goes wrong in it."""
     try:
         return import_module(name)
-    except Exception as error:  # somebody's module may raise anything
+    except ANY_ERROR as error:  # somebody's module may raise anything
         raise AuditError(
             f"{where}: {name} cannot be imported ({type(error).__name__}: {error})"
         ) from error
@@ -115,6 +118,12 @@ def sources(name: str) -> list[Path]:
             found[each] = file
             pending += _imports(each, file)
     return sorted(set(found.values()))
+
+
+@cache  # as they were when first asked: what is imported stays, though its file may change
+def source_digests(function: Callable[..., Any], named: str = "") -> tuple[str, ...]:
+    """Return the digests of the sources of a user's own function, and of the module that has it."""
+    return tuple(map(digest_file, sorted({*sources(function.__module__), *sources(named)})))
 
 
 def _file(name: str, start: Path) -> Path | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from cnnaudit.image_sets import with_few_levels
@@ -15,12 +15,22 @@ from cnnaudit.metrics import CHANNELS, behaviour_of, metrics_of_heatmaps
 from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, OverlapMetric
 from cnnaudit.models import ModelFacts, library_version, sources_of, untrained
 from cnnaudit.models.layers import resolve_layer
-from cnnaudit.own_code import sources
+from cnnaudit.own_code import source_digests
 from cnnaudit.specs import AuditSpec, ModelSpec, TargetSpec
-from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest_file, digest_list
+from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest_list
 from cnnaudit.targets import TARGETS, resolve_target
 from cnnaudit.techniques import TECHNIQUES, Technique
-from cnnaudit.types import PERTURBATION, SEVERITY, Cell, File, HeatmapRequest, ImageSet, Item, Unit
+from cnnaudit.types import (
+    PERTURBATION,
+    SEVERITY,
+    AuditError,
+    Cell,
+    File,
+    HeatmapRequest,
+    ImageSet,
+    Item,
+    Unit,
+)
 
 CHUNK = 128  # items of a chunk, at most on average
 HEATMAP_SCORES = "heatmap_scores"  # the kind of cell in which heatmaps are measured
@@ -177,9 +187,9 @@ def run_fields(audit: AuditSpec, model: ModelSpec) -> dict[str, Any]:
             "arch": model.arch,
             "made_by": model.factory,
             "arguments": dict(model.arguments),
-            "source": list(map(digest_file, sources_of(model))),
+            "source": sources_of(model),
             "library": library_version(model),
-            "weights": None if model.weights is None else _digest_once(model.weights),
+            "weights": model.weights_digest or None,
             "pretrained": model.pretrained,
             "outputs": len(model.labels),  # an untrained network has as many as labels
             "score_from": model.score_from,
@@ -208,19 +218,7 @@ def _code_fields(
     registered: Technique | OverlapMetric | FaithfulnessMetric | BehaviourMetric,
 ) -> dict[str, Any]:
     """Return what tells a registered function from an older one; a user's own by its file."""
-    files = sources(registered.compute.__module__)
-    return {"version": registered.version, "source": list(map(digest_file, files))}
-
-
-def _digest_once(path: Path) -> str:
-    """Return a file's digest, computed again where the file has changed: weights are large."""
-    about = path.stat()
-    return _digest(path, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
-
-
-@cache
-def _digest(path: Path, _version: tuple[int, ...]) -> str:
-    return digest_file(path)
+    return {"version": registered.version, "source": [*source_digests(registered.compute)]}
 
 
 def item_fields(item: Item) -> dict[str, Any]:
@@ -316,6 +314,20 @@ def _kinds(
             if keeps:
                 fields["maps"] = "kept"
             yield _Kind(fields, request, keeps)
+
+
+def check_planned(audit: AuditSpec, unit: Unit) -> None:
+    """Raise AuditError if a unit's cells would have other keys here: other versions, other code."""
+    behaviour, *others = _kinds(audit, unit.model, [c.request for c in unit.cells if c.request])
+    of_requests = iter(others)
+    for cell in unit.cells:
+        here = (next(of_requests) if cell.request else behaviour).fields
+        differing = [name for name in here if here[name] != cell.fields.get(name)]
+        if differing:
+            raise AuditError(
+                f"executor: {', '.join(differing)} would be another one on {platform.node()} than "
+                "where the audit was planned; every machine needs the same code and versions"
+            )
 
 
 def _cells(kinds: Iterable[_Kind], model: ModelSpec, part: _Part) -> Iterator[Cell]:

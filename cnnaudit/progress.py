@@ -62,7 +62,7 @@ def reported(path: Path) -> Iterator[Status]:
     except KeyboardInterrupt:
         status.say(state="interrupted")
         raise
-    except Exception as error:
+    except BaseException as error:
         status.say(state="stopped", error=f"{type(error).__name__}: {error}")
         raise
     status.say(state="finished")
@@ -106,7 +106,7 @@ class _Counted:
         self._done = dict.fromkeys(totals, 0)
         self._started = time.monotonic()
         self.total = sum(totals.values())
-        self._tell()
+        self._tell(status.say)
 
     @property
     def done(self) -> int:
@@ -124,10 +124,10 @@ class _Counted:
 
     def add(self, images: int, model: str) -> None:
         self._done[model] += images
-        self._tell()
+        self._tell(self._status.say_often)
 
-    def _tell(self) -> None:
-        self._status.say_often(
+    def _tell(self, say: Callable[..., None]) -> None:
+        say(
             images={"done": self.done, "total": self.total},
             models={n: {"done": self._done[n], "total": t} for n, t in self._totals.items()},
             images_per_second=round(self.rate, 3),

@@ -24,7 +24,16 @@ from cnnaudit.numerics import is_out_of_memory
 from cnnaudit.passes import forward
 from cnnaudit.specs import ModelSpec, SanitySpec, TargetSpec
 from cnnaudit.statistics import Array, unit_ranks
-from cnnaudit.types import AuditError, Batch, HeatmapRequest, Heatmaps, Item, NoHeatmaps, Status
+from cnnaudit.types import (
+    ANY_ERROR,
+    AuditError,
+    Batch,
+    HeatmapRequest,
+    Heatmaps,
+    Item,
+    NoHeatmaps,
+    Status,
+)
 
 if TYPE_CHECKING:
     from cnnaudit.heatmaps import Result
@@ -98,7 +107,7 @@ def curves(
             return _curves(model, spec, _batches(spec, items, size), sanity, requests)
         except AuditError:
             raise
-        except Exception as error:  # memory, or a module that cannot be copied or re-initialised
+        except ANY_ERROR as error:  # memory, or a module that cannot be copied or re-initialised
             if size > 1 and is_out_of_memory(error):
                 log.warning("out of memory with a batch of %d; halving it", size)
                 size //= 2

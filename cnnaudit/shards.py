@@ -105,17 +105,6 @@ def _digest(part: Cell | Unit) -> str:
     return digest_bytes(canonical_json(about).encode())
 
 
-def to_be_joined(run_dir: Path) -> bool:
-    """Say whether shards wrote into a run directory since it was joined, if ever it was."""
-    if not (run_dir / SHARDS).is_dir():
-        return False
-    manifest = run_dir / "manifest.json"
-    if not manifest.exists():
-        return True
-    reports = (run_dir / SHARDS).glob("*.json")
-    return any(file.stat().st_mtime_ns > manifest.stat().st_mtime_ns for file in reports)
-
-
 def join_shards(run_dir: Path, overrides: Iterable[str] = ()) -> tuple[AuditSpec, Outcome]:
     """Sum up and judge what all shards of a run directory computed.
 

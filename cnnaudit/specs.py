@@ -62,6 +62,7 @@ class ModelSpec:
     target: str  # default target, a name in the registry of `targets`
     arch: str = ""  # which network of a builder that has several
     pretrained: str = ""  # published weights by name; once resolved, `weights` is their file
+    weights_digest: str = ""  # of `weights` once resolved: what every key and every loading knows
     labels: tuple[str, ...] = ()  # of a classification's classes; empty: indices only
     labels_from: str = ""  # published weights by name, whose labels these are once resolved
     factory: str = ""  # "module:function" of a user's own code

@@ -32,6 +32,10 @@ class ProcessDied(AuditError):
     """A process that was needed ended; what it was at can be tried again."""
 
 
+# What somebody's own code may raise. It may call sys.exit as well, which must not end an audit.
+ANY_ERROR = (Exception, SystemExit)
+
+
 # --- image sets -----------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +19,8 @@ from cnnaudit.config import load_specs
 from cnnaudit.image_sets.files import read_image, read_mask
 from cnnaudit.models import build_model
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
+from cnnaudit.report.run import read_table
+from cnnaudit.summary import to_csv
 from cnnaudit.types import AuditError
 
 
@@ -48,6 +51,8 @@ def test_explaining_and_scoring_give_the_runners_numbers(
     outcome = run_audit(audit, Invocation("test", [], ""))
     run = cnnaudit.load_run(outcome.run_dir)
     assert run.verdict == "NOT MEASURED"
+    for name in ("model", "technique", "region", "metric"):
+        assert set(run.summary[name]) == set(run.rows[name])
     spec = audit.models[0]
     names = ["scene_00-left-equal", "scene_02-overhead-different"]
     images = torch.stack(
@@ -75,6 +80,13 @@ def test_explaining_and_scoring_give_the_runners_numbers(
             for index, name in enumerate(names):
                 expected = rows.value[metric, name]
                 assert scores.value[metric, index] == pytest.approx(expected, rel=1e-4)
+
+
+def test_levels_are_read_back_as_they_are(tmp_path: Path) -> None:
+    """As texts, also where they look like numbers, and without the apostrophe of the CSV."""
+    table = pd.DataFrame({"level": ["-5", "+10", "01", "", "NA"], "mean": [1, 2.5, np.nan, 0, 0]})
+    (tmp_path / "table.csv").write_bytes(to_csv(table))
+    pd.testing.assert_frame_equal(read_table(tmp_path / "table.csv", ["mean"]), table)
 
 
 def test_one_technique_gives_its_maps_and_leaves_the_model_alone(resnet: torch.nn.Module) -> None:

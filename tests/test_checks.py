@@ -122,6 +122,15 @@ def test_techniques_that_contradict_each_other_decide_nothing() -> None:
     assert "cam pass, other fail" in contradictions(judgements)[0]
 
 
+def test_a_technique_does_not_contradict_itself_on_another_target() -> None:
+    good = make_rows({"left": 0.0, "overhead": 0.0}, technique="cam").assign(target="cat")
+    bad = make_rows({"left": -0.5, "overhead": -0.5}, technique="cam", seed=1).assign(target="dog")
+    judgements = judge(pd.concat([good, bad]), [replace(CHECK, techniques=("cam",))], [COLOUR], 0)
+    assert {one.verdict for one in judgements} == {PASS, FAIL}
+    assert contradictions(judgements) == []
+    assert verdict_of(judgements) == FAIL
+
+
 def test_beating_references() -> None:
     rows = make_rows({"left": 0.0, "overhead": 0.0})
     reference = make_rows({"left": 0.0, "overhead": 0.0}, technique="edges", seed=2)

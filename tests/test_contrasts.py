@@ -181,6 +181,14 @@ def test_a_contrast_without_a_pair_is_refused() -> None:
         check_contrast(COLOUR, make_image_set(apart), NAMES)
 
 
+def test_pairs_of_different_pictures_need_a_unit() -> None:
+    """Without one each picture is its own, and what has no pair could never be measured."""
+    image_set = make_image_set()
+    alone = replace(image_set, spec=replace(image_set.spec, unit=None))
+    with pytest.raises(AuditError, match=r"has no pair of .*: .* image_set.s.unit=…"):
+        check_contrast(COLOUR, alone, NAMES)
+
+
 def test_two_models_are_compared_image_by_image() -> None:
     check_contrast(MODELS, make_image_set(), NAMES)
     before = make_rows({"left": -0.1, "overhead": -0.4}, seed=1)

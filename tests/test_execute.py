@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
-from cnnaudit.execute import Finished, _Memory, _Work, execute, make_reader
+from cnnaudit.execute import Finished, _Work, execute, make_reader
+from cnnaudit.fitting import Fitting
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.metrics import ranking
 from cnnaudit.models import build_model
@@ -123,7 +124,7 @@ def test_the_numbers_of_a_batch_come_back_in_one_copy(
     model = build_model(unit.model, 0)
     reader = make_reader(unit.model, metrics, 24, workers=0)
     ((batch,),) = map(list, reader.read([(unit.chunk, unit.partners)]))
-    work = _Work(unit, model, metrics, untrained_twin(model, 1), _Memory(24))
+    work = _Work(unit, model, metrics, untrained_twin(model, 1), Fitting(24))
     with _Looks() as looks:
         work.add(batch)
     assert looks.taken == ["cpu", "numpy"]

@@ -206,6 +206,10 @@ def test_guided_refuses_a_network_with_other_gates_as_well(gate, inplace: bool) 
         (lambda x: x.clamp(min=0), "Clamp"),
         (lambda x: x.clamp_min(0), "ClampMin"),
         (nn.Hardshrink(), "Hardshrink"),
+        (lambda x: torch.maximum(x, torch.zeros_like(x)), "Maximum"),
+        (lambda x: torch.where(x > 0, x, 0.0), "Where"),
+        (lambda x: x.masked_fill(x < 0, 0), "MaskedFill"),
+        (nn.GLU(dim=0), "Glu"),
     ],
 )
 def test_guided_names_the_other_gate(gate, name: str) -> None:

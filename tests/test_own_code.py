@@ -158,3 +158,107 @@ def test_a_config_file_cannot_have_hydra_run_code(project: Path, setting: str) -
     assert process.returncode == 1
     assert "sent.yaml: a config file cannot set Hydra itself up" in process.stderr
     assert not (project / "ran").exists()
+
+
+# --- what somebody's code may do ------------------------------------------------------------------
+
+RETURNED = {  # name → what it returns of saliency maps `g` (B, H, W), and why it fails
+    "one_map": ("g[0]", "ValueError: it returned a tensor (16, 20), expected: a tensor (B, h, w)"),
+    "a_number": ("g.sum()", "ValueError: it returned a tensor ()"),
+    "one_too_few": ("g[:-1]", "ValueError: it returned a tensor (2, 16, 20)"),
+    "empty_maps": ("g[:, :0]", "ValueError: it returned a tensor (3, 0, 20)"),
+    "an_axis_more": ("g[:, None]", "ValueError: it returned a tensor (3, 1, 16, 20)"),
+    "nothing": ("None", "TypeError: it returned a NoneType, expected: a tensor (B, h, w)"),
+    "an_array": ("g.numpy()", "TypeError: it returned a ndarray"),
+    "complex_maps": ("g + 0j", "TypeError: it returned complex numbers, expected: real ones"),
+    "undeclared": ("(g, {'mean': g.mean((1, 2))})", "ValueError: it returned the diagnostics"),
+    "leaves": ("sys.exit(0)", "SystemExit: 0"),
+}
+BAD_TECHNIQUE = """
+
+@technique(needs=Needs(input_gradient=True), title="{name}", citation="none")
+def {name}(signals):
+    g = signals.input_gradients["plain"].abs().sum(dim=1)
+    return {returned}
+"""
+
+
+def test_a_technique_that_gives_no_heatmaps_fails_alone(project: Path) -> None:
+    """None is broadcast to what it is not, and none ends the audit as if it were done."""
+    _more_pictures(project)
+    with (project / "my_package/maps.py").open("a") as file:
+        file.write("import sys\n")
+        for name, (returned, _) in RETURNED.items():
+            file.write(BAD_TECHNIQUE.format(name=name, returned=returned))
+    for name in RETURNED:
+        (project / f"conf/technique/{name}.yaml").write_text(f"{name}:\n  uses: {name}\n")
+    chosen = f"technique=[mine,{','.join(RETURNED)}]"
+    result = _run(project, *ARGUMENTS, "allow_code=true", chosen)
+    assert result.returncode == 4, result.stderr
+    assert "INCOMPLETE" in result.stdout
+    (run,) = (project / "outputs/audit").iterdir()
+    assert (run / "report.html").exists()
+    rows = pd.read_parquet(run / "results/rows.parquet")
+    assert "failed" not in set(rows[rows.technique.isin(["mine", ""])].status)
+    for name, (_, reason) in RETURNED.items():
+        mine = rows[rows.technique == name]
+        assert set(mine.status) == {"failed"}, name
+        assert mine.reason.str.startswith(reason).all(), [*mine.reason]
+
+
+def _more_pictures(project: Path) -> None:
+    for name in "bc":
+        Image.effect_noise((40, 32), 60).convert("RGB").save(project / f"photos/{name}.png")
+
+
+FORWARD = {  # before the forward pass of CNN → which pictures fail, and how
+    "if len(images) > 1: raise torch.OutOfMemoryError('full')": (0, ""),
+    "if (images.mean((1, 2, 3)) > 0.9).any(): raise ValueError('blank')": (1, "ValueError: blank"),
+    "if (images.mean((1, 2, 3)) > 0.9).any(): sys.exit(0)": (1, "SystemExit: 0"),
+}
+
+
+@pytest.mark.parametrize("line", FORWARD)
+def test_a_network_that_fails_costs_the_pictures_that_it_fails_on(project: Path, line: str) -> None:
+    """Also when its pictures are made for the report."""
+    _more_pictures(project)
+    Image.new("RGB", (20, 16), "white").save(project / "photos/white.png")
+    file = project / "my_package/net.py"
+    begin = "    def forward(self, images):\n"
+    edited = file.read_text().replace(begin, f"{begin}        {line}\n")
+    file.write_text(f"import sys, torch\n{edited}")
+    result = _run(project, *ARGUMENTS, "allow_code=true")
+    failing, reason = FORWARD[line]
+    assert result.returncode == (4 if failing else 0), result.stderr
+    (run,) = (project / "outputs/audit").iterdir()
+    rows = pd.read_parquet(run / "results/rows.parquet")
+    failed = rows[rows.status == "failed"]
+    assert set(failed["item"]) == ({"white.png"} if failing else set())
+    assert set(failed["reason"]) == ({reason} if failing else set())
+    assert (run / "report.html").exists()
+    pictures = json.loads((run / "results/illustrations.json").read_text())["pictures"]
+    assert len(pictures) == 4 - failing
+
+
+def test_a_factory_that_ends_the_process_is_an_error(project: Path) -> None:
+    file = project / "my_package/net.py"
+    file.write_text(file.read_text().replace("super().__init__()", "raise SystemExit(0)"))
+    result = _run(project, *ARGUMENTS, "allow_code=true")
+    assert result.returncode == 1
+    assert "model.mine.factory: my_package.net:Net raised SystemExit: 0" in result.stderr
+
+
+def test_code_that_is_edited_while_a_run_goes_on_counts_as_it_was(project: Path) -> None:
+    """What it made lies under the code that made it: the next run computes all of it again."""
+    file = project / "my_package/maps.py"
+    edits = 'import pathlib; p = pathlib.Path(__file__); p.write_text(p.read_text() + "# later\\n")'
+    file.write_text(file.read_text().replace("    return", f"    {edits}\n    return"))
+    assert _run(project, *ARGUMENTS, "allow_code=true").returncode == 0
+    as_it_was = file.read_text().replace("# later\n", "")
+    file.write_text(as_it_was.replace(edits, "pass"))  # what it does not edit is another text
+    assert _run(project, *ARGUMENTS, "allow_code=true").returncode == 0
+    assert _cells(project)["computed"] == 1
+    store = project / "outputs/store"
+    kept = [json.loads(path.read_bytes()) for path in store.glob("*/*/fields.json")]
+    sources = {json.dumps(one["source"]) for one in kept if one.get("technique") == "my_gradient"}
+    assert len(sources) == 2, "one of each run, though the first one's file changed meanwhile"

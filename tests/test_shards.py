@@ -112,14 +112,22 @@ def test_what_is_missing_is_named_and_what_was_joined_is_joined_again(
     assert "lacks 1 of 4 cells" in err
     shutil.move(tmp_path / "elsewhere", cell.parent)
 
-    code, out, _ = cli("report", run_dir)
-    assert (code, "perception" in out) == (0, True)
-    page_alone = (0, f"report: {run_dir}/report.html\n", "")
-    assert cli("report", run_dir) == page_alone
-    assert cli("report", run_dir, "allow_code=true") == page_alone  # the command that shards print
+    joined = cli("report", run_dir)
+    assert (joined[0], "perception" in joined[1]) == (0, True)
+    assert cli("report", run_dir) == joined
+    code, _, err = cli("report", run_dir, "gaet=true")
+    assert (code, "Did you mean 'gate'" in err) == (1, True), err
     assert cli("run", *few, "executor.shard=1")[0] == 0
-    code, out, _ = cli("report", run_dir)
-    assert (code, "perception" in out) == (0, True)
+    assert cli("report", run_dir) == joined
+
+
+def test_a_verdict_counts_however_often_shards_are_joined(
+    cli: Cli, overrides: list[str], tmp_path: Path
+) -> None:
+    asked = [*overrides, "technique=[grad_cam]", "gate=true", "executor.shards=1"]
+    assert cli("run", *asked, "executor.shard=0")[0] == 0
+    codes = [cli("report", str(_shards_dir(tmp_path)))[0] for _ in range(2)]
+    assert codes == [5, 5] or codes == [3, 3], codes
 
 
 def test_shards_of_relative_paths_are_joined_from_anywhere(

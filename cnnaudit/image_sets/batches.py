@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, pairwise
 from math import ceil
 from threading import current_thread, main_thread
@@ -15,7 +16,7 @@ import cv2
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from cnnaudit.image_sets.files import read_truth
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
@@ -63,26 +64,46 @@ class Reader:
         `pinned` batches can be copied to a GPU while it computes.
         """
         self._parts = _Parts(size)
-        self._loader = DataLoader(
+        self._load = partial(
+            DataLoader,
             _Reading(prepare_image, prepare_mask, swapped),
             batch_sampler=self._parts,  # type: ignore[arg-type]  # any iterable will do
-            num_workers=workers,
             collate_fn=_pack,
             pin_memory=pinned,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # or each pass would draw from the global one
-            persistent_workers=workers > 0,
         )
+        self._loader = self._load(num_workers=workers, persistent_workers=workers > 0)
 
     def read(self, chunks: Sequence[Paired]) -> Iterator[Iterator[Batch]]:
         """Yield the batches of each chunk, to be taken before the next chunk's.
 
         They are read ahead of the chunk that is asked for. Raises ProcessDied when who reads dies.
         """
-        self._parts.chunks = chunks
-        stream = _alive(_begun(self._loader))
+        self._parts.of(chunks)
+        stream = self._batches()
         for items, _ in chunks:
             yield islice(stream, self._parts.count(items))
+
+    def _batches(self) -> Iterator[Batch]:
+        taken = 0
+        try:
+            for batch in _alive(_begun(self._loader)):
+                yield batch
+                taken += 1
+        except _NoRoom:
+            log.warning(
+                "no room in shared memory for what other processes read; this one reads from now "
+                "on, which is slower. Give more room (docker run --shm-size=2g), or use fewer "
+                "processes, executor.workers=…, or smaller batches, batch_size=…"
+            )
+            self._loader = self._load(num_workers=0)
+            self._parts.skip = taken
+            yield from self._loader
+
+
+class _NoRoom(Exception):
+    """There is no more memory that processes can share."""
 
 
 class _Parts:
@@ -94,12 +115,19 @@ class _Parts:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.chunks: Sequence[Paired] = ()
+        self.of(())
+
+    def of(self, chunks: Sequence[Paired]) -> None:
+        """Be the parts of these chunks, from the first one on."""
+        self.chunks, self.skip = chunks, 0
 
     def count(self, items: Sequence[Item]) -> int:
         return ceil(len(items) / self.size)
 
     def __iter__(self) -> Iterator[Sequence[Pair]]:
+        return islice(self._all(), self.skip, None)
+
+    def _all(self) -> Iterator[Sequence[Pair]]:
         for items, partners in self.chunks:
             count = self.count(items)
             ends = [len(items) * part // count for part in range(count + 1)]
@@ -210,7 +238,7 @@ def _check_unchanged(*declared: File | Outline | str | None) -> None:
 def _pack(samples: Sequence[_Sample | _Failure]) -> Batch:
     """Unite samples in few tensors: between processes each takes a file descriptor."""
     good = [sample for sample in samples if isinstance(sample, _Sample)]
-    return Batch(
+    batch = Batch(
         items=tuple(sample.item for sample in good),
         images=torch.stack([sample.image for sample in good]) if good else torch.empty(0),
         masks=_pack_masks([sample.masks for sample in good]),
@@ -219,6 +247,23 @@ def _pack(samples: Sequence[_Sample | _Failure]) -> Batch:
         failures={s.item.id: s.reason for s in samples if isinstance(s, _Failure)},
         vanished=frozenset((name, s.item.id) for s in good for name in s.vanished),
     )
+    if get_worker_info() is not None:
+        _share(batch)
+    return batch
+
+
+def _share(batch: Batch) -> None:
+    """Move a batch to where other processes find it; raise _NoRoom if it has no room there.
+
+    torch would do the same, but in a thread, in which an error loses the batch: who waits for it
+    would wait for ever.
+    """
+    try:
+        for one in (*batch.masks.values(), *batch.swaps.values()):
+            one.pixels.share_memory_()  # type: ignore[no-untyped-call]
+        batch.images.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise _NoRoom from error
 
 
 def _pack_masks(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Masks]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +153,9 @@ def inside(root: Path, relative: str, where: str) -> Path:
     if not below:
         raise AuditError(f"{where}: {relative!r} leads out of {root}; keep files below it")
     if not exists:
-        raise AuditError(f"{where}: there is no file {path}")
+        what = "is no regular file" if path.exists() else "leads to no file"
+        lacking = f"{path} {what}" if os.path.lexists(path) else f"there is no file {path}"
+        raise AuditError(f"{where}: {lacking}")
     return path
 
 
@@ -224,10 +228,17 @@ def _check_form(image: ImageFile.ImageFile, path: Path) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a camera's: the others are previews of the first
         raise AuditError(f"{path} has {frames} frames; save the one that counts as a picture")
-    if any("16" in str(tile.args) for tile in image.tile):
+    if any(map(_is_deep, image.tile)):
         raise AuditError(
             f"{path} has 16 bits per channel; save it with 8, scaled as for the network's training"
         )
+
+
+def _is_deep(tile: Any) -> bool:
+    """Say whether a part of a picture is stored in 16 bits of a colour, as Pillow describes it."""
+    codec, _, _, described = tile
+    mode, *more = described if isinstance(described, tuple) else (described,)
+    return ";16" in str(mode) or codec == "SGI16" or (codec.startswith("ppm") and more[0] > 255)
 
 
 def _alpha(image: Image.Image) -> Image.Image:

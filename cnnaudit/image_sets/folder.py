@@ -74,4 +74,5 @@ def _pictures(root: Path) -> list[Path]:
         for path in root.rglob("*")
         if path.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and not path.is_dir()
     )

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnaudit.models.layers import Layer
-from cnnaudit.own_code import sources
+from cnnaudit.own_code import source_digests
 from cnnaudit.specs import ModelSpec
-from cnnaudit.types import AuditError
+from cnnaudit.store import digest_file
+from cnnaudit.types import ANY_ERROR, AuditError
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,8 @@ class ModelFacts:
 def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     """Build a model with its weights, on the CPU, in evaluation mode.
 
-    Raises AuditError if the weights cannot be read or do not fit. Untrained networks are seeded.
+    Raises AuditError if the weights cannot be read, do not fit, or have changed since the spec was
+    resolved. Untrained networks are seeded.
     """
     import torch
 
@@ -80,6 +82,11 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
         model = make(spec) if builder.library or builder.own_code else make()
     if spec.weights is not None and not (spec.pretrained and builder.loads_published):
         load_weights(model, spec, getattr(module, "adapt", None))
+    if spec.weights is not None and _digest_of(spec) != spec.weights_digest:
+        raise AuditError(
+            f"model.{spec.name}.weights: {spec.weights} has changed since the audit was planned; "
+            "run it again"
+        )
     if spec.output_entry:
         # Here, so that nothing after it has to know.
         hooks.pick_output(model, of_model(spec.output_entry))
@@ -87,7 +94,7 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
 
 
 def resolve_model(spec: ModelSpec) -> ModelSpec:
-    """Return a spec with what its published names stand for: labels, and a file of weights.
+    """Return a spec with what its names stand for: labels, and a file of weights with its digest.
 
     Raises AuditError if there is no such file.
     """
@@ -98,7 +105,18 @@ def resolve_model(spec: ModelSpec) -> ModelSpec:
         spec = import_module(module).resolve(spec)
     if spec.weights is not None and not spec.weights.is_file():
         raise AuditError(f"model.{spec.name}.weights: there is no file {spec.weights}")
+    if spec.weights is not None and not spec.weights_digest:
+        spec = replace(spec, weights_digest=_digest_of(spec))
     return spec
+
+
+def _digest_of(spec: ModelSpec) -> str:
+    assert spec.weights is not None
+    try:
+        return digest_file(spec.weights)
+    except OSError as error:
+        where = f"model.{spec.name}.weights"
+        raise AuditError(f"{where}: {spec.weights} cannot be read ({error.strerror})") from error
 
 
 def library_version(spec: ModelSpec) -> str:
@@ -112,15 +130,15 @@ def _version_of(library: str) -> str:
     return importlib.metadata.version(library)
 
 
-def sources_of(spec: ModelSpec) -> list[Path]:
-    """Return the files that a model's architecture is written in."""
+def sources_of(spec: ModelSpec) -> list[str]:
+    """Return the digests of the files that a model's architecture is written in."""
     name = BUILDERS[spec.builder].module
     if spec.factory:
-        named = spec.factory.partition(":")[0]
-        return sorted({*sources(named), *sources(import_module(name).find(spec).__module__)})
+        make = import_module(name).find(spec)
+        return [*source_digests(make, spec.factory.partition(":")[0])]
     module = find_spec(name)  # found, not imported: that would load torch
     assert module is not None
-    return [Path(str(module.origin))]
+    return [digest_file(Path(str(module.origin)))]
 
 
 def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
@@ -139,7 +157,7 @@ def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
         raise AuditError(f"model.{spec.name}.{error}") from error
     except AuditError:
         raise
-    except Exception as error:  # somebody's model may raise anything
+    except ANY_ERROR as error:  # somebody's model may raise anything
         raise AuditError(
             f"model.{spec.name}.preprocessing: the model does not accept an input of shape "
             f"{input_shape} ({type(error).__name__}: {error})"

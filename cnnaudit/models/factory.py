@@ -11,7 +11,7 @@ from torch import nn
 from cnnaudit.own_code import import_own
 from cnnaudit.sections import unknown
 from cnnaudit.specs import ModelSpec
-from cnnaudit.types import AuditError
+from cnnaudit.types import ANY_ERROR, AuditError
 
 
 def build(spec: ModelSpec) -> nn.Module:
@@ -21,7 +21,7 @@ def build(spec: ModelSpec) -> nn.Module:
     _check_arguments(make, spec)
     try:
         model = make(**spec.arguments)
-    except Exception as error:  # somebody's function may raise anything
+    except ANY_ERROR as error:  # somebody's function may raise anything
         raise AuditError(
             f"{where}: {spec.factory} raised {type(error).__name__}: {error}"
         ) from error

@@ -213,18 +213,18 @@ def load(folder: Path) -> Run:
         runs = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
         latest = f"; its latest run is {folder / runs[-1]}" if runs else ""
         raise AuditError(f"{folder} is no run directory: it has no manifest.json{latest}")
-    manifest = _json(folder / "manifest.json")
+    manifest = read_json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
     agreement = folder / "results" / "agreement.csv"
     random = folder / "results" / "randomisation.csv"
-    illustrations = _json(folder / "results" / "illustrations.json")
+    illustrations = read_json(folder / "results" / "illustrations.json")
     pictures = tuple(illustrations["pictures"])
     return Run(
         folder=folder,
         manifest=manifest,
-        summary=_json(folder / "summary.json"),
+        summary=read_json(folder / "summary.json"),
         config=_bytes(folder / "config.yaml").decode("utf-8", "replace"),
-        means=_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
+        means=read_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
         judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
         contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
         agreements=_records(agreement, OF_AGREEMENTS) if agreement.exists() else (),
@@ -236,11 +236,11 @@ def load(folder: Path) -> Run:
 
 
 def _records(path: Path, numbers: Sequence[str]) -> tuple[dict[str, Any], ...]:
-    records = _table(path, numbers).to_dict("records")
+    records = read_table(path, numbers).to_dict("records")
     return tuple({str(key): value for key, value in one.items()} for one in records)
 
 
-def _table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
+def read_table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     """Read a CSV of texts and numbers, an empty cell being NaN among the numbers alone."""
     kinds = defaultdict[str, type](lambda: str, dict.fromkeys(numbers, float))
     empty = {name: [""] for name in numbers}
@@ -276,7 +276,7 @@ def _pieces(path: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
         raise _unreadable(path, error) from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(_bytes(path))
     except ValueError as error:

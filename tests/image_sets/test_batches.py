@@ -7,6 +7,7 @@ import resource
 import signal
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -250,7 +251,7 @@ def test_no_batch_has_items_of_two_chunks(items: list[Item], workers: int) -> No
 @pytest.mark.parametrize("number", [1, 7, 8, 9, 98, 128])
 def test_the_batches_of_a_chunk_are_even_and_few(number: int) -> None:
     parts = _Parts(8)
-    parts.chunks = [alone([Item(str(n), File("", b""), {}, None, {}) for n in range(number)])]
+    parts.of([alone([Item(str(n), File("", b""), {}, None, {}) for n in range(number)])])
     sizes = [*map(len, parts)]
     assert len(sizes) == -(-number // 8)
     assert sum(sizes) == number
@@ -279,6 +280,33 @@ def test_a_process_that_dies_is_an_error_and_no_end_of_waiting(items: list[Item]
 
     with pytest.raises(ProcessDied, match="a process that reads pictures ended"):
         ahead(Reader(killed, _mask, 2, workers=1), items)
+
+
+def test_without_shared_memory_this_process_reads(
+    items: list[Item], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Containers have little of it. torch would lose the batch, and wait for it for ever."""
+    here, room, shared = os.getpid(), 2, Tensor.share_memory_
+
+    def share(tensor: Tensor) -> Tensor:
+        nonlocal room
+        if tensor.ndim == 2 and os.getpid() != here:  # images, of which each batch has one
+            room -= 1
+            if room < 0:
+                raise RuntimeError("unable to allocate shared memory(shm): No space left on device")
+        return shared(tensor)
+
+    def named(picture: Image.Image) -> Tensor:
+        return torch.tensor([os.getpid(), picture.getpixel((0, 0))[0]])
+
+    monkeypatch.setattr(Tensor, "share_memory_", share)
+    reader = Reader(named, _mask, 1, workers=1)
+    found = [*chain(*reader.read([alone(items[:3]), alone(items[3:])]))]
+    assert [batch.ids[0] for batch in found] == [*"abcde"]
+    assert [int(batch.images[0, 0]) == here for batch in found] == [False, False, True, True, True]
+    assert "no room in shared memory" in caplog.text
+    (batch, *_) = ahead(reader, items)
+    assert (batch.ids, int(batch.images[0, 0])) == (("a",), here)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

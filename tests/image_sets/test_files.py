@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -187,3 +188,22 @@ def test_a_truth_that_is_no_text(tmp_path: Path) -> None:
         read_truth(tmp_path / "t.csv")
     with pytest.raises(AuditError, match=r"gone.csv is no table of"):
         read_truth(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize("width", [53, 160, 533, 720])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_eight_bits_are_taken_whatever_else_is_sixteen(
+    tmp_path: Path, width: int, mode: str
+) -> None:
+    """A bitmap of 720 pixels has 2160 bytes a line; a TIFF says where its parts lie."""
+    picture = Image.new("RGB", (width, 9), (7, 90, 200)).convert(mode)
+    for name, options in (("a.bmp", {}), ("a.tiff", {"compression": "tiff_lzw"})):
+        picture.save(tmp_path / name, **options)
+        assert read_image(tmp_path / name).size == (width, 9)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff", "a.ppm"])
+def test_sixteen_bits_of_a_colour_are_refused(tmp_path: Path, name: str) -> None:
+    cv2.imwrite(str(tmp_path / name), np.full((8, 16, 3), 40_000, np.uint16))
+    with pytest.raises(AuditError, match=r"a\.\w+ has 16 bits per channel|colour mode 'I"):
+        read_image(tmp_path / name)

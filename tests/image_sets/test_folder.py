@@ -184,3 +184,17 @@ def test_a_folder_with_braces_in_its_name_is_a_folder(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         picture(folder / name)
     assert [item.id for item in load(folder).items] == ["a.png", "b.png"]
+
+
+def test_what_only_has_the_name_of_a_picture(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "folder.png").mkdir()
+    picture(tmp_path / "folder.png/b.png")
+    assert [item.id for item in load(tmp_path).items] == ["a.png", "folder.png/b.png"]
+    (tmp_path / "c.png").symlink_to("nowhere.png")
+    with pytest.raises(AuditError, match=r"image_set.folder: .*c.png leads to no file"):
+        load(tmp_path)
+    (tmp_path / "c.png").unlink()
+    os.mkfifo(tmp_path / "c.png")
+    with pytest.raises(AuditError, match=r"image_set.folder: .*c.png is no regular file"):
+        load(tmp_path)

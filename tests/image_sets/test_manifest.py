@@ -154,7 +154,7 @@ def test_pictures_in_folders_below(root: Path) -> None:
         (",id,image\n0,one,a.png\n", "column 1 has no name"),
         ("id,image,mask:\none,a.png,mask.png\n", "column 3 has no name"),
         ("id,image\none,missing.png\n", "line 2, image: there is no file"),
-        ("id,image\none,\n", "line 2, image: there is no file"),
+        ("id,image\none,\n", "line 2, image: .* is no regular file"),
         ("id,image,mask\none,a.png,missing.png\n", "line 2, mask: there is no file"),
         ("id,image,truth\none,a.png,missing.csv\n", "line 2, truth: there is no file"),
         ("id,image,truth\none,a.png,missing.CSV\n", "line 2, truth: there is no file"),

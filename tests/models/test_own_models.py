@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import replace
 from itertools import count
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from cnnaudit import own_code
 from cnnaudit.audit import Invocation, run_audit
 from cnnaudit.config import load_specs
-from cnnaudit.models import build_model, inspect_model
+from cnnaudit.models import build_model, inspect_model, resolve_model
 from cnnaudit.plan import run_fields
 from cnnaudit.specs import ModelSpec
 from cnnaudit.types import AuditError
@@ -190,11 +191,34 @@ def test_the_factorys_files_and_arguments_are_in_the_key(package: str, tmp_path:
     for name in ("my_model.py", "parts.py", "__init__.py"):
         file = tmp_path / package / name
         file.write_text(file.read_text() + "# another line\n")
+        assert run_fields(audit, spec) == before, "what is imported is as it was"
+        _forget(package)
         after = run_fields(audit, spec)
         assert after != before, name
         before = after
     (tmp_path / package / "aside.py").write_text("# imported by nobody\n")
+    _forget(package)
     assert run_fields(audit, spec) == before
+
+
+def _forget(package: str) -> None:
+    """Have a package imported again, as another process would."""
+    importlib.invalidate_caches()
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
+def test_weights_that_are_replaced_after_planning_are_refused(package: str, tmp_path: Path) -> None:
+    file = tmp_path / "last.safetensors"
+    factory = f"{package}.my_model:build"
+    network = build_model(spec_of(factory), seed=1)
+    save_file(network.state_dict(), file)
+    spec = resolve_model(spec_of(factory, f"model.factory.weights={file}"))
+    build_model(spec, seed=0)
+    save_file({name: value + 1 for name, value in network.state_dict().items()}, file)
+    with pytest.raises(AuditError, match=r"model.factory.weights: .*last.safetensors has changed"):
+        build_model(spec, seed=0)
+    build_model(replace(spec, weights_digest=""), seed=0)  # planned anew
 
 
 def test_what_is_imported_when_it_is_called_counts_before_and_after(
