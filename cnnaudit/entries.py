@@ -9,8 +9,7 @@ from typing import Any
 from cnnaudit import own_code, shipped
 from cnnaudit.image_sets import READERS
 from cnnaudit.image_sets.perturbations import PERTURBATIONS, SEVERITIES
-from cnnaudit.metrics import BEHAVIOUR, OVERLAP, metrics_of_heatmaps
-from cnnaudit.metrics.behaviour import CLASSIFICATION
+from cnnaudit.metrics import BEHAVIOUR, OVERLAP, behaviour, metrics_of_heatmaps
 from cnnaudit.models import BUILDERS, read_labels
 from cnnaudit.sections import MOST_SEED, Section, bind, parameters_of
 from cnnaudit.specs import (
@@ -38,7 +37,7 @@ from cnnaudit.targets import SIGNS, TARGETS
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import CLEAN, AuditError
 
-GIVES = ("logits", "probabilities")  # what a classification's outputs are
+GIVES = ("logits", "probabilities")  # what the outputs are
 SANITIES = ("randomisation",)
 TASKS = tuple(dict.fromkeys(metric.task for metric in BEHAVIOUR.values()))
 
@@ -68,9 +67,18 @@ def read_model(name: str, entry: Section, *, allow_code: bool) -> ModelSpec:
         factory=factory,
         arguments=arguments,
         output_entry=_output_entry(entry),
-        # of other tasks nobody asks, and the key is refused
-        gives=entry.choice("gives", GIVES, GIVES[0]) if task == CLASSIFICATION else "",
+        gives=_gives(entry, task),
     )
+
+
+def _gives(entry: Section, task: str) -> str:
+    """Return what the outputs are, which may be left open; of a regression they are neither."""
+    declared, usual = entry.take("gives", None), behaviour.GIVES.get(task, "")
+    if declared is None:
+        return usual
+    if not usual:
+        raise entry.wrong("gives", declared, f"null where the task is {task}")
+    return entry.choice("gives", GIVES)
 
 
 def _factory(entry: Section, allow_code: bool) -> tuple[str, dict[str, Any]]:

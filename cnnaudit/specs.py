@@ -68,7 +68,7 @@ class ModelSpec:
     factory: str = ""  # "module:function" of a user's own code
     arguments: Mapping[str, Any] = field(default_factory=dict)  # that it is called with
     output_entry: str = ""  # which part of a tuple or dict is the output; "": it is a tensor
-    gives: str = ""  # what a classification's outputs are: "logits" or "probabilities"
+    gives: str = ""  # what the outputs are: "logits", "probabilities"; "": of a regression neither
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,11 @@ def test_a_users_own_config_dir(tmp_path: Path) -> None:
         (["batch_size=0"], r"batch_size: 0 is not a whole number, at least 1"),
         (["seed=-1"], r"seed: -1 is not"),
         (["determinism=always"], r"determinism: 'always' .*strict, warn, off"),
-        (["+model.perception.gives=logits"], r"gives: 'gives' is no allowed key"),
+        (["+model.perception.gives=scores"], r"gives: 'scores' .*logits, probabilities"),
+        (
+            ["+model.perception.gives=logits", "model.perception.task=regression"],
+            r"gives: 'logits' is not null where the task is regression",
+        ),
         (["+model.perception.output_entry=[0]"], r"output_entry: \[0\] is not the name or the pos"),
         (["allow_code=yes", "plugins=[]"], r"allow_code: 'yes' is not true or false"),
         (["name=a/b"], r"name: 'a/b' is not a name without slashes"),

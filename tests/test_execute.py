@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
-from cnnaudit.execute import Finished, _Work, execute, make_reader
+from cnnaudit.execute import Finished, _Work, execute, make_reader, patient
 from cnnaudit.fitting import Fitting
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.metrics import ranking
@@ -30,7 +30,7 @@ from cnnaudit.models.untrained import untrained_twin
 from cnnaudit.plan import requests_of
 from cnnaudit.rows import collect_rows
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import Heatmaps, Signals
+from cnnaudit.types import Heatmaps, ProcessDied, Signals
 from tests.conftest import SIZE
 
 Run = Callable[..., pd.DataFrame]
@@ -413,3 +413,18 @@ def test_a_heatmap_that_nothing_measures_fails_in_a_row_of_its_own(
     assert set(failed.metric) == {"heatmap"}
     assert set(failed.technique) == {"saliency"}
     assert len(failed) == 24
+
+
+def test_who_is_asked_to_end_ends_though_a_process_died_of_the_same() -> None:
+    """A scheduler signals all processes of a group, those that read among them."""
+
+    def died(*signals: int) -> None:
+        with patient():
+            for each in signals:
+                signal.raise_signal(each)
+            raise ProcessDied("a process that reads pictures ended")
+
+    with pytest.raises(KeyboardInterrupt):
+        died(signal.SIGINT)
+    with pytest.raises(ProcessDied):
+        died()

@@ -13,7 +13,7 @@ from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
 from cnnaudit.image_sets import MOST_LEVELS
 from cnnaudit.models.perception import SimpleCNN
-from cnnaudit.plan import CHUNK, chunks, swap_partners
+from cnnaudit.plan import CHUNK, check_planned, chunks, swap_partners
 from cnnaudit.specs import GridSpec
 from cnnaudit.types import AuditError, File, Item
 
@@ -41,6 +41,16 @@ def test_a_cell_per_technique_and_one_for_behaviour(prepared: Plans) -> None:
     assert sorted(_keys(ready)) == sorted([*techniques, "behaviour"])
     (unit,) = ready.plan.units  # they share one forward pass
     assert len(unit.cells) == len(ready.plan.cells)
+
+
+def test_who_computes_a_unit_must_have_what_it_was_planned_with(prepared: Plans) -> None:
+    ready = prepared()
+    (unit,) = ready.plan.units
+    check_planned(ready.audit, unit)
+    for name in ("torch", "metrics"):
+        cells = [replace(cell, fields={**cell.fields, name: "another"}) for cell in unit.cells]
+        with pytest.raises(AuditError, match=rf"executor: {name} would be another one on "):
+            check_planned(ready.audit, replace(unit, cells=tuple(cells)))
 
 
 def test_roles_become_module_paths(prepared: Plans) -> None:

@@ -29,6 +29,7 @@ def test_the_file_says_what_a_run_does_and_how_it_ended(tmp_path: Path) -> None:
     [
         (KeyboardInterrupt(), "interrupted", None),
         (ValueError("no such thing"), "stopped", "ValueError: no such thing"),
+        (SystemExit(0), "stopped", "SystemExit: 0"),
     ],
 )
 def test_a_run_that_did_not_end_well_says_so(
@@ -44,7 +45,9 @@ def test_images_are_counted_for_each_model_and_in_total(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = Status(tmp_path / "status.json")
+    status.say(stage="execute")
     with progress({"first": 3, "second": 5}, status) as advance:
+        assert _read(tmp_path / "status.json")["images"] == {"done": 0, "total": 8}  # at once
         advance(3, "first")
         advance(4, "second")
         status.say()

@@ -20,6 +20,7 @@ import pytest
 from cnnaudit.report import write_report
 from cnnaudit.report.cells import interval, number, probability
 from cnnaudit.report.page import SCRIPTS
+from cnnaudit.report.prediction import prediction
 from cnnaudit.types import AuditError
 from tests.sample_run import BEHAVIOUR, EVIL, EXACTNESS, OVERLAP, build_run
 
@@ -705,3 +706,17 @@ def test_a_page_too_large_to_be_mailed_shows_fewer_exemplars_and_says_so(
     monkeypatch.setattr("cnnaudit.report.writing.MOST_BYTES", 1000)
     _, fewest, _ = shown()
     assert 0 < fewest < fewer  # one exemplar stays
+
+
+def test_a_regressions_answer_is_told_in_numbers() -> None:
+    axes = [{"name": "side", "labels": ["left", "right"]}]
+    about = {"task": "regression", "axes": axes, "values": [2.0, -2.0], "truth": [3.0, -1.25]}
+    shown = prediction(about, "a")
+    assert [(bar.label, bar.value, bar.width) for bar in shown.bars] == [
+        ("left", "2", "80.0"),
+        ("right", "−2", "0.0"),
+    ]
+    assert shown.truth == "3, −1.25"
+    alone = prediction({**about, "axes": [], "values": [4.5], "truth": "4"}, "a")
+    assert [(bar.label, bar.value) for bar in alone.bars] == [("output 0", "4.5")]
+    assert alone.truth == "4"

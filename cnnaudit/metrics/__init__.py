@@ -57,6 +57,7 @@ __all__ = [
 ]
 
 EMPTY_MASK = "empty_mask"  # why an overlap is undefined
+_ROUNDING = 1e-4  # what a probability in single precision may lie beside 0–1
 NO_TRUTH = "no_truth"  # why an image is ineligible for what needs its truth
 _PIXELS_AT_ONCE = 2**18
 
@@ -156,10 +157,10 @@ def measure_behaviour(
 ) -> dict[str, Score]:
     """Score one prediction (N,) against its truth (N,), by every behaviour metric of the task."""
     scores: dict[str, Score] = {}
-    finite = all(map(math.isfinite, prediction))
+    wrong = _wrong(task, prediction)
     for name, metric in behaviour_of(task).items():
-        if not finite:
-            scores[name] = Score(None, None, "", "failed", "the prediction is not finite")
+        if wrong:
+            scores[name] = Score(None, None, "", "failed", wrong)
             continue
         if truth is None:
             scores[name] = Score(None, None, "", "ineligible", NO_TRUTH)
@@ -169,6 +170,16 @@ def measure_behaviour(
         except Ineligible as reason:
             scores[name] = Score(None, None, "", "ineligible", str(reason))
     return scores
+
+
+def _wrong(task: str, prediction: NDArray[np.float64]) -> str:
+    """Say why a prediction (N,) is none; "" if it is one."""
+    if not all(map(math.isfinite, prediction)):
+        return "the prediction is not finite"
+    low, high = float(prediction.min()), float(prediction.max())
+    if task in behaviour.GIVES and (low < -_ROUNDING or high > 1 + _ROUNDING):
+        return f"the prediction is no probability: it lies between {low:.3g} and {high:.3g}"
+    return ""
 
 
 def measure_channels(maps: Tensor, images: Tensor, readout: Readout) -> Later[Columns]:

@@ -2,6 +2,7 @@
 
 Structured regression: N cells, each with a probability and a truth of 0 or 1.
 Classification: N probabilities, and a truth that is 1 at its class and 0 elsewhere.
+Regression: N numbers of any unit, and as many true ones.
 """
 
 from __future__ import annotations
@@ -18,17 +19,24 @@ if TYPE_CHECKING:
 
 STRUCTURED_REGRESSION = "structured_regression"
 CLASSIFICATION = "classification"
+REGRESSION = "regression"
+
+# What outputs are where a config does not say it; those of a regression are no probabilities.
+GIVES = {CLASSIFICATION: "logits", STRUCTURED_REGRESSION: "probabilities"}
 
 
 def answer(task: str, prediction: Cells, gives: str = "logits") -> Cells:
-    """Return a prediction (N,) as people read it: of a classification's logits the softmax."""
-    import numpy as np
+    """Return a prediction (N,) as people read it: of logits the probabilities.
 
-    if task != CLASSIFICATION or gives == "probabilities":
+    Those of a classification's classes add up to 1 (softmax), those of cells do not (sigmoid).
+    """
+    import numpy as np
+    from scipy.special import expit, softmax
+
+    if task not in GIVES or gives == "probabilities":
         return prediction
     with np.errstate(invalid="ignore"):  # what is not finite stays so
-        powers = np.exp(prediction - prediction.max())
-        probabilities: Cells = powers / powers.sum()
+        probabilities: Cells = (softmax if task == CLASSIFICATION else expit)(prediction)
     return probabilities
 
 
@@ -115,6 +123,18 @@ def auc(prediction: Cells, truth: Cells) -> float:
 )
 def absolute_error(prediction: Cells, truth: Cells) -> float:
     """Return the mean of |prediction − truth| over the cells, 0–1."""
+    return float(abs(prediction - truth).mean())
+
+
+@behaviour_metric(
+    task=REGRESSION,
+    title="mean absolute error",
+    meaning="mean distance of the prediction from the truth, in their own unit",
+    higher_is_better=False,
+    bounds=(0.0, float("inf")),
+)
+def mean_absolute_error(prediction: Cells, truth: Cells) -> float:
+    """Return the mean of |prediction − truth| over the outputs, in their own unit."""
     return float(abs(prediction - truth).mean())
 
 

@@ -35,7 +35,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Bar:
-    """One class of a classification."""
+    """One class of a classification, or one number of a regression."""
 
     label: str
     value: str
@@ -45,13 +45,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network answered: maps beside each other, or bars of classes."""
+    """What the network answered: maps beside each other, or bars."""
 
     maps: tuple[tuple[str, Image], ...] = ()  # (predicted or truth, map)
     down: Axis | None = None  # from bottom to top
     across: Axis | None = None
     bars: tuple[Bar, ...] = ()
-    truth: str = ""  # the true class, also where it is not among the bars
+    truth: str = ""  # the true class, also where it is not among the bars; or numbers
+    caption: str = "strongest answers"  # of the bars
 
 
 def inline(pixels: figures.Pixels, alt: str, quality: int | None) -> Image:
@@ -64,7 +65,7 @@ def prediction(about: Mapping[str, Any], item: str) -> Prediction:
     """Prepare the answer of a picture's record, whatever its task."""
     if about["task"] == "classification":
         return _classes(about)
-    return _maps(about, item)
+    return _numbers(about) if about["task"] == "regression" else _maps(about, item)
 
 
 def strongest(about: Mapping[str, Any]) -> Bar | None:
@@ -89,6 +90,27 @@ def _maps(about: Mapping[str, Any], item: str) -> Prediction:
         down=ends[0] if len(ends) > 1 else None,
         across=ends[-1] if ends else None,
     )
+
+
+def _numbers(about: Mapping[str, Any]) -> Prediction:
+    """Prepare the answer of a regression: its first outputs, beside what is true of them."""
+    values = np.ravel(np.asarray(about["values"], dtype=np.float64))
+    truth = np.ravel(np.asarray([] if about.get("truth") is None else about["truth"], np.float64))
+    known = np.concatenate([values, truth, [0.0]])
+    low, span = float(known.min()), float(np.ptp(known)) or 1.0
+    names = [str(axis) for axis in about["axes"][0]["labels"]] if len(about["axes"]) == 1 else []
+    bars = tuple(
+        Bar(
+            label=names[place] if names else f"output {place}",
+            value=f"{value:.3g}".replace("-", "−"),
+            width=f"{100 * (value - low) / span:.1f}",
+            truth=False,
+        )
+        for place, value in enumerate(values[:MOST_BARS])
+    )
+    shown = ", ".join(f"{value:.3g}" for value in truth[:MOST_BARS]).replace("-", "−")
+    more = ", …" * (len(truth) > MOST_BARS)
+    return Prediction(bars=bars, truth=f"{shown}{more}", caption="its answer")
 
 
 def _plane(values: Any) -> NDArray[np.float64]:

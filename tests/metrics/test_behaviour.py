@@ -100,7 +100,9 @@ def test_a_tie_is_not_correct() -> None:
 def test_an_answer_is_a_probability() -> None:
     np.testing.assert_allclose(answer(CLASSIFICATION, LOGITS), [0.125, 0.625, 0.25])
     assert np.isnan(answer(CLASSIFICATION, np.array([np.nan, 1.0]))).all()
-    assert answer("structured_regression", LOGITS) is LOGITS
+    np.testing.assert_allclose(answer("structured_regression", LOGITS), [0.5, 5 / 6, 2 / 3])
+    assert answer("structured_regression", LOGITS, "probabilities") is LOGITS
+    assert answer("regression", LOGITS) is LOGITS
 
 
 def test_probabilities_are_an_answer_already() -> None:

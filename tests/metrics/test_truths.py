@@ -1,4 +1,4 @@
-"""Truths of a classification: a label's text or an index, known before any work begins."""
+"""Truths: a label's text or an index, cells that are yes or no, or numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from cnnaudit.image_sets.files import file_inside
 from cnnaudit.metrics.truths import check_truth, truth_array
 from cnnaudit.specs import ModelSpec, Preprocessing
 from cnnaudit.types import AuditError
@@ -65,3 +66,25 @@ def test_a_truth_of_another_task_is_none(tmp_path: Path) -> None:
     check_truth(regression, 4, "tabby", "here")
     assert truth_array(regression, "tabby", 4) is None
     np.testing.assert_array_equal(truth_array(regression, torch.ones(4), 4), np.ones(4))
+
+
+def test_cells_are_yes_or_no_and_only_a_regressions_truth_is_any_number(tmp_path: Path) -> None:
+    cells = replace(SPEC, task="structured_regression", labels=())
+    (tmp_path / "cells.csv").write_text("x,y\n0,1\n1,0\n")
+    check_truth(cells, 4, file_inside(tmp_path, "cells.csv", "here"), "here")
+    (tmp_path / "pixels.csv").write_text("x,y\n48.3,1\n1,0\n")
+    pixels = file_inside(tmp_path, "pixels.csv", "here")
+    with pytest.raises(
+        AuditError, match=r"has the value 48.3, .*model.net.task=regression"
+    ):
+        check_truth(cells, 4, pixels, "here")
+    check_truth(replace(cells, task="regression"), 4, pixels, "here")
+
+
+@pytest.mark.parametrize("truth", ["3.5", "-2"])
+def test_a_number_is_the_truth_of_a_regression_with_one_output(truth: str) -> None:
+    one = replace(SPEC, task="regression", labels=())
+    np.testing.assert_array_equal(truth_array(one, truth, 1), [float(truth)])
+    assert truth_array(one, truth, 2) is None
+    assert truth_array(one, "tabby", 1) is None
+    assert truth_array(one, "nan", 1) is None

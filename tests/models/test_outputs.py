@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from cnnaudit.measure import Measuring
 from cnnaudit.models import build_model, inspect_model
 from cnnaudit.outputs import WrongEntry, entry_of
 from cnnaudit.specs import ModelSpec, Preprocessing, TargetSpec, TechniqueSpec
-from cnnaudit.types import AuditError, Batch, File, HeatmapRequest, Heatmaps, Item
+from cnnaudit.types import AuditError, Batch, File, HeatmapRequest, Heatmaps, Item, MetricRow
 
 SCORES, FEATURES = torch.randn(2, 5), torch.randn(2, 8, 3, 4)
 
@@ -179,3 +180,39 @@ def test_the_probability_of_the_truth_is_not_softened_twice(gives: str) -> None:
         "correct": 1,
         "truth_probability": pytest.approx(expected),
     }
+
+
+def test_a_networks_cells_are_probabilities_or_said_to_be_logits() -> None:
+    cells = replace(SPEC, task="structured_regression", gives="probabilities")
+    logits = replace(cells, arguments={"kind": "tensor", "end": "below zero"})
+    with pytest.raises(AuditError, match=r"model.mine.gives: 'probabilities', but .* like logits"):
+        inspect_model(logits, 1)
+    assert inspect_model(replace(logits, gives="logits"), 1).outputs == 5
+    # A grey picture may not tell: then it is told of the picture that does.
+    values = torch.tensor([[0.2, 0.9], [-1.5, 3.0]])
+    rows = _behaviour(cells, values)
+    assert {(row.item, row.status) for row in rows} == {("a", "ok"), ("b", "failed")}
+    assert {row.reason for row in rows if row.item == "b"} == {
+        "the prediction is no probability: it lies between -1.5 and 3"
+    }
+    known = {(row.item, row.metric): row.value for row in _behaviour(cells, values.sigmoid())}
+    said = {
+        (row.item, row.metric): row.value
+        for row in _behaviour(replace(cells, gives="logits"), values)
+    }
+    assert said == pytest.approx(known)
+    assert known["b", "true_cell_probability"] == pytest.approx(float(torch.sigmoid(values[1, 1])))
+
+
+def test_a_regression_is_measured_in_its_own_unit() -> None:
+    rows = _behaviour(replace(SPEC, task="regression", gives=""), torch.tensor([[48.5, -3.0]] * 2))
+    expected = pytest.approx((48.5 + 4) / 2)  # the truth is 0 and 1
+    assert [(row.metric, row.value) for row in rows] == [("mean_absolute_error", expected)] * 2
+
+
+def _behaviour(spec: ModelSpec, outputs: torch.Tensor) -> list[MetricRow]:
+    """Rows of pictures "a" and "b", of which the second of two cells is true."""
+    items = tuple(Item(name, File("a.png", b""), {}, None, {}) for name in "ab")
+    truths = {name: np.array([0.0, 1.0]) for name in "ab"}
+    batch = Batch(items, torch.zeros(2, 3, 8, 9), {}, {}, truths, {})
+    return Measuring(batch, ()).behaviour_rows(spec, outputs)()
