@@ -42,7 +42,7 @@ def read_results(
     ready: Prepared, run_dir: Path, catalogue: Mapping[str, Any], watch: Stopwatch
 ) -> Results:
     """Summarise, judge and illustrate what the store has now; write its rows."""
-    from cnnaudit import checks, summary
+    from cnnaudit import checks, findings
     from cnnaudit.agreement import agreement_table, find_agreement
     from cnnaudit.contrasts import contrasts_of
     from cnnaudit.illustrations import illustrations_of
@@ -62,7 +62,6 @@ def read_results(
         totals = Totals(primary, told_apart(ready.image_sets))
         rows = Rows(folder / "rows.parquet", ready.plan.cells, ready.store, totals.add)
         table, gaps = totals.means, totals.gaps
-        findings = summary.find(table, ready.image_sets, catalogue)
     with watch.stage("randomise"):
         randomisation = randomisation_table(
             audit, ready.facts, ready.image_sets, ready.loaded, ready.store
@@ -70,6 +69,7 @@ def read_results(
         gaps += find_failures(randomisation)
     with watch.stage("judge"):
         contrasts = contrasts_of(rows.by_metric(), audit.contrasts, audit.seed)
+        found = findings.find(table, contrasts, audit.contrasts, ready.image_sets, catalogue)
         judgements = checks.judge_each(rows.of, audit.checks, audit.contrasts, audit.seed)
         complete = not any(gap["status"] == "failed" for gap in gaps)
         verdict = checks.overall(audit.checks, judgements, complete=complete)
@@ -78,8 +78,8 @@ def read_results(
             audit.agreements, audit.contrasts, ready.image_sets, ready.plan.cells, ready.store
         )
         titles = {name: one["title"] for name, one in catalogue["techniques"].items()}
-        findings += find_agreement(agreement, titles)
-        findings += find_randomisation(randomisation, titles)
+        found += find_agreement(agreement, titles)
+        found += find_randomisation(randomisation, titles)
     with watch.stage("illustrate"):
         illustrations = illustrations_of(
             audit, ready.facts, ready.image_sets, ready.loaded, totals, ready.store
@@ -91,7 +91,7 @@ def read_results(
         agreement=agreement,
         randomisation=randomisation,
         judgements=judgements,
-        findings=findings,
+        findings=found,
         gaps=gaps,
         illustrations=illustrations,
         complete=complete,

@@ -7,6 +7,7 @@ its numbers into the store. Only who joins them judges.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from cnnaudit.types import ROWS_FILE, RUN_SCHEMA, AuditError, Cell, Device, Unit
 
 _NAMED = 10  # shards that a message names
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Share:
@@ -56,14 +59,14 @@ def run_shard(audit: AuditSpec, invocation: Invocation) -> Share:
     ready = prepare(audit)
     units = share_of(ready.plan, shards, shard)
     run_dir = _make_run_dir(audit, invocation, shard)
-    ready = replace(ready, plan=replace(ready.plan, units=units))
     file = run_dir / SHARDS / str(shard)
     with (
         logged(file.with_suffix(".log")),
         reported(file.with_suffix(".status")) as status,
     ):
         log_plan(ready, invocation)
-        executed = execute_plan(ready, status)
+        log.info("shard %d of %d: %d units of work", shard, shards, len(units))
+        executed = execute_plan(replace(ready, plan=replace(ready.plan, units=units)), status)
     cells = [cell for unit in units for cell in unit.cells]
     failed = sum(not ready.store.has(cell.key) for cell in cells)  # they are to come again
     write_json(

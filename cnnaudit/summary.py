@@ -1,4 +1,4 @@
-"""Rows → means per factor level, findings in words.
+"""Rows → means per factor level.
 
 A mean is the mean over units (scenes) of each unit's mean, so that a unit with more pictures weighs
 no more than another.
@@ -6,7 +6,7 @@ no more than another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cnnaudit.statistics import Ints, means_of
-from cnnaudit.types import EARNED, POOLED, RESERVED_COLUMNS, SORTED_BY, SUMMARY_COLUMNS, ImageSet
+from cnnaudit.types import EARNED, POOLED, RESERVED_COLUMNS, SORTED_BY, SUMMARY_COLUMNS
 
 STATUSES = ("ineligible", "undefined", "not_applicable", "failed")
 _FORMULA = tuple("=+-@\t\r")  # how a cell begins that a spreadsheet would run
@@ -26,7 +26,7 @@ def summarise(rows: pd.DataFrame, factors: Sequence[str] | None = None) -> pd.Da
     The combinations are: all pooled, each factor, each pair of factors, and all factors together;
     `factors` are all that rows have, if no others are named.
     """
-    factors = _factor_columns(rows) if factors is None else [*factors]
+    factors = factor_columns(rows) if factors is None else [*factors]
     rows = rows.assign(unit=rows["unit"].astype("category"))  # of which the order does not matter
     rows = _categorical(_categorical(rows, SORTED_BY), factors, [POOLED])
     sizes = sorted({0, 1, 2, len(factors)} & set(range(len(factors) + 1)))
@@ -50,50 +50,7 @@ def united(summaries: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if len(summaries) == 1:
         return summaries[0]
     table = pd.concat(summaries, ignore_index=True)
-    return _categorical(table, [*SORTED_BY, *_factor_columns(table)])
-
-
-def find(
-    summary: pd.DataFrame, image_sets: Iterable[ImageSet], catalogue: Mapping[str, Any]
-) -> list[dict[str, str]]:
-    """Say in a sentence each what the declared grids show, behaviour before heatmaps.
-
-    Of a grid's row factor the first two levels are compared, at the column where they differ most;
-    where behaviour differs most comes first.
-    """
-    found = []
-    for image_set in image_sets:
-        for number, grid in enumerate(image_set.spec.grids):
-            levels = grid.levels or image_set.levels(grid.rows)
-            if len(levels) < 2 or not grid.crosses_factors:
-                continue
-            table = _grid_table(summary, image_set, grid.rows, grid.cols)
-            say = _Words(image_set, grid.rows, grid.cols)
-            told = _grid_findings(table, levels, grid.rows, grid.cols, say, catalogue)
-            for finding, gap in told:
-                place = {"image_set": image_set.spec.name, "grid": str(number)}
-                found.append(({**finding, **place}, gap))
-    findings = [finding for finding, _ in sorted(found, key=lambda one: -one[1])]
-    return [
-        *(one for one in findings if not one["technique"]),
-        *(one for one, _ in found if one["technique"]),
-    ]
-
-
-class _Words:
-    """How an image set says the levels of a grid's factors, and its units."""
-
-    def __init__(self, image_set: ImageSet, rows: str, cols: str) -> None:
-        words = image_set.spec.words
-        self._rows, self._cols = words.get(rows, {}), words.get(cols, {})
-        self._factors = rows, cols
-        self.units = f"{image_set.spec.unit or 'image'}s"
-
-    def row(self, level: str) -> str:
-        return self._rows.get(level, f"{self._factors[0]} {level!r}")
-
-    def col(self, level: str) -> str:
-        return self._cols.get(level, f"at {self._factors[1]} {level!r}")
+    return _categorical(table, [*SORTED_BY, *factor_columns(table)])
 
 
 def to_csv(table: pd.DataFrame) -> bytes:
@@ -115,119 +72,6 @@ def unguarded(text: str) -> str:
 
 def _guarded(text: str) -> str:
     return f"'{text}" if text.lstrip("'")[:1] in _FORMULA else text
-
-
-def _grid_findings(
-    table: pd.DataFrame,
-    levels: tuple[str, ...],
-    rows: str,
-    cols: str,
-    say: _Words,
-    catalogue: Mapping[str, Any],
-) -> Iterator[tuple[dict[str, str], float]]:
-    """Yield findings, each with how far its two levels are apart."""
-    metrics = catalogue["metrics"]
-    for model in table.model.unique():
-        of_model = table[(table.model == model) & table["mean"].notna()]
-        measured = {*of_model["metric"].unique()}
-        for kind in ("behaviour", "overlap"):
-            named = [n for n in metrics if metrics[n]["kind"] == kind and n in measured]
-            for gather in (_pairs, _alone):
-                tables = ((name, gather(of_model, name, rows, cols, levels)) for name in named)
-                metric, found = next((one for one in tables if len(one[1])), ("", None))
-                if found is not None:
-                    break
-            else:
-                continue
-            several = found["target"].nunique() > 1
-            keys = ["technique", "target"]
-            for (technique, target), part in found.groupby(keys, sort=False, observed=True):
-                subject = metrics[metric]["title"]
-                if catalogue["techniques"].get(technique, {}).get("reference"):
-                    continue
-                if technique:
-                    subject += f" of {catalogue['techniques'][technique]['title']}"
-                    subject += f" for the target {target!r}" * several
-                about = {"model": model, "metric": metric, "technique": str(technique)}
-                if gather is _pairs:
-                    text = _sentence(subject, str(model), part, levels, say)
-                    yield {**about, "text": text}, (part["first"] - part["second"]).abs().max()
-                else:
-                    yield {**about, "text": _sentence_of_one(subject, str(model), part, say)}, 0.0
-
-
-def _sentence_of_one(subject: str, model: str, means: pd.DataFrame, say: _Words) -> str:
-    """Say where what has no counterpart at another level is highest, and where lowest."""
-    most, least = means.iloc[means["first"].argmax()], means.iloc[means["first"].argmin()]
-    where = say.col(most["col"])
-    text = (
-        f"{where[:1].upper()}{where[1:]} the {subject} is {most['first']:.2f} for "
-        f"{say.row(most['level'])} ({model}, {most['units']:.0f} {say.units}"
-    )
-    if pd.notna(most["chance"]):
-        text += f"; by chance {most['chance']:.2f}"
-    if most.name != least.name:
-        other = f" for {say.row(least['level'])}" * (most["level"] != least["level"])
-        text += f"); it is lowest {say.col(least['col'])}{other}: {least['first']:.2f}."
-    return text if text.endswith(".") else f"{text})."
-
-
-def _sentence(
-    subject: str, model: str, pair: pd.DataFrame, levels: tuple[str, ...], say: _Words
-) -> str:
-    """Say at which column two levels differ most, and at which least."""
-    gap = (pair["first"] - pair["second"]).abs()
-    most, least = pair.iloc[gap.argmax()], pair.iloc[gap.argmin()]
-    first, second = (say.row(level) for level in levels[:2])
-    where = say.col(most["col"])
-    text = (
-        f"{where[:1].upper()}{where[1:]} the {subject} is {most['first']:.2f} for {first} "
-        f"and {most['second']:.2f} for {second} ({model}, {most['units']:.0f} {say.units})"
-    )
-    if most["col"] != least["col"]:
-        text += (
-            f"; the difference is smallest {say.col(least['col'])}: "
-            f"{least['first']:.2f} and {least['second']:.2f}"
-        )
-    return text + "."
-
-
-def _pairs(
-    table: pd.DataFrame, metric: str, rows: str, cols: str, levels: tuple[str, ...]
-) -> pd.DataFrame:
-    """Return the means of two levels side by side, per technique, target and column level."""
-    chosen = table[table.metric == metric]
-    first, second = (chosen[chosen[rows] == level] for level in levels[:2])
-    keys = ["technique", "target", "region", cols]
-    pairs = first.merge(second, on=keys, suffixes=("_1", "_2"))
-    return pd.DataFrame(
-        {
-            "technique": pairs.technique,
-            "target": pairs.target,
-            "col": pairs[cols],
-            "first": pairs.mean_1,
-            "second": pairs.mean_2,
-            "units": pairs[["units_1", "units_2"]].min(axis=1),
-        }
-    )
-
-
-def _alone(
-    table: pd.DataFrame, metric: str, rows: str, cols: str, levels: tuple[str, ...]
-) -> pd.DataFrame:
-    """Return the means that have none beside them: of a region that only a shadow has."""
-    own = table[(table.metric == metric) & table[rows].isin(levels)]
-    renamed = own.rename(columns={cols: "col", "mean": "first", rows: "level"})
-    return renamed[["technique", "target", "col", "level", "first", "chance", "units"]]
-
-
-def _grid_table(summary: pd.DataFrame, image_set: ImageSet, rows: str, cols: str) -> pd.DataFrame:
-    """Return the part of the summary that has levels of two factors, the others pooled."""
-    others = [f for f in _factor_columns(summary) if f not in (rows, cols)]
-    own = summary.image_set == image_set.spec.name
-    pooled = (summary[others] == POOLED).all(axis=1)
-    varied = (~summary[[rows, cols]].isin([POOLED, ""])).all(axis=1)
-    return summary[own & pooled & varied]
 
 
 class _Scores:
@@ -296,5 +140,5 @@ def _categorical(
     return table.assign(**made)
 
 
-def _factor_columns(table: pd.DataFrame) -> list[str]:
+def factor_columns(table: pd.DataFrame) -> list[str]:
     return [str(column) for column in table if column not in RESERVED_COLUMNS]

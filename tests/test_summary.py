@@ -1,10 +1,9 @@
-"""The summary: means over units, counts beside every number, findings made from them."""
+"""The summary: means over units, counts beside every number."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,6 @@ import pytest
 
 from cnnaudit.specs import GridSpec, ImageSetSpec
 from cnnaudit.summary import (
-    find,
     summarise,
     to_csv,
     unguarded,
@@ -184,61 +182,6 @@ def _totals(whole: pd.DataFrame, pieces: Sequence[pd.DataFrame] = ()) -> Totals:
     for piece in pieces or [whole]:
         totals.add(piece.assign(item=pd.Categorical(piece["item"], ids)))
     return totals
-
-
-def test_findings_say_the_largest_difference_first_by_behaviour(
-    rows: pd.DataFrame, image_set: ImageSet
-) -> None:
-    behaviour, heatmap = find(summarise(rows), [image_set], CATALOGUE)
-    assert behaviour["technique"] == ""
-    assert "0.01 for the same colour" in behaviour["text"]
-    assert "0.90 for colour 'different'" in behaviour["text"]
-    assert behaviour["text"].startswith("From above the probability is 0.01")
-    assert "(m, 2 scenes)" in behaviour["text"]
-    assert heatmap["technique"] == "cam"
-    assert "the mass in mask of CAM is 0.20 for the same colour and 0.60" in heatmap["text"]
-    assert "smallest at light 'left': 0.40 and 0.60" in heatmap["text"]
-
-
-def test_a_region_that_one_level_alone_has_is_a_finding(
-    rows: pd.DataFrame, image_set: ImageSet
-) -> None:
-    """Only where a shadow lies alone can be said how much lies on it."""
-    lacking = {"value": None, "chance": None, "lift": None, "status": "ineligible"}
-    other = (rows.colour == "different") & (rows.metric == "mass")
-    rows.loc[other, list(lacking)] = list(lacking.values())
-    _, heatmap = find(summarise(rows), [image_set], CATALOGUE)
-    assert heatmap["text"] == (
-        "At light 'left' the mass in mask of CAM is 0.40 for the same colour (m, 2 scenes; by "
-        "chance 0.10); it is lowest from above: 0.20."
-    )
-
-
-def test_findings_about_several_targets_are_kept_apart(
-    rows: pd.DataFrame, image_set: ImageSet
-) -> None:
-    other = rows[rows.technique == "cam"].assign(target="u", value=lambda own: 1 - own.value)
-    _, first, second = find(summarise(pd.concat([rows, other])), [image_set], CATALOGUE)
-    assert "of CAM for the target 't' is 0.20 for the same colour and 0.60 for" in first["text"]
-    assert "of CAM for the target 'u' is 0.80 for the same colour and 0.40 for" in second["text"]
-
-
-def test_of_several_levels_without_a_counterpart_the_highest_and_the_lowest_are_named(
-    rows: pd.DataFrame, image_set: ImageSet
-) -> None:
-    """As of pictures under several perturbations, each at a severity of its own."""
-    own = {"none": "0", "haze": "3", "turn": "2"}
-    means = {"none": 0.42, "haze": 0.19, "turn": 0.40}
-    lines = [_row("a", one, severity, means[one]) for one, severity in own.items()]
-    items = tuple(
-        Item(one, File("", b""), {}, None, {"colour": one, "light": severity})
-        for one, severity in own.items()
-    )
-    (found,) = find(summarise(pd.DataFrame(lines)), [replace(image_set, items=items)], CATALOGUE)
-    assert found["text"] == (
-        "At light '0' the mass in mask of CAM is 0.42 for colour 'none' (m, 1 scenes; by chance "
-        "0.10); it is lowest at light '3' for colour 'haze': 0.19."
-    )
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,9 @@ def _heads(
     labels = [variant_label(run, one, kinds) if one.technique else "" for one in kinds]
     columns = [("technique", labels), (run.factor_of(within) or where, within)]
     columns = [(head, names) for head, names in columns if any(names)]
-    if len(set(models)) > 1 or not columns:
+    if len(set(models)) > 1 or (any(models) and not columns):
         columns.insert(0, ("model", models))
+    columns = columns or [("images", ["all"] * len(records))]  # of two models' behaviour
     rows = zip(*(names for _, names in columns), strict=True)
     heads = tuple(head for head, _ in columns)
     return heads, [tuple(name or NO_LEVEL for name in row) for row in rows]

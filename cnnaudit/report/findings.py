@@ -91,6 +91,8 @@ def _finding(told: Record, addresses: Mapping[tuple[str, str, str], str]) -> Fin
     kind = "overlap" if told.get("technique") else "behaviour"
     where = (str(told.get("model")), str(told["image_set"]), kind)
     evidence = addresses.get(where, "matrix")
+    if "contrast" in told:
+        evidence = "contrasts"
     if "between" in told:
         evidence = "agreement"
     if "sanity" in told:

@@ -212,9 +212,13 @@ class Tiles:
 
     def measured(self, picture: Picture, variant: Variant) -> list[tuple[str, str]]:
         """Return each metric of heatmaps that has a value here, and the value."""
-        names = [*self.run.metrics("overlap"), *self.run.metrics("faithfulness")]
-        values = ((name, self._value(picture["item"], variant, name)) for name in names)
-        return [(self.run.title("metrics", name), value) for name, value in values if value]
+        several = len(self.about(picture).get("regions", ())) > 1
+        found = []
+        for kind, on in (("overlap", f", on {self.outlined}" * several), ("faithfulness", "")):
+            for name in self.run.metrics(kind):
+                if value := self._value(picture["item"], variant, name):
+                    found.append((f"{self.run.title('metrics', name)}{on}", value))
+        return found
 
     def about(self, picture: Picture) -> Mapping[str, Any]:
         """Return a picture's record: its regions and the network's answer."""

@@ -74,9 +74,7 @@ def test_cells_are_yes_or_no_and_only_a_regressions_truth_is_any_number(tmp_path
     check_truth(cells, 4, file_inside(tmp_path, "cells.csv", "here"), "here")
     (tmp_path / "pixels.csv").write_text("x,y\n48.3,1\n1,0\n")
     pixels = file_inside(tmp_path, "pixels.csv", "here")
-    with pytest.raises(
-        AuditError, match=r"has the value 48.3, .*model.net.task=regression"
-    ):
+    with pytest.raises(AuditError, match=r"has the value 48.3, .*model.net.task=regression"):
         check_truth(cells, 4, pixels, "here")
     check_truth(replace(cells, task="regression"), 4, pixels, "here")
 

@@ -1,0 +1,274 @@
+"""Means and contrasts → sentences: where two levels differ most, the network's answers first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from cnnaudit.specs import ContrastSpec
+from cnnaudit.statistics import ALPHA
+from cnnaudit.summary import factor_columns
+from cnnaudit.types import POOLED, ImageSet
+
+_MANY_DEAD = 0.5  # the share of heatmaps that are zero everywhere from which on it is said
+
+Finding = dict[str, str]
+Catalogue = Mapping[str, Any]
+
+
+def find(
+    summary: pd.DataFrame,
+    contrasts: pd.DataFrame,
+    declared: Iterable[ContrastSpec],
+    image_sets: Sequence[ImageSet],
+    catalogue: Catalogue,
+) -> list[Finding]:
+    """Say in a sentence each what grids and contrasts show, behaviour before heatmaps.
+
+    Of a grid's row factor two levels are compared, those that differ most if there are more, at the
+    column where they do; where behaviour differs most comes first. A contrast is told where no grid
+    shows its factor.
+    """
+    of_grids = list(_of_grids(summary, image_sets, catalogue))
+    of_contrasts = list(_of_contrasts(contrasts, declared, image_sets, catalogue))
+    most_first = [one for one, _ in sorted(of_grids, key=lambda one: -one[1])]
+    behaviour = [one for one in (*most_first, *of_contrasts) if not one["technique"]]
+    as_declared = (*(one for one, _ in of_grids), *of_contrasts)
+    return [*behaviour, *(one for one in as_declared if one["technique"])]
+
+
+class _Words:
+    """How an image set says the levels of its factors, and its units."""
+
+    def __init__(self, image_set: ImageSet) -> None:
+        self._words = image_set.spec.words
+        self.units = f"{image_set.spec.unit or 'image'}s"
+
+    def of(self, factor: str, level: str) -> str:
+        return self._words.get(factor, {}).get(level, f"{factor} {level!r}")
+
+    def at(self, factor: str, level: str) -> str:
+        return self._words.get(factor, {}).get(level, f"at {factor} {level!r}")
+
+
+def _subject(catalogue: Catalogue, metric: str, technique: str, target: str, several: bool) -> str:
+    """Say what is measured: a metric, of which technique, for which of several targets."""
+    subject = str(catalogue["metrics"][metric]["title"])
+    if technique:
+        subject += f" of {catalogue['techniques'][technique]['title']}"
+        subject += f" for the target {target!r}" * several
+    return subject
+
+
+def _is_reference(catalogue: Catalogue, technique: str) -> bool:
+    return bool(catalogue["techniques"].get(technique, {}).get("reference"))
+
+
+def _named(catalogue: Catalogue, kind: str, measured: Iterable[str]) -> list[str]:
+    """Return the metrics of a kind that were measured, the primary one first."""
+    metrics, there = catalogue["metrics"], set(measured)
+    return [name for name in metrics if metrics[name]["kind"] == kind and name in there]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# --- grids ----------------------------------------------------------------------------------------
+
+
+def _of_grids(
+    summary: pd.DataFrame, image_sets: Iterable[ImageSet], catalogue: Catalogue
+) -> Iterator[tuple[Finding, float]]:
+    """Yield findings, each with how far its two levels are apart."""
+    for image_set in image_sets:
+        for number, grid in enumerate(image_set.spec.grids):
+            levels = grid.levels or image_set.levels(grid.rows)
+            if len(levels) > 1 and grid.crosses_factors:
+                place = {"image_set": image_set.spec.name, "grid": str(number)}
+                shown = _Grid(summary, image_set, grid.rows, grid.cols, levels)
+                for finding, gap in shown.findings(catalogue):
+                    yield {**finding, **place}, gap
+
+
+class _Grid:
+    """The means at the levels of two factors, the others pooled."""
+
+    def __init__(
+        self,
+        summary: pd.DataFrame,
+        image_set: ImageSet,
+        rows: str,
+        cols: str,
+        levels: tuple[str, ...],
+    ) -> None:
+        others = [f for f in factor_columns(summary) if f not in (rows, cols)]
+        own = summary.image_set == image_set.spec.name
+        pooled = (summary[others] == POOLED).all(axis=1)
+        varied = (~summary[[rows, cols]].isin([POOLED, ""])).all(axis=1)
+        self._table = summary[own & pooled & varied & summary["mean"].notna()]
+        self._rows, self._cols, self._levels = rows, cols, levels
+        self._words = _Words(image_set)
+
+    def findings(self, catalogue: Catalogue) -> Iterator[tuple[Finding, float]]:
+        for model in self._table.model.unique():
+            of_model = self._table[self._table.model == model]
+            for kind in ("behaviour", "overlap"):
+                named = _named(catalogue, kind, of_model["metric"].unique())
+                for gather in (self._pairs, self._alone):
+                    tables = ((name, gather(of_model, name)) for name in named)
+                    metric, found = next((one for one in tables if len(one[1])), ("", None))
+                    if found is not None:
+                        break
+                else:
+                    continue
+                several = found["target"].nunique() > 1
+                keys = ["technique", "target"]
+                for (technique, target), part in found.groupby(keys, sort=False, observed=True):
+                    if _is_reference(catalogue, str(technique)):
+                        continue
+                    subject = _subject(catalogue, metric, str(technique), str(target), several)
+                    about = {"model": model, "metric": metric, "technique": str(technique)}
+                    if gather == self._alone:
+                        yield {**about, "text": self._sentence_of_one(subject, model, part)}, 0.0
+                        continue
+                    gap = float((part["first"] - part["second"]).abs().max())
+                    if technique and f"{gap:.2f}" == "0.00":
+                        continue  # nothing of it is to be seen
+                    yield {**about, "text": self._sentence(subject, model, part)}, gap
+
+    def _sentence_of_one(self, subject: str, model: str, means: pd.DataFrame) -> str:
+        """Say where what has no counterpart at another level is highest, and where lowest."""
+        most, least = means.iloc[means["first"].argmax()], means.iloc[means["first"].argmin()]
+        words, rows, cols = self._words, self._rows, self._cols
+        text = (
+            f"{_capital(words.at(cols, most['col']))} the {subject} is {most['first']:.2f} for "
+            f"{words.of(rows, most['level'])} ({model}, {most['units']:.0f} {words.units}"
+        )
+        if pd.notna(most["chance"]):
+            text += f"; by chance {most['chance']:.2f}"
+        if most.name == least.name:
+            return f"{text})."
+        other = f" for {words.of(rows, least['level'])}" * (most["level"] != least["level"])
+        where = words.at(cols, least["col"])
+        return f"{text}); it is lowest {where}{other}: {least['first']:.2f}."
+
+    def _sentence(self, subject: str, model: str, pairs: pd.DataFrame) -> str:
+        """Say at which column two levels differ most, and at which least or the other way round."""
+        gap = pairs["first"] - pairs["second"]
+        most = pairs.iloc[gap.abs().argmax()]
+        opposite = gap * (1 if most["first"] < most["second"] else -1)
+        turned = opposite.max() > gap.abs().max() / 2  # a hundredth the other way is no news
+        least = pairs.iloc[opposite.argmax() if turned else gap.abs().argmin()]
+        words = self._words
+        first, second = (words.of(self._rows, most[name]) for name in ("one", "other"))
+        text = (
+            f"{_capital(words.at(self._cols, most['col']))} the {subject} is {most['first']:.2f} "
+            f"for {first} and {most['second']:.2f} for {second} "
+            f"({model}, {most['units']:.0f} {words.units}"
+        )
+        if len(self._levels) > 2:
+            text += f"; of {len(self._levels)} levels the two that differ most"
+        text += ")"
+        if most["dead"] >= _MANY_DEAD:
+            text += f"; up to {100 * most['dead']:.0f} % of these heatmaps are zero everywhere"
+        if most["col"] != least["col"]:
+            told = "it is the other way round" if turned else "the difference is smallest"
+            text += (
+                f"; {told} {words.at(self._cols, least['col'])}: "
+                f"{least['first']:.2f} and {least['second']:.2f}"
+            )
+        return text + "."
+
+    def _pairs(self, table: pd.DataFrame, metric: str) -> pd.DataFrame:
+        """Return the means of two levels side by side, per technique, target and column level."""
+        chosen = table[(table.metric == metric) & table[self._rows].isin(self._levels)]
+        one, other = _most_apart(chosen, self._rows, self._cols, self._levels)
+        keys = ["technique", "target", "region", self._cols]
+        first, second = (chosen[chosen[self._rows] == level] for level in (one, other))
+        pairs = first.merge(second, on=keys, suffixes=("_1", "_2"))
+        return pd.DataFrame(
+            {
+                "technique": pairs.technique,
+                "target": pairs.target,
+                "col": pairs[self._cols],
+                "one": one,
+                "other": other,
+                "first": pairs.mean_1,
+                "second": pairs.mean_2,
+                "dead": pairs[["dead_1", "dead_2"]].max(axis=1),
+                "units": pairs[["units_1", "units_2"]].min(axis=1),
+            }
+        )
+
+    def _alone(self, table: pd.DataFrame, metric: str) -> pd.DataFrame:
+        """Return the means that have none beside them: of a region that only a shadow has."""
+        own = table[(table.metric == metric) & table[self._rows].isin(self._levels)]
+        renamed = own.rename(columns={self._cols: "col", "mean": "first", self._rows: "level"})
+        return renamed[["technique", "target", "col", "level", "first", "chance", "units"]]
+
+
+def _most_apart(
+    means: pd.DataFrame, rows: str, cols: str, levels: tuple[str, ...]
+) -> tuple[str, str]:
+    """Return the two levels, in their order, whose means differ most anywhere."""
+    apart, found = -1.0, levels[:2]
+    keys = ["technique", "target", "region", cols]
+    for _, part in means.groupby(keys, sort=False, observed=True) if len(levels) > 2 else ():
+        lowest, highest = part.iloc[part["mean"].argmin()], part.iloc[part["mean"].argmax()]
+        if highest["mean"] - lowest["mean"] > apart and len(part) > 1:
+            apart = highest["mean"] - lowest["mean"]
+            found = tuple(sorted((lowest[rows], highest[rows]), key=levels.index))
+    return found[0], found[1]
+
+
+# --- contrasts ------------------------------------------------------------------------------------
+
+
+def _of_contrasts(
+    table: pd.DataFrame,
+    declared: Iterable[ContrastSpec],
+    image_sets: Iterable[ImageSet],
+    catalogue: Catalogue,
+) -> Iterator[Finding]:
+    """Yield where each contrast differs most, of what its test finds to differ at all."""
+    by_name = {image_set.spec.name: image_set for image_set in image_sets}
+    for contrast in declared:
+        image_set = by_name[contrast.image_set]
+        shown = {one.rows for one in image_set.spec.grids if one.crosses_factors}
+        if contrast.factor in shown:
+            continue
+        lines = table[(table.contrast == contrast.name) & (table.net_of == "")]
+        differs = lines[(lines.status == "ok") & (lines.p_holm <= ALPHA)]
+        for _, of_model in differs.groupby("model", sort=False, observed=True):
+            for kind in ("behaviour", "overlap"):
+                metric = next(iter(_named(catalogue, kind, of_model["metric"].unique())), None)
+                own = of_model[of_model.metric == metric]
+                for _, part in own.groupby(["technique", "target"], sort=False, observed=True):
+                    most = part.iloc[part.difference.abs().argmax()]
+                    if not _is_reference(catalogue, most["technique"]):
+                        several = lines["target"].nunique() > 1
+                        yield _told(most, contrast, _Words(image_set), catalogue, several)
+
+
+def _told(
+    line: pd.Series, contrast: ContrastSpec, words: _Words, catalogue: Catalogue, several: bool
+) -> Finding:
+    technique, target = str(line["technique"]), str(line["target"])
+    subject = _subject(catalogue, line["metric"], technique, target, several)
+    levels = line["within"].split(" · ") if contrast.within else []
+    where = ", ".join(map(words.at, contrast.within, levels))
+    first, second = (words.of(contrast.factor, level) for level in contrast.levels)
+    about = f"{line['model']}, " * bool(line["model"]) + f"{line['units']:.0f} {words.units}"
+    p = "p < 0.001" if line["p_holm"] < 0.001 else f"p = {line['p_holm']:.3f}"
+    text = f"the {subject} is {line['first']:.2f} for {first} and {line['second']:.2f} for {second}"
+    return {
+        "contrast": contrast.name,
+        "image_set": contrast.image_set,
+        "model": str(line["model"]),
+        "metric": str(line["metric"]),
+        "technique": technique,
+        "text": f"{_capital(f'{where} {text}'.lstrip())} ({about}; {p}).",
+    }

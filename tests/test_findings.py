@@ -1,0 +1,148 @@
+"""Findings: sentences made from means and contrasts, which say no more than is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+
+from cnnaudit.contrasts import contrast_table
+from cnnaudit.findings import find
+from cnnaudit.specs import ContrastSpec, GridSpec
+from cnnaudit.summary import summarise
+from cnnaudit.types import File, ImageSet, Item
+from tests.test_contrasts import COLOUR, make_image_set, make_rows
+from tests.test_summary import CATALOGUE, _row, image_set, rows
+
+NONE = pd.DataFrame()
+__all__ = ["image_set", "rows"]  # fixtures
+
+
+def _find(
+    summary: pd.DataFrame,
+    image_set: ImageSet,
+    contrasts: pd.DataFrame | None = None,
+    declared: tuple[ContrastSpec, ...] = (),
+) -> list[dict[str, str]]:
+    return find(
+        summary,
+        pd.DataFrame() if contrasts is None else contrasts,
+        declared,
+        [image_set],
+        CATALOGUE,
+    )
+
+
+def test_findings_say_the_largest_difference_first_by_behaviour(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    behaviour, heatmap = _find(summarise(rows), image_set)
+    assert behaviour["technique"] == ""
+    assert "0.01 for the same colour" in behaviour["text"]
+    assert "0.90 for colour 'different'" in behaviour["text"]
+    assert behaviour["text"].startswith("From above the probability is 0.01")
+    assert "(m, 2 scenes)" in behaviour["text"]
+    assert heatmap["technique"] == "cam"
+    assert "the mass in mask of CAM is 0.20 for the same colour and 0.60" in heatmap["text"]
+    assert "smallest at light 'left': 0.40 and 0.60" in heatmap["text"]
+
+
+def test_a_region_that_one_level_alone_has_is_a_finding(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    """Only where a shadow lies alone can be said how much lies on it."""
+    lacking = {"value": None, "chance": None, "lift": None, "status": "ineligible"}
+    other = (rows.colour == "different") & (rows.metric == "mass")
+    rows.loc[other, list(lacking)] = list(lacking.values())
+    _, heatmap = _find(summarise(rows), image_set)
+    assert heatmap["text"] == (
+        "At light 'left' the mass in mask of CAM is 0.40 for the same colour (m, 2 scenes; by "
+        "chance 0.10); it is lowest from above: 0.20."
+    )
+
+
+def test_findings_about_several_targets_are_kept_apart(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    other = rows[rows.technique == "cam"].assign(target="u", value=lambda own: 1 - own.value)
+    _, first, second = _find(summarise(pd.concat([rows, other])), image_set)
+    assert "of CAM for the target 't' is 0.20 for the same colour and 0.60 for" in first["text"]
+    assert "of CAM for the target 'u' is 0.80 for the same colour and 0.40 for" in second["text"]
+
+
+def test_of_several_levels_without_a_counterpart_the_highest_and_the_lowest_are_named(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    """As of pictures under several perturbations, each at a severity of its own."""
+    own = {"none": "0", "haze": "3", "turn": "2"}
+    means = {"none": 0.42, "haze": 0.19, "turn": 0.40}
+    lines = [_row("a", one, severity, means[one]) for one, severity in own.items()]
+    items = tuple(
+        Item(one, File("", b""), {}, None, {"colour": one, "light": severity})
+        for one, severity in own.items()
+    )
+    (found,) = _find(summarise(pd.DataFrame(lines)), replace(image_set, items=items))
+    assert found["text"] == (
+        "At light '0' the mass in mask of CAM is 0.42 for colour 'none' (m, 1 scenes; by chance "
+        "0.10); it is lowest at light '3' for colour 'haze': 0.19."
+    )
+
+
+def test_of_more_than_two_levels_those_that_differ_most_are_told(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    more = [_row(unit, "third", light, 0.95) for unit in "ab" for light in ("overhead", "left")]
+    grid = GridSpec("colour", "light", ("different", "equal", "third"))
+    spec = replace(image_set.spec, grids=(grid,))
+    of_heatmaps = pd.concat([rows[rows.technique == "cam"], pd.DataFrame(more)])
+    (found,) = _find(summarise(of_heatmaps), replace(image_set, spec=spec))
+    assert "is 0.20 for the same colour and 0.95 for colour 'third' (m, 2 scenes;" in found["text"]
+    assert "of 3 levels the two that differ most)" in found["text"]
+
+
+def test_a_difference_the_other_way_round_is_said(rows: pd.DataFrame, image_set: ImageSet) -> None:
+    left = (rows.light == "left") & (rows.colour == "equal") & (rows.technique == "cam")
+    rows.loc[left, "value"] = 0.9
+    found = _find(summarise(rows), image_set)[-1]["text"]
+    assert "0.20 for the same colour and 0.60 for" in found
+    assert found.endswith("; it is the other way round at light 'left': 0.90 and 0.60.")
+
+
+def test_what_does_not_differ_is_no_finding_of_heatmaps(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    rows["value"] = 0.5
+    (behaviour,) = _find(summarise(rows), image_set)
+    assert behaviour["technique"] == ""
+    assert "is 0.50 for the same colour and 0.50 for" in behaviour["text"]
+
+
+def test_dead_heatmaps_are_said_where_they_are_most(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    dark = (rows.light == "overhead") & (rows.colour == "equal") & (rows.technique == "cam")
+    rows.loc[dark, "flag"] = "dead"
+    *_, heatmap = _find(summarise(rows), image_set)
+    assert "; up to 100 % of these heatmaps are zero everywhere; the diff" in heatmap["text"]
+
+
+def test_a_contrast_that_no_grid_shows_is_told_where_it_differs_most() -> None:
+    rows = make_rows({"left": -0.1, "overhead": -0.4}, metric="mass", technique="cam")
+    table = contrast_table(rows, [COLOUR], seed=0)
+    image_set = make_image_set()
+    summary = summarise(rows)
+    (found,) = _find(summary, image_set, table, (COLOUR,))
+    assert (found["contrast"], found["technique"]) == ("colour", "cam")
+    assert found["text"].startswith("At light 'overhead' the mass in mask of CAM is 0.")
+    assert "for colour 'equal' and 0." in found["text"]
+    assert found["text"].endswith("12 scenes; p < 0.001).")
+    shown = replace(image_set.spec, grids=(GridSpec("colour", "light", ()),))
+    of_grid = _find(summary, replace(image_set, spec=shown), table, (COLOUR,))
+    assert all("contrast" not in one for one in of_grid)
+
+
+def test_a_contrast_whose_test_finds_nothing_is_no_finding() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0}, metric="mass", technique="cam")
+    table = contrast_table(rows, [COLOUR], seed=0)
+    assert table.p_holm.min() > 0.05
+    assert _find(summarise(rows), make_image_set(), table, (COLOUR,)) == []
