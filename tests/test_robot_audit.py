@@ -43,7 +43,7 @@ def test_the_trained_network_fails_on_colour_by_behaviour_under_every_light(
 
 def test_its_heatmaps_leave_the_obstacle_with_the_colour(trained: cnnaudit.FinishedRun) -> None:
     found = trained.contrasts.query(
-        "contrast == 'colour' and metric == 'mass_in_mask' and net_of.isna()"
+        "contrast == 'colour' and metric == 'mass_in_mask' and net_of == ''"
     )
     found = found.set_index(["technique", "within"])
     for technique in ("grad_cam", "guided_saliency", "hires_cam", "layer_cam"):

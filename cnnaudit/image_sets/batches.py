@@ -91,15 +91,16 @@ class Reader:
             for batch in _alive(_begun(self._loader)):
                 yield batch
                 taken += 1
+            return
         except _NoRoom:
             log.warning(
                 "no room in shared memory for what other processes read; this one reads from now "
                 "on, which is slower. Give more room (docker run --shm-size=2g), or use fewer "
                 "processes, executor.workers=…, or smaller batches, batch_size=…"
             )
-            self._loader = self._load(num_workers=0)
-            self._parts.skip = taken
-            yield from self._loader
+        self._loader = self._load(num_workers=0)  # after the error, which holds the other one
+        self._parts.skip = taken
+        yield from self._loader
 
 
 class _NoRoom(Exception):
