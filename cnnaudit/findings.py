@@ -148,7 +148,7 @@ class _Grid:
             f"{words.of(rows, most['level'])} ({model}, {most['units']:.0f} {words.units}"
         )
         if pd.notna(most["chance"]):
-            text += f"; by chance {most['chance']:.2f}"
+            text += f", by chance {most['chance']:.2f}"
         if most.name == least.name:
             return f"{text})."
         other = f" for {words.of(rows, least['level'])}" * (most["level"] != least["level"])
@@ -170,7 +170,7 @@ class _Grid:
             f"({model}, {most['units']:.0f} {words.units}"
         )
         if len(self._levels) > 2:
-            text += f"; of {len(self._levels)} levels the two that differ most"
+            text += f", of {len(self._levels)} levels the two that differ most"
         text += ")"
         if most["dead"] >= _MANY_DEAD:
             text += f"; up to {100 * most['dead']:.0f} % of these heatmaps are zero everywhere"
@@ -249,7 +249,7 @@ def _of_contrasts(
                 for _, part in own.groupby(["technique", "target"], sort=False, observed=True):
                     most = part.iloc[part.difference.abs().argmax()]
                     if not _is_reference(catalogue, most["technique"]):
-                        several = lines["target"].nunique() > 1
+                        several = len({*lines["target"]} - {""}) > 1
                         yield _told(most, contrast, _Words(image_set), catalogue, several)
 
 
@@ -270,5 +270,5 @@ def _told(
         "model": str(line["model"]),
         "metric": str(line["metric"]),
         "technique": technique,
-        "text": f"{_capital(f'{where} {text}'.lstrip())} ({about}; {p}).",
+        "text": f"{_capital(f'{where} {text}'.lstrip())} ({about}, {p}).",
     }

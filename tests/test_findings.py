@@ -56,7 +56,7 @@ def test_a_region_that_one_level_alone_has_is_a_finding(
     rows.loc[other, list(lacking)] = list(lacking.values())
     _, heatmap = _find(summarise(rows), image_set)
     assert heatmap["text"] == (
-        "At light 'left' the mass in mask of CAM is 0.40 for the same colour (m, 2 scenes; by "
+        "At light 'left' the mass in mask of CAM is 0.40 for the same colour (m, 2 scenes, by "
         "chance 0.10); it is lowest from above: 0.20."
     )
 
@@ -83,7 +83,7 @@ def test_of_several_levels_without_a_counterpart_the_highest_and_the_lowest_are_
     )
     (found,) = _find(summarise(pd.DataFrame(lines)), replace(image_set, items=items))
     assert found["text"] == (
-        "At light '0' the mass in mask of CAM is 0.42 for colour 'none' (m, 1 scenes; by chance "
+        "At light '0' the mass in mask of CAM is 0.42 for colour 'none' (m, 1 scenes, by chance "
         "0.10); it is lowest at light '3' for colour 'haze': 0.19."
     )
 
@@ -96,8 +96,8 @@ def test_of_more_than_two_levels_those_that_differ_most_are_told(
     spec = replace(image_set.spec, grids=(grid,))
     of_heatmaps = pd.concat([rows[rows.technique == "cam"], pd.DataFrame(more)])
     (found,) = _find(summarise(of_heatmaps), replace(image_set, spec=spec))
-    assert "is 0.20 for the same colour and 0.95 for colour 'third' (m, 2 scenes;" in found["text"]
-    assert "of 3 levels the two that differ most)" in found["text"]
+    assert "is 0.20 for the same colour and 0.95 for colour 'third' (m, 2 scenes," in found["text"]
+    assert ", of 3 levels the two that differ most)" in found["text"]
 
 
 def test_a_difference_the_other_way_round_is_said(rows: pd.DataFrame, image_set: ImageSet) -> None:
@@ -128,14 +128,16 @@ def test_dead_heatmaps_are_said_where_they_are_most(
 
 def test_a_contrast_that_no_grid_shows_is_told_where_it_differs_most() -> None:
     rows = make_rows({"left": -0.1, "overhead": -0.4}, metric="mass", technique="cam")
-    table = contrast_table(rows, [COLOUR], seed=0)
+    same = make_rows({"left": 0, "overhead": 0}, metric="seen", technique="", target="", region="")
+    table = contrast_table(pd.concat([rows, same]), [COLOUR], seed=0)
     image_set = make_image_set()
     summary = summarise(rows)
     (found,) = _find(summary, image_set, table, (COLOUR,))
     assert (found["contrast"], found["technique"]) == ("colour", "cam")
     assert found["text"].startswith("At light 'overhead' the mass in mask of CAM is 0.")
     assert "for colour 'equal' and 0." in found["text"]
-    assert found["text"].endswith("12 scenes; p < 0.001).")
+    assert "for the target" not in found["text"]
+    assert found["text"].endswith("12 scenes, p < 0.001).")
     shown = replace(image_set.spec, grids=(GridSpec("colour", "light", ()),))
     of_grid = _find(summary, replace(image_set, spec=shown), table, (COLOUR,))
     assert all("contrast" not in one for one in of_grid)
