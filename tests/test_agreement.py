@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 import cnnaudit
-from cnnaudit.agreement import find_agreement
+from cnnaudit.agreement import ABOUT, _line, find_agreement
 from cnnaudit.audit import Invocation, run_audit
 from cnnaudit.config import load_specs
 from cnnaudit.image_sets.files import read_image
@@ -252,3 +252,10 @@ def test_findings_say_it_in_words() -> None:
         "correlation on folder); most alike are predicted and cat (0.55), least predicted and "
         "bookcase (0.50)."
     )
+
+
+def test_a_unit_without_a_correlation_is_counted_and_not_averaged() -> None:
+    pairs = pd.DataFrame({"unit": ["a", "b", "c"], "correlation": [0.2, np.nan, 0.4]})
+    line = _line([""] * len(ABOUT), pairs)
+    assert line["correlation"] == pytest.approx(0.3)
+    assert (line["units"], line["scored"], line["total"]) == (2, 2, 3)

@@ -204,3 +204,12 @@ def test_the_output_may_be_an_entry_of_a_tuple() -> None:
     with pytest.raises(cnnaudit.AuditError, match=r"output_entry: .* entries 0 .*, 1 \(2, 5\)"):
         cnnaudit.explain(model, images, "saliency")
     assert isinstance(model(images), tuple)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_there_is_a_weight_for_each_output(n: int) -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    with pytest.raises(AuditError, match=f"target: {n} weights, the model has 5 outputs"):
+        cnnaudit.explain(model, torch.rand(2, 3, 16, 16), "saliency", target=torch.ones(n))

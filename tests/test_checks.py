@@ -19,6 +19,7 @@ from cnnaudit.checks import (
     judge,
     overall,
     verdict_of,
+    verdicts,
     worst,
 )
 from cnnaudit.junit import junit_xml
@@ -273,3 +274,18 @@ def test_a_judgement_states_its_evidence(scenes: int) -> None:
     assert one.value == pytest.approx(-0.4, abs=0.03)
     assert one.p <= one.p_holm <= 0.05
     assert one.bound == "≥ −0.1"
+
+
+def test_a_dead_heatmap_may_lie_as_far_below_chance_as_there_is() -> None:
+    """Its lift at its worst is −chance / (1 − chance), not 0."""
+    rows = make_rows({"left": 0.0, "overhead": 0.0}, scenes=14)
+    rows["chance"], rows["lift"] = 0.5, 0.1
+    rows.loc[rows.unit < "scene_07", ["flag", "value", "lift"]] = ["dead", 0.5, 0.0]
+    check = replace(CHECK, requirements=(Requirement("lift", minimum=-0.2),))
+    assert {one.verdict for one in judge(rows, [check], [COLOUR], 0)} == {INCONCLUSIVE}
+
+
+def test_each_check_has_its_verdict() -> None:
+    strict = replace(CHECK, name="strict", requirements=(Requirement("difference", minimum=0.9),))
+    rows = make_rows({"left": 0.3, "overhead": 0.3})
+    assert verdicts(judge(rows, [CHECK, strict], [COLOUR], 0)) == {"looks": PASS, "strict": FAIL}

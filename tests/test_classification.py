@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from cnnaudit.config import load_specs
 from cnnaudit.report import write_report
 from cnnaudit.specs import AuditSpec
 from cnnaudit.types import AuditError
+from tests.conftest import write_manifest
 
 LABELS = ("tabby", "crane", "kite", "bookcase", "tank", "wood")
 TRUTHS = ("tabby", "2", "tank", "")
@@ -225,3 +228,25 @@ def test_labels_have_to_be_as_many_as_outputs(pictures: Path, tmp_path: Path) ->
     own = f"model.resnet18.weights={tmp_path / 'w.pt'}"
     with pytest.raises(AuditError, match=r"fc.weight has the shape \(3, 512\), \(6, 512\)"):
         prepare(audit_of(pictures, tmp_path, own))
+
+
+def test_an_image_without_a_truth_has_its_rows_too(
+    cli: Callable[..., tuple[int, str, str]], weights: Path, image_set: Path, tmp_path: Path
+) -> None:
+    """Where the truth is what is explained, it is ineligible, and no row is left out."""
+    with (image_set / "manifest.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    lines[0]["truth"] = ""
+    write_manifest(image_set, lines)
+    code, _, err = cli(
+        *("run", "experiment=none", "model=[perception]", "image_set=[manifest]"),
+        *("target=[truth]", "device=cpu", "technique=[saliency]"),
+        *(f"image_set.manifest.root={image_set}", f"model.perception.weights={weights}"),
+        f"output_dir={tmp_path / 'out'}",
+    )
+    assert code == 0, err
+    (path,) = (tmp_path / "out").glob("*/*/results/rows.parquet")
+    rows = pd.read_parquet(path)
+    own = rows[(rows.technique == "saliency") & (rows["item"] == lines[0]["id"])]
+    assert set(own.status) == {"ineligible"}
+    assert set(own.reason) == {"no_truth"}

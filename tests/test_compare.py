@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import itertools
 import json
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from scipy import stats
@@ -25,7 +27,8 @@ import cnnaudit.cli
 from cnnaudit.comparing import Comparison, Refused, compare
 from cnnaudit.comparing.changes import BETTER, CHANGED, NARROWER, NOT_MEASURED, SAME, WIDER, WORSE
 from cnnaudit.comparing.findings import MIXED, find_changes
-from cnnaudit.comparing.pairing import Models, pair_models
+from cnnaudit.comparing.gaps import declared_apart
+from cnnaudit.comparing.pairing import Mismatch, Models, definitions, pair_models
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.report.comparison import write_comparison
 from cnnaudit.report.run import Run, load
@@ -217,6 +220,39 @@ def test_the_other_way_round_signs_and_meanings_turn(
         assert [opposite.get(one, one) for one in first.outcome] == second.outcome.tolist()
     assert {BETTER, WORSE, SAME} <= set(found.changes.outcome)
     assert set(found.gaps.outcome) & {NARROWER, WIDER}
+    nearer = found.gaps.after.abs() < found.gaps.before.abs()
+    assert set(nearer[found.gaps.outcome == NARROWER]) <= {True}
+    assert set(nearer[found.gaps.outcome == WIDER]) <= {False}
+
+
+def test_places_stand_in_the_order_of_their_levels(
+    found: Comparison, both: tuple[Run, Run]
+) -> None:
+    declared = both[1].levels("robot_lighting")["light"]
+    for _, part in found.gaps.groupby(["contrast", "metric", "technique", "region"], sort=False):
+        assert [*part.within] == [level for level in declared if level in {*part.within}]
+
+
+def test_a_contrast_that_is_declared_differently_is_named(both: tuple[Run, Run]) -> None:
+    config = yaml.safe_load(both[1].config)
+    config["contrast"]["colour"]["within"] = []
+    other = replace(both[1], config=yaml.safe_dump(config))
+    assert [*declared_apart(both[0], other)] == [
+        "declared differently in both runs: contrast colour"
+    ]
+
+
+def test_another_version_of_a_metric_is_told(both: tuple[Run, Run]) -> None:
+    manifest = copy.deepcopy(dict(both[1].manifest))
+    manifest["catalogue"]["metrics"][MASS]["version"] = "99"
+    models = [Models("perception", "perception")]
+    told = definitions(both[0], replace(both[1], manifest=manifest), models)
+    assert "99" in told["metrics", MASS]
+
+
+def test_a_mismatch_concerns_its_own_image_set() -> None:
+    assert not Mismatch("x", image_set="a").concerns("b", "m")
+    assert Mismatch("x", image_set="a").concerns("a", "m")
 
 
 def with_rows(run: Run, rows: pd.DataFrame) -> Run:

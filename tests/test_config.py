@@ -107,6 +107,8 @@ def test_a_users_own_config_dir(tmp_path: Path) -> None:
         (["image_set=[folder]"], r"image_set.folder.root must be given a value"),
         (["+image_set.folder.root=photos"], r"image_set.folder is set but 'folder' is not chosen"),
         (["target=[class]"], r"target.class.of must be given a value"),
+        (["contrast.colour.levels=[equal]"], r"levels: .* is not a list of two different levels"),
+        (["contrast.colour.levels=[a,b,c]"], r"levels: .* is not a list of two different levels"),
         (["batch_size=0"], r"batch_size: 0 is not a whole number, at least 1"),
         (["seed=-1"], r"seed: -1 is not"),
         (["determinism=always"], r"determinism: 'always' .*strict, warn, off"),

@@ -236,3 +236,24 @@ def test_a_difference_is_shown_net_of_the_untrained_twin() -> None:
     assert list(net.net_of) == ["untrained_twin"] * 2
     own = table[table.net_of == ""]
     assert net.difference.to_numpy() == pytest.approx(own.difference.to_numpy() + 0.05)
+
+
+def test_the_fewest_units_that_can_decide_are_enough() -> None:
+    table = contrast_table(make_rows(scenes=7), [COLOUR], seed=0)
+    assert set(table.status) == {"ok"}
+    assert set(contrast_table(make_rows(scenes=6), [COLOUR], seed=0).status) != {"ok"}
+
+
+def test_net_of_a_reference_are_the_units_that_it_has() -> None:
+    edges = make_rows(technique="edges", layer="", seed=1)
+    rows = pd.concat([make_rows(), edges[edges.unit != "scene_03"]])
+    table = contrast_table(rows, [replace(COLOUR, net_of=("edges",))], seed=0)
+    assert set(table[table.net_of == "edges"].units) == {11}
+
+
+def test_models_are_compared_where_both_have_a_value() -> None:
+    before = make_rows()
+    after = before.assign(model="mended", value=before.value + 0.2)
+    after.loc[after["item"] == "0-left-equal", ["value", "status"]] = [np.nan, "undefined"]
+    table = contrast_table(pd.concat([before, after]), [MODELS], seed=0)
+    assert table.difference.to_numpy() == pytest.approx([0.2, 0.2])

@@ -185,8 +185,8 @@ def test_the_ceiling_is_the_mask_at_the_resolution_of_the_layer(run: Run, image_
     ceiling = rows.groupby("technique").ceiling.mean()
     assert ceiling["grad_cam"] < ceiling["hires_cam"] <= 1
     assert np.isnan(ceiling["saliency"])  # it has the input's resolution
-    one = rows[(rows.technique == "grad_cam") & rows["item"].str.startswith("scene_00")].iloc[0]
-    with Image.open(image_set / "masks/scene_00.png") as file:
+    one = rows[(rows.technique == "grad_cam") & rows["item"].str.startswith("scene_01")].iloc[0]
+    with Image.open(image_set / "masks/scene_01.png") as file:
         mask = np.asarray(file.resize((80, 64), Image.Resampling.NEAREST)) > 0
     coarse = cv2.resize(mask.astype(np.float32), (20, 16), interpolation=cv2.INTER_AREA)
     best = cv2.resize(coarse, (80, 64), interpolation=cv2.INTER_LINEAR)

@@ -148,3 +148,14 @@ def test_a_contrast_whose_test_finds_nothing_is_no_finding() -> None:
     table = contrast_table(rows, [COLOUR], seed=0)
     assert table.p_holm.min() > 0.05
     assert _find(summarise(rows), make_image_set(), table, (COLOUR,)) == []
+
+
+def test_the_model_that_differs_most_comes_first(rows: pd.DataFrame, image_set: ImageSet) -> None:
+    """Not the one whose smallest difference is the largest."""
+    one = rows[rows.technique == ""]
+    other = one.assign(model="n", value=one.value.where(one.colour == "different", 0.2))
+    kept = (one.colour == "different") | (one.light == "overhead")
+    one = one.assign(value=one.value.where(kept, 0.85))
+    for table in (pd.concat([one, other]), pd.concat([other.assign(model="a"), one])):
+        first, _ = _find(summarise(table), image_set)
+        assert first["model"] == "m"

@@ -533,3 +533,9 @@ def test_one_score_an_image() -> None:
     model = network(OnCall(lambda x: x.sum(dim=1)))
     outputs, scores = forward(model, torch.randn(2, 3, 6, 7), None)
     assert outputs.shape == scores.shape == (2, 1)
+
+
+def test_a_score_inside_leaves_the_callers_images_as_they_were() -> None:
+    images = torch.ones(2, 3, 4, 5)
+    forward(nn.Sequential(OnCall(lambda x: x.mul_(2)), nn.Flatten()), images, "1")
+    assert (images == 1).all()

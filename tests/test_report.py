@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,8 +20,10 @@ import pytest
 
 from cnnaudit.report import write_report
 from cnnaudit.report.cells import interval, number, probability
+from cnnaudit.report.checks import verdicts_of_models
 from cnnaudit.report.page import SCRIPTS
 from cnnaudit.report.prediction import prediction
+from cnnaudit.report.run import load
 from cnnaudit.types import AuditError
 from tests.sample_run import BEHAVIOUR, EVIL, EXACTNESS, OVERLAP, build_run
 
@@ -720,3 +723,14 @@ def test_a_regressions_answer_is_told_in_numbers() -> None:
     alone = prediction({**about, "axes": [], "values": [4.5], "truth": "4"}, "a")
     assert [(bar.label, bar.value) for bar in alone.bars] == [("output 0", "4.5")]
     assert alone.truth == "4"
+
+
+def test_the_models_that_fail_are_named_first(tmp_path: Path) -> None:
+    run = load(build_run(tmp_path, str, "COMPLETE"))
+    models = run.manifest["catalogue"]["models"]
+    judged = tuple(
+        {**run.judgements[0], "model": model, "verdict": verdict}
+        for model, verdict in zip(models, ("PASS", "FAIL"), strict=False)
+    )
+    told = verdicts_of_models(replace(run, judgements=judged))
+    assert [badge.text for _, badge in told] == ["FAIL", "PASS"]

@@ -133,3 +133,13 @@ def test_power_for_an_effect_like_the_robots() -> None:
     rng = np.random.default_rng(10)
     runs = rng.normal(-0.3, 0.25, (40, 24))
     assert np.mean([sign_flip_p(values) <= 0.05 / 24 for values in runs]) > 0.9
+
+
+def test_up_to_sixteen_units_every_sign_is_flipped() -> None:
+    assert sign_flip_p(np.ones(16)) == 2 / 2**16
+
+
+def test_one_unit_has_a_mean_and_no_interval() -> None:
+    found = estimate(np.array([2.0]))
+    assert (found.mean, found.units) == (2.0, 1)
+    assert np.isnan([found.low, found.high]).all()

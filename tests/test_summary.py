@@ -193,3 +193,19 @@ def test_no_text_of_a_csv_is_a_formula(text: str) -> None:
     assert read.level[0][:1] not in ("=", "+", "-", "@")
     assert unguarded(read.level[0]) == text
     assert read["mean"][0] == -0.5
+
+
+def test_a_csv_has_the_columns_of_its_table_and_no_other() -> None:
+    assert to_csv(pd.DataFrame({"a": [1]})) == b"a\n1\n"
+
+
+def test_the_worst_item_is_that_of_the_primary_metric(rows: pd.DataFrame) -> None:
+    other = rows[(rows.technique == "cam") & (rows.unit == "b")].assign(metric="auroc", lift=-1.0)
+    assert _totals(pd.concat([other, rows])).worst == _totals(rows).worst
+
+
+def test_the_worst_item_is_the_same_in_whatever_pieces(rows: pd.DataFrame) -> None:
+    other = rows[rows.technique == "cam"].assign(target="u", lift=lambda own: 2 - own.lift)
+    whole = pd.concat([rows, other], ignore_index=True)
+    expected = _totals(whole).worst
+    assert _totals(whole, [other, rows]).worst == _totals(whole, [rows, other]).worst == expected

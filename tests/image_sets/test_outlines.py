@@ -112,6 +112,7 @@ def test_as_scikit_image_decides_for_points(corners: list[tuple[float, float]]) 
         ("box:", "has 0 numbers, a box four: box:LEFT TOP RIGHT BOTTOM"),
         ("box:1 2 3", "has 3 numbers, a box four"),
         ("box:1 2 3 4 5", "has 5 numbers, a box four"),
+        ("box:3 4 5 2", "is empty"),
         ("box:1;2;3;4", "is no box (could not convert string to float: '1;2;3;4'); write box:LEFT"),
         ("box:1 2 3 x", "is no box (could not convert string to float: 'x')"),
         ("box:1 2 3 nan", "is no box: every number must be finite"),

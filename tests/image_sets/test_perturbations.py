@@ -22,6 +22,8 @@ from cnnaudit.image_sets.perturbations import (
     PERTURBATIONS,
     SEVERITIES,
     SIDE,
+    _clouds,
+    _motion_blur,
     perturb_image,
     perturb_mask,
 )
@@ -264,3 +266,35 @@ def test_no_image_set_is_called_as_another_under_perturbations(tmp_path: Path) -
     load_specs(chosen, tmp_path)
     with pytest.raises(AuditError, match=r"image_set.mine_perturbed: another image set is called"):
         load_specs([*chosen, "perturbation=[haze]"], tmp_path)
+
+
+def test_motion_blur_is_as_long_as_declared() -> None:
+    pixels = np.zeros((224, 224, 3), np.float32)
+    pixels[112, 112] = 1
+    blurred = _motion_blur(pixels, (20, 15), np.random.default_rng(0)).sum(axis=2)
+    ys, xs = np.nonzero(blurred > 1e-3)
+    assert np.hypot(ys - 112, xs - 112).max() == pytest.approx(10, abs=1.5)
+
+
+def test_haze_brightens_what_is_dark() -> None:
+    picture = Image.new("RGB", (64, 64), (20, 20, 20))
+    picture.paste((200, 200, 200), (0, 0, 32, 64))
+    hazy = np.asarray(perturb_image(picture, "haze", 5, 0))[..., 0]
+    assert hazy[:, 32:].mean() > 50
+    assert hazy.max() <= 200
+    clouds = _clouds((64, 64), np.random.default_rng(0))
+    assert (clouds.min(), clouds.max()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "severity", "least"), [("gaussian_noise", 1, 100), ("brightness", 5, 255)]
+)
+def test_what_is_brighter_than_white_is_white(name: str, severity: int, least: int) -> None:
+    white = Image.new("RGB", (224, 224), (255, 255, 255))
+    assert np.asarray(perturb_image(white, name, severity, 0)).min() >= least
+
+
+def test_a_rotation_is_about_the_centre() -> None:
+    dot = Image.new("RGB", (65, 33))
+    dot.putpixel((32, 16), (255, 255, 255))
+    assert perturb_image(dot, "rotation", 5, 0).getpixel((32, 16)) == (255, 255, 255)

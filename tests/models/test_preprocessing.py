@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnaudit.models.preprocessing import frame, prepare_image, prepare_mask, received
+from cnnaudit.models.preprocessing import frame, frame_box, prepare_image, prepare_mask, received
 from cnnaudit.specs import RESAMPLING, Preprocessing
 
 PLAIN = Preprocessing((64, 80), "box", "rgb", (0, 0, 0), (1, 1, 1))
@@ -139,3 +139,8 @@ def test_the_frame_is_what_the_network_sees(size: tuple[int, int]) -> None:
 def test_without_a_crop_the_frame_is_the_picture() -> None:
     image = Image.fromarray(picture())
     assert frame(image, PLAIN) is image
+
+
+def test_without_a_crop_the_whole_picture_is_seen() -> None:
+    whole = Preprocessing((32, 48), "bilinear", "rgb", (0.5,) * 3, (0.5,) * 3)
+    assert frame_box((100, 60), whole) == (0, 0, 100, 60)
