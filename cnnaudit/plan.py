@@ -13,7 +13,7 @@ from cnnaudit.image_sets import with_few_levels
 from cnnaudit.image_sets.perturbations import VERSION
 from cnnaudit.metrics import CHANNELS, behaviour_of, metrics_of_heatmaps
 from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, OverlapMetric
-from cnnaudit.models import ModelFacts, library_version, sources_of, untrained
+from cnnaudit.models import ModelFacts, library_version, source_digests_of, untrained
 from cnnaudit.models.layers import resolve_layer
 from cnnaudit.own_code import source_digests
 from cnnaudit.specs import AuditSpec, ModelSpec, TargetSpec
@@ -181,13 +181,14 @@ def signal_fields(audit: AuditSpec, model: ModelSpec, request: HeatmapRequest) -
 
 def run_fields(audit: AuditSpec, model: ModelSpec) -> dict[str, Any]:
     """Return what determines every signal of a model: the network, its input, the numerics."""
+    assert model.weights is None or model.weights_digest, "only of a spec that is resolved"
     return {
         "model": {
             "builder": model.builder,
             "arch": model.arch,
             "made_by": model.factory,
             "arguments": dict(model.arguments),
-            "source": sources_of(model),
+            "source": source_digests_of(model),
             "library": library_version(model),
             "weights": model.weights_digest or None,
             "pretrained": model.pretrained,

@@ -13,7 +13,7 @@ import pytest
 from cnnaudit import facts as stored
 from cnnaudit.config import load_specs
 from cnnaudit.facts import facts_of
-from cnnaudit.models import inspect_model
+from cnnaudit.models import inspect_model, resolve_model
 from cnnaudit.specs import AuditSpec, OutputAxis
 from cnnaudit.store import Store
 from cnnaudit.types import AuditError
@@ -21,7 +21,8 @@ from cnnaudit.types import AuditError
 
 @pytest.fixture
 def audit(overrides: list[str]) -> AuditSpec:
-    return load_specs(overrides)
+    audit = load_specs(overrides)
+    return replace(audit, models=tuple(map(resolve_model, audit.models)))
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def _version_of(library: str) -> str:
     return importlib.metadata.version(library)
 
 
-def sources_of(spec: ModelSpec) -> list[str]:
+def source_digests_of(spec: ModelSpec) -> list[str]:
     """Return the digests of the files that a model's architecture is written in."""
     name = BUILDERS[spec.builder].module
     if spec.factory:
