@@ -88,7 +88,7 @@ def _record(proof: Proof, network: Network, ready: Ready) -> dict[str, Any]:
     audit = load_specs(overrides, HERE / "conf")
     done, _, rows = compute_rows(audit)
     evidence = evidence_of(rows, audit, proof.evidence)
-    random = randomisation_table(audit, done.facts, done.image_sets, done.loaded, done.store)
+    random = randomisation_table(done.audit, done.facts, done.image_sets, done.loaded, done.store)
     return {
         **asdict(network),
         "label": ready.label,
