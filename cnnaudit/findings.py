@@ -117,27 +117,34 @@ class _Grid:
             of_model = self._table[self._table.model == model]
             for kind in ("behaviour", "overlap"):
                 named = _named(catalogue, kind, of_model["metric"].unique())
-                for gather in (self._pairs, self._alone):
-                    tables = ((name, gather(of_model, name)) for name in named)
-                    metric, found = next((one for one in tables if len(one[1])), ("", None))
-                    if found is not None:
-                        break
-                else:
-                    continue
-                several = found["target"].nunique() > 1
-                keys = ["technique", "target"]
-                for (technique, target), part in found.groupby(keys, sort=False, observed=True):
-                    if _is_reference(catalogue, str(technique)):
-                        continue
-                    subject = _subject(catalogue, metric, str(technique), str(target), several)
-                    about = {"model": model, "metric": metric, "technique": str(technique)}
-                    if gather == self._alone:
-                        yield {**about, "text": self._sentence_of_one(subject, model, part)}, 0.0
-                        continue
-                    gap = float((part["first"] - part["second"]).abs().max())
-                    if technique and f"{gap:.2f}" == "0.00":
-                        continue  # nothing of it is to be seen
-                    yield {**about, "text": self._sentence(subject, model, part)}, gap
+                yield from self._of_metrics(of_model, str(model), named, catalogue)
+
+    def _of_metrics(
+        self, of_model: pd.DataFrame, model: str, metrics: Sequence[str], catalogue: Catalogue
+    ) -> Iterator[tuple[Finding, float]]:
+        """Yield what the first metric shows that has two levels to compare, else one of any."""
+        tables = (
+            (metric, paired, gather(of_model, metric))
+            for paired, gather in ((True, self._pairs), (False, self._alone))
+            for metric in metrics
+        )
+        metric, paired, found = next((one for one in tables if len(one[2])), ("", False, None))
+        if found is None:
+            return
+        several = found["target"].nunique() > 1
+        keys = ["technique", "target"]
+        for (technique, target), part in found.groupby(keys, sort=False, observed=True):
+            if _is_reference(catalogue, str(technique)):
+                continue
+            subject = _subject(catalogue, metric, str(technique), str(target), several)
+            about = {"model": model, "metric": metric, "technique": str(technique)}
+            if not paired:
+                yield {**about, "text": self._sentence_of_one(subject, model, part)}, 0.0
+                continue
+            gap = float((part["first"] - part["second"]).abs().max())
+            if technique and f"{gap:.2f}" == "0.00":
+                continue  # nothing of it is to be seen
+            yield {**about, "text": self._sentence(subject, model, part)}, gap
 
     def _sentence_of_one(self, subject: str, model: str, means: pd.DataFrame) -> str:
         """Say where what has no counterpart at another level is highest, and where lowest."""
@@ -214,14 +221,16 @@ def _most_apart(
     means: pd.DataFrame, rows: str, cols: str, levels: tuple[str, ...]
 ) -> tuple[str, str]:
     """Return the two levels, in their order, whose means differ most anywhere."""
-    apart, found = -1.0, levels[:2]
-    keys = ["technique", "target", "region", cols]
-    for _, part in means.groupby(keys, sort=False, observed=True) if len(levels) > 2 else ():
-        lowest, highest = part.iloc[part["mean"].argmin()], part.iloc[part["mean"].argmax()]
-        if highest["mean"] - lowest["mean"] > apart and len(part) > 1:
-            apart = highest["mean"] - lowest["mean"]
-            found = tuple(sorted((lowest[rows], highest[rows]), key=levels.index))
-    return found[0], found[1]
+    apart, found = -1.0, (levels[0], levels[1])
+    if len(levels) == 2:
+        return found
+    for _, part in means.groupby(["technique", "target", "region", cols], observed=True):
+        low, high = part.iloc[part["mean"].argmin()], part.iloc[part["mean"].argmax()]
+        if high["mean"] - low["mean"] > apart and len(part) > 1:
+            apart = high["mean"] - low["mean"]
+            one, other = sorted((low[rows], high[rows]), key=levels.index)
+            found = (one, other)
+    return found
 
 
 # --- contrasts ------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def read_results(
         gaps += find_failures(randomisation)
     with watch.stage("judge"):
         contrasts = contrasts_of(rows.by_metric(), audit.contrasts, audit.seed)
-        found = findings.find(table, contrasts, audit.contrasts, ready.image_sets, catalogue)
+        sentences = findings.find(table, contrasts, audit.contrasts, ready.image_sets, catalogue)
         judgements = checks.judge_each(rows.of, audit.checks, audit.contrasts, audit.seed)
         complete = not any(gap["status"] == "failed" for gap in gaps)
         verdict = checks.overall(audit.checks, judgements, complete=complete)
@@ -78,8 +78,8 @@ def read_results(
             audit.agreements, audit.contrasts, ready.image_sets, ready.plan.cells, ready.store
         )
         titles = {name: one["title"] for name, one in catalogue["techniques"].items()}
-        found += find_agreement(agreement, titles)
-        found += find_randomisation(randomisation, titles)
+        sentences += find_agreement(agreement, titles)
+        sentences += find_randomisation(randomisation, titles)
     with watch.stage("illustrate"):
         illustrations = illustrations_of(
             audit, ready.facts, ready.image_sets, ready.loaded, totals, ready.store
@@ -91,7 +91,7 @@ def read_results(
         agreement=agreement,
         randomisation=randomisation,
         judgements=judgements,
-        findings=found,
+        findings=sentences,
         gaps=gaps,
         illustrations=illustrations,
         complete=complete,
