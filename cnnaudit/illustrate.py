@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +54,13 @@ def illustrate(
         images = batch.images.to(device_of(model))
         truths = partial(truths_of, spec, batch)
         outputs, computed = compute_heatmaps(model, spec.score_from, images, requests, truths)
+        answers, results = outputs.cpu(), [*map(_on_host, computed)]
         for index, item in enumerate(batch.items):
             heatmaps = [
                 result_files(result, index, request.technique.display)
-                for request, result in zip(requests, computed, strict=True)
+                for request, result in zip(requests, results, strict=True)
             ]
-            keep(item, _picture_files(spec, item, batch, index, outputs[index]), heatmaps)
+            keep(item, _picture_files(spec, item, batch, index, answers[index]), heatmaps)
 
     for batch in batches(
         items,
@@ -68,6 +70,11 @@ def illustrate(
     ):
         if batch.items:
             fitting.run(batch, add, lambda _item, _reason: None)  # its rows say why there is none
+
+
+def _on_host(result: Result) -> Result:
+    """Bring what was computed over at once: a look at each image would wait for the device each."""
+    return result if isinstance(result, NoHeatmaps) else replace(result, maps=result.maps.cpu())
 
 
 def _picture_files(spec: ModelSpec, item: Item, batch: Batch, index: int, output: Tensor) -> Files:

@@ -16,14 +16,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
-from cnnaudit.execute import Finished, _Work, execute, make_reader, patient
-from cnnaudit.fitting import Fitting
+from cnnaudit.execute import Finished, execute, make_reader, patient
 from cnnaudit.heatmaps import compute_heatmaps
-from cnnaudit.metrics import ranking
 from cnnaudit.models import build_model
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.models.untrained import untrained_twin
@@ -91,46 +88,6 @@ def test_a_mask_that_vanishes_on_the_way_to_the_input_is_told_from_an_empty_one(
     assert found.loc["scene_00"].tolist() == [{"undefined"}, {"empty_mask"}]
     assert found.loc["scene_01"].tolist() == [{"undefined"}, {"vanished_mask"}]
     assert found.loc["scene_02"].tolist() == [{"ok"}, {""}]
-
-
-class _Looks(TorchFunctionMode):
-    """Notes each time that the host looks at a tensor: on a GPU it would wait for all its work."""
-
-    WAITING = (
-        *(Tensor.cpu, Tensor.numpy, Tensor.tolist, Tensor.item, Tensor.nonzero, Tensor.equal),
-        *(Tensor.allclose, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__),
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken: list[str] = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        chosen = func is Tensor.__getitem__ and isinstance(args[1], Tensor)
-        if chosen or func in self.WAITING:
-            self.taken.append(func.__name__)
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_numbers_of_a_batch_come_back_in_one_copy(
-    overrides: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of several techniques on two targets, with swaps, twins, ceilings and the answers."""
-    monkeypatch.setattr("cnnaudit.metrics.ranking._rank_on_cpu", ranking._rank)  # as on a GPU
-    chosen = ("technique=[saliency,guided_saliency,grad_cam]", "target=[all_outputs,predicted]")
-    ready = prepare(load_specs([*overrides, *chosen, "metric=[all_overlap]"]))
-    metrics = [one for one in ready.audit.metrics if one.uses != "box_iou"]  # OpenCV's regions
-    (unit,) = ready.plan.units
-    model = build_model(unit.model, 0)
-    reader = make_reader(unit.model, metrics, 24, workers=0)
-    ((batch,),) = map(list, reader.read([(unit.chunk, unit.partners)]))
-    work = _Work(unit, model, metrics, untrained_twin(model, 1), Fitting(24))
-    with _Looks() as looks:
-        work.add(batch)
-    assert looks.taken == ["cpu", "numpy"]
-    rows = [row for cell in unit.cells for row in work.rows[cell.key]]
-    assert len(rows) == 24 * (7 * 6 + 5)
-    assert any(row.swap is not None and row.twin is not None and row.ceiling for row in rows)
 
 
 def test_a_row_for_every_item_technique_and_metric(run: Run) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cnnaudit.metrics.registry import faithfulness_metric
 from cnnaudit.sections import Count, NotNegative, Seed
-from cnnaudit.techniques.procedures import own_generator, passes_of
+from cnnaudit.techniques.procedures import own_generators, passes_of
 from cnnaudit.types import Scorer
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def _places(heatmaps: Tensor, images: Tensor, seed: int) -> Areas:
 
     values = heatmaps.flatten(1) + 0.0  # −0 and 0 are equal
     n = values.shape[1]
-    random = torch.stack([torch.randperm(n, generator=own_generator(x, seed)) for x in images])
-    random = random.to(values.device)
+    drawn = [torch.randperm(n, generator=own) for own in own_generators(images, seed)]
+    random = torch.stack(drawn).to(values.device)
     strongest = values.gather(1, random).argsort(dim=1, descending=True, stable=True)
     return random.gather(1, strongest).argsort(dim=1), random.argsort(dim=1)
 

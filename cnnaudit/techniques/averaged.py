@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cnnaudit.sections import Count, NotNegative, Seed
 from cnnaudit.techniques.gradient import Reduction, input_gradient, over_channels
-from cnnaudit.techniques.procedures import by_variant, own_generator, passes_of
+from cnnaudit.techniques.procedures import by_variant, own_generators, passes_of
 from cnnaudit.techniques.registry import Diagnostic, Query, technique
 from cnnaudit.types import Needs, PassSpec, Signals
 
@@ -38,7 +38,7 @@ def smooth_grad(
     images = signals.images
     b, _, h, w = images.shape
     spread = sigma * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))
-    generators = [own_generator(image, seed) for image in images]
+    generators = own_generators(images, seed)
     total = images.new_zeros(b, h, w)
     for some in passes_of(range(samples), b):
         # One draw a sample, so that what is drawn does not depend on how many go at once.

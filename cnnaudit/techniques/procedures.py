@@ -27,6 +27,11 @@ def by_variant(values: Tensor, b: int) -> Tensor:
     return values.reshape(-1, b, *values.shape[1:])
 
 
+def own_generators(images: Tensor, seed: int) -> list[torch.Generator]:
+    """Return a generator for each image (B, C, H, W), which leave their device together."""
+    return [own_generator(image, seed) for image in images.cpu()]
+
+
 def own_generator(image: Tensor, seed: int) -> torch.Generator:
     """Return a generator that an image (C, H, W) alone determines, whatever batch it is in."""
     import torch

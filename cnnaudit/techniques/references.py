@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cnnaudit.sections import Count, Positive, Seed
-from cnnaudit.techniques.procedures import own_generator
+from cnnaudit.techniques.procedures import own_generators
 from cnnaudit.techniques.registry import technique
 from cnnaudit.types import Needs, Signals
 
@@ -61,5 +61,5 @@ def edges(signals: Signals) -> Tensor:
 def _noise(images: Tensor, size: tuple[int, ...], seed: int) -> Tensor:
     import torch
 
-    maps = [torch.rand(tuple(size), generator=own_generator(image, seed)) for image in images]
+    maps = [torch.rand(tuple(size), generator=own) for own in own_generators(images, seed)]
     return torch.stack(maps).to(images)
