@@ -7,10 +7,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from cnnaudit import provenance
 from cnnaudit.catalogue import make_catalogue
 from cnnaudit.checks import check_levels
 from cnnaudit.contrasts import check_contrast
-from cnnaudit.executors import EXECUTORS, device_here, loaded
+from cnnaudit.executors import EXECUTORS, device_here
 from cnnaudit.facts import checked_files, facts_of
 from cnnaudit.image_sets import load_image_set, not_readable, not_told_apart
 from cnnaudit.image_sets.perturbed import with_perturbed
@@ -37,8 +37,6 @@ from cnnaudit.types import RUN_SCHEMA, AuditError, Device, ImageSet
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
-    from torch import nn
 
     from cnnaudit.execute import Finished
 
@@ -75,20 +73,6 @@ class Prepared:
     facts: Mapping[str, ModelFacts]
     store: Store
     plan: Plan
-
-    @cached_property
-    def device(self) -> torch.device:
-        """Where this process computes: chosen when first asked for, since only torch can tell."""
-        return choose_device(device_here(self.audit))
-
-    @property
-    def used_device(self) -> torch.device | None:
-        """Where that was; None where this process had nothing to compute beside cells."""
-        return self.__dict__.get("device")
-
-    def loaded(self, spec: ModelSpec) -> AbstractContextManager[nn.Module]:
-        """Hold one of the audit's models on its device."""
-        return loaded(spec, self.audit, self.device)
 
 
 @dataclass
@@ -202,7 +186,9 @@ def finish(
         findings=sentences,
         left_out=ready.audit.left_out,
     )
+    devices = [*dict.fromkeys([*executed.devices, *found.devices])]
     del found  # the report reads its tables again: they would be there twice
+    executed = replace(executed, devices=devices)
     manifest = _manifest(ready, run_dir, invocation, catalogue, executed, watch.seconds)
     write(run_dir / "config.yaml", invocation.config.encode())
     write_json(run_dir / "manifest.json", manifest)
@@ -240,8 +226,8 @@ def execute_plan(ready: Prepared, status: Status) -> Executed:
 
     with progress(totals, status) as advance, noted_operations() as nondeterministic:
         if plan.units:
-            run = EXECUTORS[ready.audit.executor.uses]
-            run(ready.audit, plan.units, ready.store, done)
+            executor = EXECUTORS[ready.audit.executor.uses]
+            executor.execute(ready.audit, plan.units, ready.store, done)
     return Executed([*devices], batch_sizes, nondeterministic)
 
 
@@ -323,15 +309,13 @@ def _manifest(
 
 def environment(ready: Prepared, executed: Executed) -> dict[str, Any]:
     """Return what the numbers of a run depend on beside its config: inputs, code and machine."""
-    from cnnaudit.numerics import describe, named
+    from cnnaudit.numerics import describe
 
-    audit, devices = ready.audit, executed.devices
-    if not devices and ready.used_device:  # for pictures alone
-        devices = [named(ready.used_device)]
+    audit = ready.audit
     return {
         "git": provenance.git_state(),
         "packages": provenance.packages(),
-        "hardware": provenance.hardware(devices),
+        "hardware": provenance.hardware(executed.devices),
         "digests": {
             "weights": {m.name: m.weights_digest or None for m in audit.models},
             "image_sets": {s.spec.name: image_set_digest(s) for s in ready.image_sets},

@@ -178,7 +178,9 @@ def _plan(rest: Sequence[str]) -> int:
 def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int:
     from cnnaudit.audit import prepare
     from cnnaudit.estimate import say_cost, say_work
+    from cnnaudit.executors import device_here
     from cnnaudit.image_sets import not_readable
+    from cnnaudit.models import choose_device
     from cnnaudit.reasons import reasons
     from cnnaudit.results import count_derived
 
@@ -196,7 +198,7 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
         for text in reasons(plan.units, ready.store):
             print(f"  why {text}")
     if plan.units:
-        for text in say_cost(ready.audit, plan.units, ready.device):
+        for text in say_cost(ready.audit, plan.units, choose_device(device_here(ready.audit))):
             print(text)
     if audit.preview is not None:
         from cnnaudit.preview import write_preview

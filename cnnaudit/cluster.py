@@ -1,7 +1,8 @@
-"""Units in the actors of Ray: a process for each GPU, or for so many cores, on one machine or many.
+"""Work in the actors of Ray: a process for each GPU, or for so many cores, on one machine or many.
 
-Every machine sees the same store, pictures and weights under the same paths. One unit is in work
-in each actor, so that a death has one cause; who dies is replaced, and its unit tried again.
+Every machine sees the same store, pictures and weights under the same paths. One job, a unit or an
+errand, is in work in each actor, so that a death has one cause; who dies is replaced, and its job
+tried again.
 """
 
 from __future__ import annotations
@@ -12,14 +13,22 @@ import platform
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit import own_code
-from cnnaudit.executors import Done, executing, failed_for_good, log_finished
+from cnnaudit.executors import (
+    Done,
+    Errand,
+    executing,
+    given_up,
+    loaded,
+    log_finished,
+    log_made,
+)
 from cnnaudit.plan import check_planned
 from cnnaudit.specs import AuditSpec, ExecutorSpec, ModelSpec
 from cnnaudit.store import Store
@@ -28,55 +37,109 @@ from cnnaudit.types import AuditError, Device, ProcessDied, Unit
 if TYPE_CHECKING:
     from cnnaudit.execute import Finished
 
+Job = Unit | Errand
+
 log = logging.getLogger(__name__)
 _PATIENCE = 10.0  # seconds
 _OBJECTS = 200 * 2**20  # bytes for what Ray hands round: units and answers are small
 
 
-def run_on_cluster(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
+def execute(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
     """Execute units in actors, those of a model in as few of them as keeps all busy.
 
     `audit.device` is theirs: on GPUs if the cluster has any, whatever this process has. Raises
     AuditError if Ray is not installed, if there is no such cluster, and for whatever would stop a
     run in one process.
     """
-    if not units:
+    _run(audit, store, units, _Units(audit, store, done))
+
+
+def make(audit: AuditSpec, errands: Sequence[Errand], store: Store) -> Sequence[Device]:
+    """Make errands in actors, and return the devices that they had; raises AuditError likewise."""
+    made = _Errands(store)
+    _run(audit, store, errands, made)
+    return [*made.devices]
+
+
+def _run(audit: AuditSpec, store: Store, jobs: Sequence[Job], kind: _Units | _Errands) -> None:
+    if not jobs:
         return
     ray = _import_ray()
     with _connected(ray, audit.executor):
-        _Team(ray, audit, store).execute(units, done)
+        _Team(ray, audit, store).run(jobs, kind)
+
+
+class _Units:
+    """How units are handed to actors, and what happens when they are done or given up."""
+
+    def __init__(self, audit: AuditSpec, store: Store, done: Done) -> None:
+        self.audit, self.store, self.done = audit, store, done
+
+    def send(self, actor: Any, unit: Unit) -> Any:
+        return actor.execute.remote(_portable(unit))
+
+    def finish(self, unit: Unit, answered: _Answer) -> None:
+        from cnnaudit.execute import Finished
+
+        log_finished(unit)
+        self.done(Finished(unit, answered.batch_size, answered.device))
+
+    def give_up(self, unit: Unit, reason: str) -> None:
+        from cnnaudit.execute import give_up
+
+        self.done(give_up(unit, self.audit, self.store, reason))
+
+
+class _Errands:
+    """The same of errands."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.devices: dict[Device, None] = {}
+
+    def send(self, actor: Any, errand: Errand) -> Any:
+        return actor.make.remote(errand)
+
+    def finish(self, errand: Errand, answered: _Answer) -> None:
+        log_made(errand)
+        if answered.device:
+            self.devices[answered.device] = None
+
+    def give_up(self, errand: Errand, reason: str) -> None:
+        errand.fail(self.store, reason)
 
 
 class _Team:
-    """The actors of a run, each with one unit in work."""
+    """The actors of a run, each with one job in work."""
 
     def __init__(self, ray: Any, audit: AuditSpec, store: Store) -> None:
         self.ray, self.audit, self.store = ray, audit, store
         self.room, self.needs = _room(ray.cluster_resources(), audit)
         self.device = "cuda" if "num_gpus" in self.needs else "cpu"
-        self.work: dict[Any, tuple[Any, Unit]] = {}  # what an actor will answer → actor, unit
+        self.work: dict[Any, tuple[Any, Any]] = {}  # what an actor will answer → actor, job
 
-    def execute(self, units: Sequence[Unit], done: Done) -> None:
-        waiting, deaths = _Waiting(units), Counter[str]()
+    def run(self, jobs: Sequence[Job], kind: _Units | _Errands) -> None:
+        waiting, deaths = _Waiting(jobs), Counter[int]()
         log.info("%d actors on %s, each with %s", self.room, self.device, self.needs)
         try:
-            for _ in range(min(self.room, len(units))):
+            for _ in range(min(self.room, len(jobs))):
                 if first := waiting.take():
-                    self.give(self.hire(), first)
+                    self.give(self.hire(), first, kind)
             while self.work:
                 (answer,), _ = self.ray.wait(list(self.work), num_returns=1)
-                actor, unit = self.work.pop(answer)
+                actor, job = self.work.pop(answer)
                 try:
-                    self.note(answer, unit, done)
+                    kind.finish(job, self.answered(answer))
                 except _Died as death:
                     self.ray.kill(actor)
                     actor = None
-                    deaths[unit.cells[0].key] += 1
-                    attempts = deaths[unit.cells[0].key]
-                    if not failed_for_good(unit, attempts, death, self.audit, self.store, done):
-                        waiting.put_back(unit)
-                if following := waiting.take(unit.model):
-                    self.give(actor or self.hire(), following)
+                    deaths[id(job)] += 1
+                    if reason := given_up(self.audit, deaths[id(job)], death):
+                        kind.give_up(job, reason)
+                    else:
+                        waiting.put_back(job)
+                if following := waiting.take(job.model):
+                    self.give(actor or self.hire(), following, kind)
                 elif actor:
                     self.ray.kill(actor)  # one that was hired for a lost one may wait for its room
         finally:
@@ -87,16 +150,14 @@ class _Team:
         actor = self.ray.remote(Worker).options(**self.needs)
         return actor.remote(self.audit, self.store.root, self.device, Path.cwd())
 
-    def give(self, actor: Any, unit: Unit) -> None:
-        self.work[actor.compute.remote(_portable(unit))] = actor, unit
+    def give(self, actor: Any, job: Any, kind: _Units | _Errands) -> None:
+        self.work[kind.send(actor, job)] = actor, job
 
-    def note(self, answer: Any, unit: Unit, done: Done) -> None:
-        """Note that a unit is finished; raise _Died if its actor is no more."""
-        from cnnaudit.execute import Finished
-
+    def answered(self, answer: Any) -> _Answer:
+        """Return what an actor answered, its log heard; raise _Died if it is no more."""
         errors = self.ray.exceptions
         try:
-            answered = self.ray.get(answer)
+            answered: _Answer = self.ray.get(answer)
         except errors.RayTaskError as error:
             if isinstance(error.cause, ProcessDied):
                 raise _Died(error.cause) from error
@@ -107,8 +168,7 @@ class _Team:
             raise _Died(str(error).partition("\n")[0]) from error
         for name, level, text in answered.said:
             logging.getLogger(name).log(level, "%s", text)
-        log_finished(unit)
-        done(Finished(unit, answered.batch_size, answered.device))
+        return answered
 
 
 class _Died(Exception):
@@ -116,22 +176,22 @@ class _Died(Exception):
 
 
 class _Waiting:
-    """The units that nobody has begun, by model, so that each is loaded as seldom as possible."""
+    """The jobs that nobody has begun, by model, so that each is loaded as seldom as possible."""
 
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self.units: dict[str, deque[Unit]] = {}
-        for unit in units:
-            self.put_back(unit)
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs: dict[str, deque[Job]] = {}
+        for job in jobs:
+            self.put_back(job)
 
-    def put_back(self, unit: Unit) -> None:
-        self.units.setdefault(unit.model.name, deque()).append(unit)
+    def put_back(self, job: Job) -> None:
+        self.jobs.setdefault(job.model.name, deque()).append(job)
 
-    def take(self, loaded: ModelSpec | None = None) -> Unit | None:
-        """Return a unit of the model that is loaded, else of the one of which most are left."""
+    def take(self, loaded: ModelSpec | None = None) -> Job | None:
+        """Return a job of the model that is loaded, else of the one of which most are left."""
         name = loaded.name if loaded else ""
-        if not self.units.get(name):
-            name = max(self.units, key=lambda each: len(self.units[each]))
-        return self.units[name].popleft() if self.units[name] else None
+        if not self.jobs.get(name):
+            name = max(self.jobs, key=lambda each: len(self.jobs[each]))
+        return self.jobs[name].popleft() if self.jobs[name] else None
 
 
 @dataclass(frozen=True)
@@ -142,7 +202,7 @@ class _Answer:
 
 
 class Worker:
-    """A process of its own that computes units; it keeps the model of the last one."""
+    """A process of its own that does jobs; it keeps the model of the last one."""
 
     def __init__(self, audit: AuditSpec, store_root: Path, device: str, folder: Path) -> None:
         # No more than this: what fails in here would look like a death, not like an error.
@@ -150,22 +210,32 @@ class Worker:
         self._folder, self._said = folder, _Said()
         self._held = ExitStack()
         self._model: ModelSpec | None = None
-        self._execute: Callable[..., Iterator[Finished]]  # of this model
+        self._given: Any = None  # what was held to work with that model
         self._batch_size = audit.batch_size
 
-    def compute(self, unit: Unit) -> _Answer:
-        """Compute a unit, and return what the log should say of it and the memory allowed."""
-        if self._model is None:
-            self._settle()
+    def execute(self, unit: Unit) -> _Answer:
+        """Execute a unit, and return what the log should say of it and the memory allowed."""
+        self._settle()
         check_planned(self._audit, unit)
-        if unit.model != self._model:
-            self._load(unit.model)
-        (finished,) = self._execute([unit], store=self._store, batch_size=self._batch_size)
+        execute: Callable[..., Iterator[Finished]] = self._holding(executing, unit.model)
+        (finished,) = execute([unit], store=self._store, batch_size=self._batch_size)
         self._batch_size = finished.batch_size
         return _Answer(finished.batch_size, finished.device, self._said.take())
 
+    def make(self, errand: Errand) -> _Answer:
+        """Make an errand."""
+        from cnnaudit.models import device_of
+        from cnnaudit.numerics import named
+
+        self._settle()
+        model = self._holding(loaded, errand.model)
+        errand.make(model, self._store)
+        return _Answer(self._batch_size, named(device_of(model)), self._said.take())
+
     def _settle(self) -> None:
-        """Make this process what the one is that the audit was started in."""
+        """Make this process what the one is that the audit was started in, once."""
+        if self._model is not None:
+            return
         import torch
 
         torch.set_num_threads(self._audit.executor.cores)
@@ -182,14 +252,16 @@ class Worker:
         own_code.open_door(allowed, [own_code.GIVEN])
         own_code.import_plugins(self._audit.plugins, allowed)
 
-    def _load(self, spec: ModelSpec) -> None:
+    def _holding(self, hold: Callable[..., AbstractContextManager[Any]], spec: ModelSpec) -> Any:
+        """Return what a model is held by, `executing` or `loaded`; the last one's if it is it."""
         from cnnaudit.models import choose_device
 
-        self._held.close()
-        self._execute = self._held.enter_context(
-            executing(spec, self._audit, choose_device(self._device))
-        )
-        self._model, self._batch_size = spec, self._audit.batch_size
+        if spec != self._model:
+            self._held.close()
+            holding = hold(spec, self._audit, choose_device(self._device))
+            self._given = self._held.enter_context(holding)
+            self._model, self._batch_size = spec, self._audit.batch_size
+        return self._given
 
 
 class _Said(logging.Handler):

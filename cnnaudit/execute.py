@@ -24,7 +24,7 @@ from cnnaudit.models import device_of
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.numerics import named, release_memory
 from cnnaudit.plan import stored_fields
-from cnnaudit.specs import MetricSpec, ModelSpec
+from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import ROWS_FILE, Batch, Cell, Device, Heatmaps, MetricRow, ProcessDied, Unit
 
@@ -207,12 +207,13 @@ class _Work:
         return outputs, dict(zip(asked, computed, strict=True))
 
 
-def fail_unit(unit: Unit, metrics: Sequence[MetricSpec], store: Store, reason: str) -> None:
+def give_up(unit: Unit, audit: AuditSpec, store: Store, reason: str) -> Finished:
     """Store a unit that could not be executed as failed, to be computed again by the next run."""
     items, fields = [item.id for item in unit.chunk], stored_fields(unit)
     for cell in unit.cells:
-        rows = without_value(cell, items, metrics, "failed", reason)
+        rows = without_value(cell, items, audit.metrics, "failed", reason)
         files = {ROWS_FILE: rows_file(rows)}
         if cell.keeps_maps:
             files |= maps_files({})
         store.write(cell.key, files, fields[cell.key], again=True)
+    return Finished(unit, audit.batch_size, None)

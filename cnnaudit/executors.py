@@ -1,4 +1,7 @@
-"""Where units run: this process, or others. A model is loaded once, and freed before the next."""
+"""Where work is done: this process, or others. A model is loaded once, and freed before the next.
+
+Units give the rows of cells. Errands are what else a model is needed for, once all rows are there.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import gc
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import cache, partial
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from cnnaudit.specs import AuditSpec, ModelSpec
-from cnnaudit.types import ANY_ERROR, DIED, AuditError, ProcessDied, Unit
+from cnnaudit.types import ANY_ERROR, DIED, AuditError, Device, ProcessDied, Unit
 
 if TYPE_CHECKING:
     import torch
@@ -21,17 +25,37 @@ if TYPE_CHECKING:
     from cnnaudit.execute import Finished
     from cnnaudit.store import Store
 
-    Loading = Callable[[ModelSpec], AbstractContextManager[nn.Module]]  # `loaded`, but for the spec
-
 log = logging.getLogger(__name__)
 Done = Callable[["Finished"], None]  # called after each unit, for progress
 
 
-def run_local(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
+@dataclass(frozen=True)
+class Errand:
+    """What is made of one model for the store, beside cells: pictures, filters, curves.
+
+    It can be pickled: another process may make it.
+    """
+
+    title: str
+    model: ModelSpec
+    make: Callable[[nn.Module, Store], None]
+    fail: Callable[[Store, str], None]  # stores the reason for which it could not be made
+
+
+@dataclass(frozen=True)
+class Executor:
+    """How work gets done; both raise AuditError for what stops a run."""
+
+    execute: Callable[[AuditSpec, Sequence[Unit], Store, Done], None]
+    make: Callable[[AuditSpec, Sequence[Errand], Store], Sequence[Device]]  # returns on which
+
+
+def execute_here(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
     """Execute units in this process, model by model.
 
     When a process dies that reads for it, the others go on with a new one.
     """
+    from cnnaudit.execute import give_up
     from cnnaudit.models import choose_device
 
     device = choose_device(audit.device)
@@ -49,30 +73,47 @@ def run_local(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done)
                         attempts = 0
             except ProcessDied as death:
                 attempts += 1
-                if failed_for_good(left[0], attempts, death, audit, store, done):
-                    left.popleft()
+                if reason := given_up(audit, attempts, death):
+                    done(give_up(left.popleft(), audit, store, reason))
                     attempts = 0
 
 
-def failed_for_good(
-    unit: Unit, attempts: int, death: Exception, audit: AuditSpec, store: Store, done: Done
-) -> bool:
-    """Store a unit as failed if it has been tried often enough, and say whether it was."""
-    from cnnaudit.execute import Finished, fail_unit
+def make_here(audit: AuditSpec, errands: Sequence[Errand], store: Store) -> Sequence[Device]:
+    """Make errands in this process, model by model."""
+    if not errands:
+        return []
+    from cnnaudit.models import choose_device
+    from cnnaudit.numerics import named
 
+    device = choose_device(audit.device)
+    for spec in audit.models:
+        own = [errand for errand in errands if errand.model.name == spec.name]
+        if own:
+            with loaded(spec, audit, device) as model:
+                for errand in own:
+                    errand.make(model, store)
+                    log_made(errand)
+    return [named(device)]
+
+
+def given_up(audit: AuditSpec, attempts: int, death: Exception) -> str:
+    """Return why something is not tried again after its last death; "" if it is."""
     log.warning("%s, attempt %d: %s", DIED, attempts, death)
-    if attempts <= audit.executor.retries:
-        return False
-    fail_unit(unit, audit.metrics, store, f"{DIED}; attempts: {attempts}")
-    done(Finished(unit, audit.batch_size, None))
-    return True
+    return f"{DIED}; attempts: {attempts}" if attempts > audit.executor.retries else ""
 
 
-def run_ray(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
+def execute_on_cluster(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
     """Execute units in the actors of Ray, an extra that nothing else needs."""
-    from cnnaudit.cluster import run_on_cluster
+    from cnnaudit import cluster
 
-    run_on_cluster(audit, units, store, done)
+    cluster.execute(audit, units, store, done)
+
+
+def make_on_cluster(audit: AuditSpec, errands: Sequence[Errand], store: Store) -> Sequence[Device]:
+    """Make errands in the actors of Ray."""
+    from cnnaudit import cluster
+
+    return cluster.make(audit, errands, store)
 
 
 def device_here(audit: AuditSpec) -> str:
@@ -114,6 +155,10 @@ def log_finished(unit: Unit) -> None:
     log.info("%s on %s: %d items", unit.model.name, unit.image_set.spec.name, len(unit.chunk))
 
 
+def log_made(errand: Errand) -> None:
+    log.info("%s: %s", errand.model.name, errand.title)
+
+
 @contextmanager
 def loaded(spec: ModelSpec, audit: AuditSpec, device: torch.device) -> Iterator[nn.Module]:
     """Hold a model on its device, torch set as the audit asks, and free its memory afterwards."""
@@ -133,11 +178,7 @@ def loaded(spec: ModelSpec, audit: AuditSpec, device: torch.device) -> Iterator[
                 torch.cuda.empty_cache()
 
 
-@contextmanager
-def when_needed(load: Loading, spec: ModelSpec) -> Iterator[Callable[[], nn.Module]]:
-    """Yield what loads a model when it is first called, and gives the same one from then on."""
-    with ExitStack() as held:
-        yield cache(lambda: held.enter_context(load(spec)))
-
-
-EXECUTORS: Mapping[str, Callable[..., None]] = {"local": run_local, "ray": run_ray}
+EXECUTORS: Mapping[str, Executor] = {
+    "local": Executor(execute_here, make_here),
+    "ray": Executor(execute_on_cluster, make_on_cluster),
+}

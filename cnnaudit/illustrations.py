@@ -7,14 +7,23 @@ report needs neither torch nor the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from cnnaudit.executors import when_needed
-from cnnaudit.kernels import SECTION, Kernels, show_kernels
+from cnnaudit.executors import Errand
+from cnnaudit.kernels import SECTION, Kernels, ShownKernels
 from cnnaudit.models import ModelFacts
-from cnnaudit.plan import answer_fields, item_fields, requests_of, run_fields, signal_fields
+from cnnaudit.plan import (
+    answer_fields,
+    check_same,
+    item_fields,
+    requests_of,
+    run_fields,
+    signal_fields,
+)
 from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Files, Store, cell_key, digest_bytes
 from cnnaudit.techniques import TECHNIQUES
@@ -24,7 +33,7 @@ from cnnaudit.types import HeatmapRequest, ImageSet, Item
 if TYPE_CHECKING:
     from torch import nn
 
-    from cnnaudit.executors import Loading
+log = logging.getLogger(__name__)
 
 Illustrations = Mapping[str, Sequence[Mapping[str, Any]]]  # of items, and of models alone
 
@@ -39,33 +48,41 @@ class Illustrated:
     heatmaps: tuple[tuple[HeatmapRequest, str | None, str, str], ...]  # key or none, status, reason
 
 
-def illustrations_of(
+def to_show(
     audit: AuditSpec,
     facts: Mapping[str, ModelFacts],
     image_sets: Iterable[ImageSet],
-    load: Loading,
     totals: Totals,
-    store: Store,
-) -> Illustrations:
-    """Store what the report shows, and return where it lies: exemplars, and the worst items."""
-    image_sets, worst = tuple(image_sets), totals.worst
-    pictures, kernels = [], []
+) -> tuple[list[ShownItems], list[ShownKernels]]:
+    """Return what the report shows: exemplars and the worst items, and the filters of layers."""
+    image_sets = tuple(image_sets)
+    items, kernels = [], []
     for spec in audit.models:
         requests = requests_of(audit, spec, facts[spec.name])
         of_model = [one for one in requests if TECHNIQUES[one.technique.uses].sees_no_image]
         of_items = [one for one in requests if one not in of_model]
-        with when_needed(load, spec) as loaded:
-            for image_set in image_sets:
-                why = exemplars(image_set)
-                for item, reasons in worst.get((spec.name, image_set.spec.name), {}).items():
-                    why[item] = (*why.get(item, ()), *reasons)
-                for item in totals.died.get((spec.name, image_set.spec.name), ()):
-                    why.pop(item, None)
-                shown = show_items(audit, loaded, spec, image_set, of_items, why, store)
-                pictures += [_picture(spec.name, image_set, one) for one in shown]
-            shown_kernels = show_kernels(audit, loaded, spec, of_model, store)
-            kernels += [_kernels(spec.name, one) for one in shown_kernels]
-    return {"pictures": pictures, SECTION: kernels}
+        kernels.append(ShownKernels(audit, spec, of_model))
+        for image_set in image_sets:
+            why = exemplars(image_set)
+            for item, reasons in totals.worst.get((spec.name, image_set.spec.name), {}).items():
+                why[item] = (*why.get(item, ()), *reasons)
+            for item in totals.died.get((spec.name, image_set.spec.name), ()):
+                why.pop(item, None)
+            items.append(ShownItems(audit, spec, image_set, of_items, why))
+    return items, kernels
+
+
+def illustrations_of(
+    items: Iterable[ShownItems], kernels: Iterable[ShownKernels], store: Store
+) -> Illustrations:
+    """Return where what is shown lies in the store, once it is made."""
+    pictures = [
+        _picture(shown.spec.name, shown.image_set, one)
+        for shown in items
+        for one in shown.illustrated(store)
+    ]
+    filters = [_kernels(shown.spec.name, one) for shown in kernels for one in shown.stored(store)]
+    return {"pictures": pictures, SECTION: filters}
 
 
 def exemplars(image_set: ImageSet) -> dict[str, tuple[str, ...]]:
@@ -85,35 +102,65 @@ def exemplars(image_set: ImageSet) -> dict[str, tuple[str, ...]]:
     return {item.id: ("exemplar",) for item in shown}
 
 
-def show_items(
+@dataclass(frozen=True)
+class ShownItems:
+    """The items of an image set that are shown under a model with every request's heatmap."""
+
+    audit: AuditSpec
+    spec: ModelSpec
+    image_set: ImageSet
+    requests: Sequence[HeatmapRequest]
+    reasons: Mapping[str, tuple[str, ...]]  # by the item's id
+
+    @cached_property
+    def items(self) -> tuple[Item, ...]:
+        return tuple(item for item in self.image_set.items if item.id in self.reasons)
+
+    @cached_property
+    def _shared(self) -> _Shared:
+        return _Shared.of(self.audit, self.spec, self.requests)
+
+    @cached_property
+    def _keys(self) -> Mapping[str, _Keys]:
+        return {item.id: _Keys(self._shared, item_fields(item)) for item in self.items}
+
+    def errands(self, store: Store) -> Iterator[Errand]:
+        """Yield what makes those items of which the store lacks the picture or a heatmap."""
+        missing = [item for item in self.items if not self._keys[item.id].complete(store)]
+        if missing:
+            title = f"{len(missing)} items of {self.image_set.spec.name}, illustrated"
+            make = partial(_illustrate, self.audit, self.spec, self._shared, missing)
+            yield Errand(title, self.spec, make, partial(_leave_out, self.spec.name, title))
+
+    def illustrated(self, store: Store) -> list[Illustrated]:
+        """Return where the items lie; an unreadable one has no picture to show."""
+        return [
+            Illustrated(item, self.reasons[item.id], keys.picture, keys.stored(store))
+            for item, keys in ((item, self._keys[item.id]) for item in self.items)
+            if store.has(keys.picture)
+        ]
+
+
+def _illustrate(
     audit: AuditSpec,
-    loaded: Callable[[], nn.Module],
     spec: ModelSpec,
-    image_set: ImageSet,
-    requests: Sequence[HeatmapRequest],
-    reasons: Mapping[str, tuple[str, ...]],
+    planned: _Shared,
+    items: Sequence[Item],
+    model: nn.Module,
     store: Store,
-) -> list[Illustrated]:
-    """Store the pictures of the items that `reasons` names, with every request's heatmap.
+) -> None:
+    from cnnaudit.illustrate import illustrate
 
-    The model is loaded if the store lacks any of them.
-    """
-    items = tuple(item for item in image_set.items if item.id in reasons)
-    shared = _Shared.of(audit, spec, requests)
-    keys = {item.id: _Keys(shared, item_fields(item)) for item in items}
-    missing = [item for item in items if not keys[item.id].complete(store)]
-    if missing:
-        from cnnaudit.illustrate import illustrate
+    planned.check(_Shared.of(audit, spec, planned.requests))
 
-        def keep(item: Item, picture: Files, heatmaps: Sequence[tuple[Files, bool]]) -> None:
-            keys[item.id].write(store, picture, heatmaps)
+    def keep(item: Item, picture: Files, heatmaps: Sequence[tuple[Files, bool]]) -> None:
+        _Keys(planned, item_fields(item)).write(store, picture, heatmaps)
 
-        illustrate(loaded(), spec, missing, requests, audit.batch_size, keep)
-    return [
-        Illustrated(item, reasons[item.id], keys[item.id].picture, keys[item.id].stored(store))
-        for item in items
-        if store.has(keys[item.id].picture)  # an unreadable one has no picture to show
-    ]
+    illustrate(model, spec, items, planned.requests, audit.batch_size, keep)
+
+
+def _leave_out(model: str, title: str, _store: Store, reason: str) -> None:
+    log.error("%s: %s: %s; the report does without them", model, title, reason)
 
 
 @dataclass(frozen=True)
@@ -142,6 +189,12 @@ class _Shared:
         ]
         return cls(tuple(requests), picture, tuple(heatmaps))
 
+    def check(self, here: _Shared) -> None:
+        """Raise AuditError if in another process the same would be other pictures."""
+        planned = (self.picture, *self.heatmaps)
+        for own, other in zip(planned, (here.picture, *here.heatmaps), strict=True):
+            check_same(own, other)
+
 
 class _Keys:
     """The addresses of one item's picture and of its heatmaps."""
@@ -165,10 +218,10 @@ class _Keys:
         return tuple(found)
 
     def write(self, store: Store, picture: Files, heatmaps: Sequence[tuple[Files, bool]]) -> None:
-        store.write(self.picture, picture, self.picture_fields)
         places = zip(self.heatmaps, self.heatmap_fields, heatmaps, strict=True)
         for key, fields, (files, failed) in places:
             store.write(key, files, fields, again=failed)
+        store.write(self.picture, picture, self.picture_fields)  # last: it says that all are there
 
 
 def _kernels(model: str, shown: Kernels) -> dict[str, Any]:

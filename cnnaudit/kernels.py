@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from cnnaudit.executors import Errand
 from cnnaudit.figures import eight_bit, encoded
 from cnnaudit.metrics.channels import smoothness
 from cnnaudit.models import build_model
-from cnnaudit.plan import request_fields, run_fields
+from cnnaudit.plan import Asked, check_same, request_fields, run_fields
 from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Store, cell_key
 from cnnaudit.techniques import TECHNIQUES, NotApplicable
@@ -36,25 +38,46 @@ class Kernels:
     about: dict[str, Any]  # status, reason, and where it is ok the numbers
 
 
-def show_kernels(
-    audit: AuditSpec,
-    load: Callable[[], nn.Module],
-    spec: ModelSpec,
-    requests: Sequence[HeatmapRequest],
-    store: Store,
-) -> list[Kernels]:
-    """Store each requested layer's filters as a picture with their numbers.
+@dataclass(frozen=True)
+class ShownKernels:
+    """The layers of a model whose filters are shown: a picture with their numbers."""
 
-    The model is loaded if the store lacks any of them.
-    """
-    shown = []
-    for request in requests:
-        fields = {**run_fields(audit, spec), **request_fields(spec, request), "kind": "kernels"}
-        key = cell_key(fields)
-        if not store.has(key):
-            store.write(key, kernel_files(load(), spec, request, audit.seed), fields)
-        shown.append(Kernels(request, key, json.loads(store.read(key, "kernels.json"))))
-    return shown
+    audit: AuditSpec
+    spec: ModelSpec
+    requests: Sequence[HeatmapRequest]
+
+    def fields(self, request: HeatmapRequest) -> dict[str, Any]:
+        """Return what determines a layer's filters."""
+        spec = self.spec
+        return {**run_fields(self.audit, spec), **request_fields(spec, request), "kind": "kernels"}
+
+    def errands(self, store: Store) -> Iterator[Errand]:
+        """Yield what makes those that the store lacks."""
+        fields = [(request, self.fields(request)) for request in self.requests]
+        missing = [(request, own) for request, own in fields if not store.has(cell_key(own))]
+        if missing:
+            title = f"the filters of {', '.join(request.layer for request, _ in missing)}"
+            yield Errand(title, self.spec, partial(_make, self, missing), partial(_fail, missing))
+
+    def stored(self, store: Store) -> list[Kernels]:
+        """Return where they lie, and what is said about them."""
+        keys = [cell_key(self.fields(request)) for request in self.requests]
+        return [
+            Kernels(request, key, json.loads(store.read(key, "kernels.json")))
+            for request, key in zip(self.requests, keys, strict=True)
+        ]
+
+
+def _make(shown: ShownKernels, asked: Asked, model: nn.Module, store: Store) -> None:
+    for request, fields in asked:
+        check_same(fields, shown.fields(request))
+        files = kernel_files(model, shown.spec, request, shown.audit.seed)
+        store.write(cell_key(fields), files, fields)
+
+
+def _fail(asked: Asked, store: Store, reason: str) -> None:
+    for _, fields in asked:
+        store.write(cell_key(fields), _about("failed", reason), fields, again=True)
 
 
 def kernel_files(

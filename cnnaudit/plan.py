@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -35,6 +35,8 @@ from cnnaudit.types import (
 CHUNK = 128  # items of a chunk, at most on average
 HEATMAP_SCORES = "heatmap_scores"  # the kind of cell in which heatmaps are measured
 NO_TARGET = TargetSpec("", "all_outputs", {})  # of what shows a layer and explains no score
+
+Asked = Sequence[tuple[HeatmapRequest, Mapping[str, Any]]]  # requests, and what determines each
 
 
 @dataclass(frozen=True)
@@ -322,13 +324,17 @@ def check_planned(audit: AuditSpec, unit: Unit) -> None:
     behaviour, *others = _kinds(audit, unit.model, [c.request for c in unit.cells if c.request])
     of_requests = iter(others)
     for cell in unit.cells:
-        here = (next(of_requests) if cell.request else behaviour).fields
-        differing = [name for name in here if here[name] != cell.fields.get(name)]
-        if differing:
-            raise AuditError(
-                f"executor: {', '.join(differing)} would be another one on {platform.node()} than "
-                "where the audit was planned; every machine needs the same code and versions"
-            )
+        check_same(cell.fields, (next(of_requests) if cell.request else behaviour).fields)
+
+
+def check_same(planned: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise AuditError if what determines a number is not here what it was when it was planned."""
+    differing = [name for name in here if here[name] != planned.get(name)]
+    if differing:
+        raise AuditError(
+            f"executor: {', '.join(differing)} would be another one on {platform.node()} than "
+            "where the audit was planned; every machine needs the same code and versions"
+        )
 
 
 def _cells(kinds: Iterable[_Kind], model: ModelSpec, part: _Part) -> Iterator[Cell]:

@@ -8,17 +8,18 @@ NeurIPS 2018 (cascading randomisation).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from cnnaudit.agreement import listed
-from cnnaudit.executors import when_needed
+from cnnaudit.executors import Errand
 from cnnaudit.models import ModelFacts
-from cnnaudit.plan import item_fields, request_fields, requests_of, run_fields
+from cnnaudit.plan import Asked, check_same, item_fields, request_fields, requests_of, run_fields
 from cnnaudit.specs import AuditSpec, ModelSpec, SanitySpec
 from cnnaudit.statistics import estimate
 from cnnaudit.store import Store, cell_key, digest_bytes
@@ -26,8 +27,6 @@ from cnnaudit.types import HeatmapRequest, ImageSet, Item
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from cnnaudit.executors import Loading
 
 VERSION = 1  # raise it when the same key would give other numbers
 COLUMNS = [
@@ -39,20 +38,13 @@ _FILE = "randomisation.json"
 
 @dataclass(frozen=True)
 class _Work:
-    """What is asked of one model on one image set."""
+    """What is asked of one model on some pictures of an image set."""
 
     audit: AuditSpec
     spec: ModelSpec
-    image_set: ImageSet
+    image_set: str
+    items: Sequence[Item]
     sanity: SanitySpec
-
-    @property
-    def items(self) -> list[Item]:
-        """The first items in the order of their digests, one of each unit of independence."""
-        by_unit: dict[str, Item] = {}
-        for item in sorted(self.image_set.items, key=lambda item: digest_bytes(item.id.encode())):
-            by_unit.setdefault(self.image_set.unit_of(item), item)
-        return [*by_unit.values()][: self.sanity.items]
 
     def fields(self, request: HeatmapRequest) -> dict[str, Any]:
         """Return what determines the curve of a request."""
@@ -70,45 +62,68 @@ def randomisation_table(
     audit: AuditSpec,
     facts: Mapping[str, ModelFacts],
     image_sets: Iterable[ImageSet],
-    load: Loading,
     store: Store,
 ) -> pd.DataFrame:
     """Return the mean correlation over units after each step, with its t interval (95 %).
 
-    Image sets count as they are, not under perturbations. A model is loaded if the store lacks any
-    of its curves.
+    Image sets count as they are, not under perturbations. The store must have the curves.
     """
     lines: list[dict[str, Any]] = []
-    image_sets = tuple(image_sets)
-    for spec in audit.models:
-        with when_needed(load, spec) as loaded:
-            for work, requests in _works(audit, spec, facts[spec.name], image_sets):
-                stored = _stored(work, loaded, requests, store)
-                for request, about in zip(requests, stored, strict=True):
-                    lines += _lines(work, request, about)
+    for work, requests in _works(audit, facts, image_sets):
+        for request in requests:
+            about = json.loads(store.read(cell_key(work.fields(request)), _FILE))
+            lines += _lines(work, request, about)
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def curve_errands(
+    audit: AuditSpec,
+    facts: Mapping[str, ModelFacts],
+    image_sets: Iterable[ImageSet],
+    store: Store,
+) -> Iterator[Errand]:
+    """Yield what is to be made so that the store has every curve that the table rests on."""
+    for work, requests in _works(audit, facts, image_sets):
+        fields = [(request, work.fields(request)) for request in requests]
+        missing = [(request, own) for request, own in fields if not store.has(cell_key(own))]
+        if missing:
+            title = f"randomised, on {len(work.items)} items of {work.image_set}"
+            make, fail = partial(_make, work, missing), partial(_fail, missing)
+            yield Errand(title, work.spec, make, fail)
 
 
 def curve_keys(
     audit: AuditSpec, facts: Mapping[str, ModelFacts], image_sets: Iterable[ImageSet]
 ) -> Iterator[str]:
     """Yield the store's key of every curve that the table rests on."""
-    image_sets = tuple(image_sets)
-    for spec in audit.models:
-        for work, requests in _works(audit, spec, facts[spec.name], image_sets):
-            yield from (cell_key(work.fields(request)) for request in requests)
+    for work, requests in _works(audit, facts, image_sets):
+        yield from (cell_key(work.fields(request)) for request in requests)
 
 
 def _works(
-    audit: AuditSpec, spec: ModelSpec, facts: ModelFacts, image_sets: Sequence[ImageSet]
+    audit: AuditSpec, facts: Mapping[str, ModelFacts], image_sets: Iterable[ImageSet]
 ) -> Iterator[tuple[_Work, list[HeatmapRequest]]]:
-    """Yield what is asked of a model on each image set, and the requests that it is asked of."""
+    """Yield what is asked of each model on each image set, and of which requests."""
     as_they_are = [one for one in image_sets if not any(item.perturbed for item in one.items)]
-    for sanity in audit.sanities:
-        requests = requests_of(audit, spec, facts)
-        mine = [one for one in requests if one.technique.name in sanity.techniques]
-        for image_set in as_they_are:
-            yield _Work(audit, spec, image_set, sanity), mine
+    chosen = {
+        (sanity.name, image_set.spec.name): _chosen(image_set, sanity.items)
+        for sanity in audit.sanities
+        for image_set in as_they_are
+    }
+    for spec in audit.models:
+        requests = requests_of(audit, spec, facts[spec.name])
+        for sanity in audit.sanities:
+            mine = [one for one in requests if one.technique.name in sanity.techniques]
+            for name in (one.spec.name for one in as_they_are):
+                yield _Work(audit, spec, name, chosen[sanity.name, name], sanity), mine
+
+
+def _chosen(image_set: ImageSet, count: int) -> list[Item]:
+    """Return the first items in the order of their digests, one of each unit of independence."""
+    by_unit: dict[str, Item] = {}
+    for item in sorted(image_set.items, key=lambda item: digest_bytes(item.id.encode())):
+        by_unit.setdefault(image_set.unit_of(item), item)
+    return [*by_unit.values()][:count]
 
 
 def find_randomisation(table: pd.DataFrame, titles: Mapping[str, str]) -> list[dict[str, str]]:
@@ -160,24 +175,26 @@ def find_failures(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _stored(
-    work: _Work, loaded: Callable[[], nn.Module], requests: Sequence[HeatmapRequest], store: Store
-) -> list[dict[str, Any]]:
-    """Return the curve of each request, from the store if it was made before."""
-    fields = [work.fields(request) for request in requests]
-    keys = [cell_key(one) for one in fields]
-    missing = [place for place, key in enumerate(keys) if not store.has(key)]
-    if missing:
-        from cnnaudit.randomising import curves
+def _make(work: _Work, asked: Asked, model: nn.Module, store: Store) -> None:
+    """Store the curve of each request."""
+    from cnnaudit.randomising import curves
 
-        asked = [requests[place] for place in missing]
-        size = work.audit.batch_size
-        made = curves(loaded(), work.spec, work.items, work.sanity, asked, size)
-        for place, about in zip(missing, made, strict=True):
-            content = json.dumps(about).encode()
-            failed = about["status"] == "failed"
-            store.write(keys[place], {_FILE: content}, fields[place], again=failed)
-    return [json.loads(store.read(key, _FILE)) for key in keys]
+    for request, fields in asked:
+        check_same(fields, work.fields(request))
+    requests, size = [request for request, _ in asked], work.audit.batch_size
+    made = curves(model, work.spec, work.items, work.sanity, requests, size)
+    for (_, fields), about in zip(asked, made, strict=True):
+        _write(store, fields, about)
+
+
+def _fail(asked: Asked, store: Store, reason: str) -> None:
+    for _, fields in asked:
+        _write(store, fields, {"status": "failed", "reason": reason, "steps": []})
+
+
+def _write(store: Store, fields: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    content = json.dumps(about).encode()
+    store.write(cell_key(fields), {_FILE: content}, fields, again=about["status"] == "failed")
 
 
 def _lines(
@@ -185,7 +202,7 @@ def _lines(
 ) -> Iterator[dict[str, Any]]:
     common = {
         "sanity": work.sanity.name,
-        "image_set": work.image_set.spec.name,
+        "image_set": work.image_set,
         "model": work.spec.name,
         "target": request.target.name,
         "technique": request.technique.name,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit.image_sets import told_apart
 from cnnaudit.store import write_atomically as write
-from cnnaudit.types import RUN_SCHEMA
+from cnnaudit.types import RUN_SCHEMA, Device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ class Results:
     findings: Sequence[Mapping[str, str]]
     gaps: Sequence[Mapping[str, Any]]  # why items have no value
     illustrations: Illustrations
+    devices: Sequence[Device]  # on which they were made, and the randomisation
     complete: bool
     verdict: str  # "" where nothing is declared to be checked
 
@@ -45,8 +46,10 @@ def read_results(
     from cnnaudit import checks, findings
     from cnnaudit.agreement import agreement_table, find_agreement
     from cnnaudit.contrasts import contrasts_of
-    from cnnaudit.illustrations import illustrations_of
+    from cnnaudit.executors import EXECUTORS
+    from cnnaudit.illustrations import illustrations_of, to_show
     from cnnaudit.randomisation import (
+        curve_errands,
         find_failures,
         find_randomisation,
         randomisation_table,
@@ -62,12 +65,18 @@ def read_results(
         totals = Totals(primary, told_apart(ready.image_sets))
         rows = Rows(folder / "rows.parquet", ready.plan.cells, ready.store, totals.add)
         table, gaps = totals.means, totals.gaps
-    with watch.stage("randomise"):
-        randomisation = randomisation_table(
-            audit, ready.facts, ready.image_sets, ready.loaded, ready.store
-        )
-        gaps += find_failures(randomisation)
+    with watch.stage("illustrate"):
+        items, kernels = to_show(audit, ready.facts, ready.image_sets, totals)
+        errands = [
+            *curve_errands(audit, ready.facts, ready.image_sets, ready.store),
+            *(errand for shown in items for errand in shown.errands(ready.store)),
+            *(errand for shown in kernels for errand in shown.errands(ready.store)),
+        ]
+        devices = EXECUTORS[audit.executor.uses].make(audit, errands, ready.store)
+        illustrations = illustrations_of(items, kernels, ready.store)
     with watch.stage("judge"):
+        randomisation = randomisation_table(audit, ready.facts, ready.image_sets, ready.store)
+        gaps += find_failures(randomisation)
         contrasts = contrasts_of(rows.by_metric(), audit.contrasts, audit.seed)
         sentences = findings.find(table, contrasts, audit.contrasts, ready.image_sets, catalogue)
         judgements = checks.judge_each(rows.of, audit.checks, audit.contrasts, audit.seed)
@@ -80,10 +89,6 @@ def read_results(
         titles = {name: one["title"] for name, one in catalogue["techniques"].items()}
         sentences += find_agreement(agreement, titles)
         sentences += find_randomisation(randomisation, titles)
-    with watch.stage("illustrate"):
-        illustrations = illustrations_of(
-            audit, ready.facts, ready.image_sets, ready.loaded, totals, ready.store
-        )
     return Results(
         counts=totals.counts,
         summary=table,
@@ -94,6 +99,7 @@ def read_results(
         findings=sentences,
         gaps=gaps,
         illustrations=illustrations,
+        devices=devices,
         complete=complete,
         verdict=verdict,
     )

@@ -15,8 +15,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cnnaudit.cluster import _room, _Team
+from cnnaudit.audit import prepare
+from cnnaudit.cluster import _room, _Team, make
 from cnnaudit.config import load_specs
+from cnnaudit.executors import Errand
 from cnnaudit.store import Store
 from cnnaudit.types import AuditError
 
@@ -133,20 +135,53 @@ def _run_dir(folder: Path) -> Path:
 def test_a_killed_actor_changes_no_number(
     arguments: list[str], technique: str, tmp_path: Path
 ) -> None:
-    """Or one whose reading process is killed."""
+    """Or one whose reading process is killed; nor a picture, nor a curve."""
     arguments += [f"technique=[{technique}]", "executor.workers=1", "batch_size=4"]
+    arguments += ["sanity=[randomisation]", "sanity.randomisation.steps=2"]
     ran = _run(tmp_path, *arguments, *RAY)
     assert ran.returncode == 0, ran.stderr
     run_dir = _run_dir(tmp_path / "out")
     log = (run_dir / "run.log").read_text()
     assert log.count("WARNING the process that computed it died, attempt 1") == 1
     assert log.count(": 24 items") == 4
+    assert log.count(": randomised, on 3 items of robot_lighting") == 1
 
     ran = _run(tmp_path, *arguments, f"output_dir={tmp_path / 'local'}")
     assert ran.returncode == 0, ran.stderr
     local = _run_dir(tmp_path / "local")
-    for name in ("rows.parquet", "summary.csv"):
+    for name in ("rows.parquet", "summary.csv", "randomisation.csv", "illustrations.json"):
         assert (run_dir / "results" / name).read_bytes() == (local / "results" / name).read_bytes()
+    assert _contents(tmp_path / "out/store") == _contents(tmp_path / "local/store")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.glob("??/*/*")}
+
+
+def test_an_errand_whose_actor_dies_is_tried_again_and_given_up(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    more = ("executor=ray", "executor.actors=2", "executor.cores=1", "executor.retries=1")
+    ready = prepare(load_specs([*overrides, *more]))
+    (spec,) = ready.audit.models
+
+    def dying(name: str, times: int) -> Errand:
+        def make(_model: object, store: Store) -> None:
+            with (tmp_path / name).open("a") as file:
+                file.write("one\n")
+            if (tmp_path / name).read_text().count("one") <= times:
+                os.kill(os.getpid(), signal.SIGKILL)
+            store.write(name, {"made": b""}, {})
+
+        return Errand(name, spec, make, lambda store, why: store.write(name, {why: b""}, {}))
+
+    errands = [dying("never", 0), dying("once", 1), dying("always", 99)]
+    assert make(ready.audit, errands, ready.store) == [("cpu", None)]
+    assert ready.store.read("never", "made") == ready.store.read("once", "made") == b""
+    reason = "the process that computed it died; attempts: 2"
+    assert ready.store.read("always", reason) == b""
+    assert (tmp_path / "always").read_text() == "one\n" * 2
 
 
 CLUSTER = """

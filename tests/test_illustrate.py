@@ -13,8 +13,8 @@ from PIL import Image
 
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
-from cnnaudit.illustrations import Illustrated, exemplars, show_items
-from cnnaudit.models import build_model
+from cnnaudit.executors import make_here
+from cnnaudit.illustrations import Illustrated, ShownItems, exemplars
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.plan import requests_of
 
@@ -27,16 +27,9 @@ def ready(overrides: list[str]) -> Prepared:
 def _illustrate(ready: Prepared) -> list[Illustrated]:
     (spec,), (image_set,) = ready.audit.models, ready.image_sets
     requests = requests_of(ready.audit, spec, ready.facts[spec.name])
-    why = exemplars(image_set)
-    return show_items(
-        ready.audit,
-        lambda: build_model(spec, ready.audit.seed),
-        spec,
-        image_set,
-        requests,
-        why,
-        ready.store,
-    )
+    shown = ShownItems(ready.audit, spec, image_set, requests, exemplars(image_set))
+    make_here(ready.audit, [*shown.errands(ready.store)], ready.store)
+    return shown.illustrated(ready.store)
 
 
 def test_exemplars_are_whole_units_and_do_not_depend_on_the_order(ready: Prepared) -> None:

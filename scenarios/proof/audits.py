@@ -18,7 +18,8 @@ import torch
 
 from cnnaudit.audit import compute_rows
 from cnnaudit.config import load_specs
-from cnnaudit.randomisation import find_failures, randomisation_table
+from cnnaudit.executors import make_here
+from cnnaudit.randomisation import curve_errands, find_failures, randomisation_table
 from scenarios.proof.alike import write_alike
 from scenarios.proof.evidence import evidence_of
 from scenarios.proof.networks import AUDITED, Ready, make_ready
@@ -88,7 +89,9 @@ def _record(proof: Proof, network: Network, ready: Ready) -> dict[str, Any]:
     audit = load_specs(overrides, HERE / "conf")
     done, _, rows = compute_rows(audit)
     evidence = evidence_of(rows, audit, proof.evidence)
-    random = randomisation_table(done.audit, done.facts, done.image_sets, done.loaded, done.store)
+    asked = done.audit, done.facts, done.image_sets, done.store
+    make_here(done.audit, [*curve_errands(*asked)], done.store)
+    random = randomisation_table(*asked)
     return {
         **asdict(network),
         "label": ready.label,

@@ -16,9 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cnnaudit.audit import prepare
+from cnnaudit.cluster import execute
 from cnnaudit.config import load_specs
 from cnnaudit.execute import Finished
-from cnnaudit.executors import run_ray
 
 AUDIT = (
     *(
@@ -42,7 +42,7 @@ def units_per_second(actors: int, folder: Path) -> tuple[float, int]:
     def done(_finished: Finished) -> None:
         ended.append(time.perf_counter())
 
-    run_ray(ready.audit, ready.plan.units, ready.device, ready.store, done)
+    execute(ready.audit, ready.plan.units, ready.store, done)
     first = actors - 1  # by then each has loaded its model, or about so
     return (len(ended) - 1 - first) / (ended[-1] - ended[first]), len(ended)
 
