@@ -67,8 +67,10 @@ def compute_heatmaps(
         {name: partial(weights_of, target, truths) for name, target in targets.items()},
         {name: _pass_spec(r for r in requests if r.target.name == name) for name in targets},
     )
+    scorers = {name: _scorer(own, model, score_from) for name, own in signals.items()}
     results = [
-        _compute(request, signals[request.target.name], model, score_from) for request in requests
+        _compute(request, signals[name], model, score_from, scorers[name])
+        for request, name in ((request, request.target.name) for request in requests)
     ]
     if upsample:
         results = _upsampled(results, tuple(images.shape[-2:]))
@@ -115,6 +117,7 @@ def _compute(
     signals: Signals,
     model: nn.Module,
     score_from: str | None,
+    scorer: Scorer,
 ) -> Result:
     technique = TECHNIQUES[request.technique.uses]
     parameters: dict[str, Any] = dict(request.technique.parameters)
@@ -140,7 +143,7 @@ def _compute(
         return found
     # A ReLU's gradient is 0 where it met a NaN: without a score a map may look sound.
     maps = found.maps.where(signals.has_score[:, None, None], torch.nan)
-    return replace(found, maps=maps, scorer=_scorer(signals, model, score_from))
+    return replace(found, maps=maps, scorer=scorer)
 
 
 def _as_declared(technique: Technique, computed: Any, b: int) -> Heatmaps | Channels:

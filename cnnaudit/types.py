@@ -9,7 +9,7 @@ Intent is a ``Spec`` (what the config says: `specs`), work a ``Unit``, a result 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -315,6 +315,13 @@ class Scorer:
 
     images: Tensor  # (B, C, H, W)
     score: Callable[[Tensor], Tensor]  # V variants, (V·B, C, H, W), variant by variant → (V·B,)
+    _known: dict[Hashable, Tensor] = field(default_factory=dict)
+
+    def once(self, name: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what no heatmap changes: computed when first asked for, for all of a target."""
+        if name not in self._known:
+            self._known[name] = compute()
+        return self._known[name]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ values come in that random order too, so one that is the same everywhere earns i
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from cnnaudit.metrics.registry import faithfulness_metric
@@ -35,7 +36,8 @@ def deletion(
     Source: Petsiuk et al., "RISE", BMVC 2018.
     """
     images = scorer.images
-    return _areas(heatmaps, scorer, images, images.new_full(images.shape, fill), steps, seed)
+    ends = images, images.new_full(images.shape, fill)
+    return _areas(heatmaps, scorer, ends, steps, seed, name=("deletion", fill))
 
 
 @faithfulness_metric(
@@ -60,38 +62,52 @@ def insertion(
     """
     images = scorer.images
     start = _blurred(images, blur) if blur else images.new_full(images.shape, fill)
-    return _areas(heatmaps, scorer, start, images, steps, seed)
+    return _areas(heatmaps, scorer, (start, images), steps, seed, name=("insertion", fill, blur))
 
 
 def _areas(
-    heatmaps: Tensor, scorer: Scorer, before: Tensor, after: Tensor, steps: int, seed: int
+    heatmaps: Tensor,
+    scorer: Scorer,
+    ends: tuple[Tensor, Tensor],
+    steps: int,
+    seed: int,
+    name: Hashable,
 ) -> Areas:
-    """Return the areas as pixels of `before` (B, C, H, W) give way to those of `after`."""
-    import torch
+    """Return the areas as pixels of one picture (B, C, H, W) give way to those of another.
 
-    b, h, w = heatmaps.shape
-    taken = torch.linspace(0, h * w, steps + 1, dtype=torch.float64).round()
-    places = [place.view(b, 1, h, w) for place in _places(heatmaps, scorer.images, seed)]
-    stages = [(place, count) for place in places for count in taken.tolist()]
-    scores = [
-        scorer.score(torch.cat([after.where(place < count, before) for place, count in part]))
-        for part in passes_of(stages, b)
-    ]
-    curves = torch.cat(scores).double().reshape(2, steps + 1, b)
-    own, chance = torch.trapezoid(curves, (taken / (h * w)).to(curves.device), dim=1)
-    return own, chance
-
-
-def _places(heatmaps: Tensor, images: Tensor, seed: int) -> Areas:
-    """Return each pixel's place in the heatmap's order and in a random one, (B, H·W) each."""
-    import torch
-
+    `name` tells such a pair of pictures from others of the same images: the chance level is the
+    same for all heatmaps.
+    """
     values = heatmaps.flatten(1) + 0.0  # −0 and 0 are equal
+    random = scorer.once(("order", seed), lambda: _random_order(values, scorer.images, seed))
+    strongest = values.gather(1, random).argsort(dim=1, descending=True, stable=True)
+    chance = scorer.once((name, steps, seed), lambda: _area(random, scorer, ends, steps))
+    return _area(random.gather(1, strongest), scorer, ends, steps), chance
+
+
+def _random_order(values: Tensor, images: Tensor, seed: int) -> Tensor:
+    """Return for each image the indices of its pixels in an order of its own, (B, H·W)."""
+    import torch
+
     n = values.shape[1]
     drawn = [torch.randperm(n, generator=own) for own in own_generators(images, seed)]
-    random = torch.stack(drawn).to(values.device)
-    strongest = values.gather(1, random).argsort(dim=1, descending=True, stable=True)
-    return random.gather(1, strongest).argsort(dim=1), random.argsort(dim=1)
+    return torch.stack(drawn).to(values.device)
+
+
+def _area(order: Tensor, scorer: Scorer, ends: tuple[Tensor, Tensor], steps: int) -> Tensor:
+    """Return the area under the score (B,) as pixels change in an order (B, H·W)."""
+    import torch
+
+    before, after = ends
+    (b, n), (h, w) = order.shape, before.shape[-2:]
+    place = order.argsort(dim=1).view(b, 1, h, w)  # of each pixel
+    taken = torch.linspace(0, n, steps + 1, dtype=torch.float64).round()
+    scores = [
+        scorer.score(torch.cat([after.where(place < count, before) for count in part]))
+        for part in passes_of(taken.tolist(), b)
+    ]
+    curves = torch.cat(scores).double().reshape(steps + 1, b)
+    return torch.trapezoid(curves, (taken / n).to(curves.device), dim=0)
 
 
 def _blurred(images: Tensor, sigma: float) -> Tensor:

@@ -98,6 +98,29 @@ def test_areas_are_those_of_a_loop(name: str, steps: int, images: Tensor, heatma
         assert chance[i] == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_the_random_order_is_walked_once_for_all_heatmaps(
+    name: str, images: Tensor, heatmaps: Tensor
+) -> None:
+    asked: list[int] = []
+
+    def score(variants: Tensor) -> Tensor:
+        asked.append(len(variants) // B)
+        return variants.flatten(1).sum(dim=1)
+
+    scorer = Scorer(images, score)
+    _, first = areas(name, heatmaps, scorer, steps=4)
+    assert sum(asked) == 2 * 5
+    _, again = areas(name, -heatmaps, scorer, steps=4)
+    assert sum(asked) == 3 * 5
+    assert again.tolist() == first.tolist()
+    for other in ({"fill": 0.5}, {"seed": 1}, {"steps": 5}):
+        asked.clear()
+        _, others = areas(name, heatmaps, scorer, **({"steps": 4} | other))
+        assert sum(asked) == 2 * (other.get("steps", 4) + 1)
+        assert others.tolist() != first.tolist()
+
+
 def test_a_linear_network_by_hand() -> None:
     """Four pixels that are worth 4, 3, 2, 1: the score falls 10, 6, 3, 1, 0 in that order."""
     images = torch.tensor([4.0, 3, 2, 1]).view(1, 1, 2, 2)
