@@ -136,10 +136,10 @@ def _places(
     places = {}
     for request in requests:
         several = len(targets) > 1 and request.target.name in targets
-        names = _names(request) if several else _names(request)[:1]
+        names = (spec.name, *(_names(request) if several else _names(request)[:1]))
         ending = ".".join(re.sub(r"[^\w-]+", "_", name) for name in names)
         for picture in _pictures(asked, request):
-            place = asked.out / f"{picture.stem if picture else spec.name}.{ending}.png"
+            place = asked.out / f"{f'{picture.stem}.' if picture else ''}{ending}.png"
             if place.resolve() in taken:
                 raise AuditError(
                     f"--out: {place} would overwrite {taken[place.resolve()]}; "

@@ -83,9 +83,12 @@ def test_pictures_of_odd_names_in_a_real_process(weights: Path, tmp_path: Path) 
     )
     assert ran.returncode == 0, ran.stderr
     kinds = ("saliency", "grad_cam")
-    expected = {f"{Path(name).stem}.{kind}.png" for name in names for kind in kinds}
+    expected = {f"{Path(name).stem}.perception.{kind}.png" for name in names for kind in kinds}
     assert _written(odd / "maps, ü") == expected
-    assert f"{Path('maps, ü/--x.grad_cam.png')}: Grad-CAM at encoder.7 of all_outputs" in ran.stdout
+    assert (
+        f"{Path('maps, ü/--x.perception.grad_cam.png')}: Grad-CAM at encoder.7 of all_outputs"
+        in ran.stdout
+    )
     assert ran.stdout.count("\n") == len(expected)
     assert {path.name for path in odd.iterdir()} == {*names, "maps, ü"}
 
@@ -101,13 +104,13 @@ def test_a_file_shows_the_runners_heatmap_over_the_picture(
     (heatmap,) = cnnaudit.explain(model, images, "grad_cam", layer="layer3")
     grey = (255 * heatmap / heatmap.max()).round().to(torch.uint8).numpy()
     expected = figures.overlay(np.asarray(frame(picture, spec.preprocessing)), grey)
-    shown = np.asarray(read_image(tmp_path / "cat.grad_cam.png"))
+    shown = np.asarray(read_image(tmp_path / "cat.resnet18.grad_cam.png"))
     assert shown.shape == (80, 60, 3)  # what the crop leaves, in the picture's own pixels
     assert np.abs(shown.astype(int) - expected).max() <= 3  # a map is kept in 8 bits
     probabilities = model(images).softmax(dim=1)[0].detach()
     best = int(probabilities.argmax())
     said = f"{LABELS[best]} ({best}), probability {float(probabilities[best]):.3g}"
-    assert out == f"cat.grad_cam.png: Grad-CAM at layer3 of {said}\n"
+    assert out == f"cat.resnet18.grad_cam.png: Grad-CAM at layer3 of {said}\n"
 
 
 def test_several_targets_are_in_the_names(explain: Callable, tmp_path: Path) -> None:
@@ -117,19 +120,20 @@ def test_several_targets_are_in_the_names(explain: Callable, tmp_path: Path) -> 
     )
     assert code == 0, err
     names = ("predicted", "1", "Bookcase", "all_outputs")
-    assert _written(tmp_path) == {f"cat.saliency.{name}.png" for name in names}
+    assert _written(tmp_path) == {f"cat.resnet18.saliency.{name}.png" for name in names}
     lines = dict(line.split(": ", 1) for line in out.splitlines())
-    assert lines["cat.saliency.1.png"].startswith("Saliency of crane (1), probability 0.")
-    assert lines["cat.saliency.Bookcase.png"].startswith("Saliency of bookcase (3), probability 0.")
-    assert lines["cat.saliency.all_outputs.png"] == "Saliency of all_outputs"
+    lines = {file.removeprefix("cat.resnet18.saliency."): said for file, said in lines.items()}
+    assert lines["1.png"].startswith("Saliency of crane (1), probability 0.")
+    assert lines["Bookcase.png"].startswith("Saliency of bookcase (3), probability 0.")
+    assert lines["all_outputs.png"] == "Saliency of all_outputs"
 
 
 def test_layers_are_shown_as_grids(explain: Callable, tmp_path: Path) -> None:
     views = ("--technique", "activations,kernels")
     code, out, err = explain("resnet18", "cat.png", *CLASSIFIER, *views)
     assert code == 0, err
-    assert _written(tmp_path) == {"cat.activations.png", "resnet18.kernels.png"}
-    assert "cat.activations.png: Activations at conv1; 16 of 64 channels" in out
+    assert _written(tmp_path) == {"cat.resnet18.activations.png", "resnet18.kernels.png"}
+    assert "cat.resnet18.activations.png: Activations at conv1; 16 of 64 channels" in out
     assert "resnet18.kernels.png: Kernels at conv1; 64 of 64 filters" in out
     for name in _written(tmp_path):
         with Image.open(tmp_path / name) as grid:
@@ -145,24 +149,28 @@ def test_what_does_not_apply_is_an_error_after_the_rest_is_written(
     )
     assert code == 1
     assert err.startswith("error: cam: not applicable, ")
-    assert out == "cat.saliency.png: Saliency of all_outputs\n"
-    assert "cat.cam.png" not in _written(tmp_path)
+    assert out == "cat.perception.saliency.png: Saliency of all_outputs\n"
+    assert "cat.perception.cam.png" not in _written(tmp_path)
 
 
 def test_no_picture_is_written_over(explain: Callable, weights: Path, tmp_path: Path) -> None:
-    _save(tmp_path / "cat.grad_cam.png")
+    taken = "cat.perception.grad_cam.png"
+    _save(tmp_path / taken)
     _save(tmp_path / "cat.jpg")
-    kept = (tmp_path / "cat.grad_cam.png").read_bytes()
+    kept = (tmp_path / taken).read_bytes()
     model = ("perception", f"model.perception.weights={weights}", "device=cpu")
-    code, _, err = explain(*model, "cat.png", "cat.grad_cam.png")
+    code, _, err = explain(*model, "cat.png", taken)
     assert code == 1
-    assert "cat.grad_cam.png would overwrite the picture cat.grad_cam.png" in err
+    assert f"{taken} would overwrite the picture {taken}" in err
     code, _, err = explain(*model, "cat.png", "cat.jpg")
     assert code == 1
-    assert "cat.grad_cam.png would overwrite what is written for cat.png" in err
-    assert (tmp_path / "cat.grad_cam.png").read_bytes() == kept
-    assert explain(*model, "cat.png", "cat.grad_cam.png", "--out", "maps")[0] == 0
-    assert _written(tmp_path / "maps") == {"cat.grad_cam.png", "cat.grad_cam.grad_cam.png"}
+    assert f"{taken} would overwrite what is written for cat.png" in err
+    assert (tmp_path / taken).read_bytes() == kept
+    assert explain(*model, "cat.png", taken, "--out", "maps")[0] == 0
+    assert _written(tmp_path / "maps") == {
+        taken,
+        "cat.perception.grad_cam.perception.grad_cam.png",
+    }
 
 
 @pytest.mark.parametrize(
@@ -243,5 +251,5 @@ def test_a_model_of_the_users_own(explain: Callable, weights: Path, tmp_path: Pa
     own = ("--config-dir", conf, f"model.mine.weights={weights}", "device=cpu")
     code, out, err = explain("mine", "cat.png", *own)
     assert code == 0, err
-    assert out == "cat.grad_cam.png: Grad-CAM at encoder.7 of all_outputs\n"
+    assert out == "cat.mine.grad_cam.png: Grad-CAM at encoder.7 of all_outputs\n"
     assert "Did you mean 'seed'?" in explain("mine", "cat.png", *own, "sed=3")[2]
