@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +37,9 @@ class Status:
 
     def __init__(self, path: Path) -> None:
         self._path, self._written = path, 0.0
-        self._facts: dict[str, Any] = {"schema": RUN_SCHEMA, "state": "running"}
+        # A process that is killed cannot say so: where it ran, others can see that it is gone.
+        running = {"host": platform.node(), "process": os.getpid()}
+        self._facts: dict[str, Any] = {"schema": RUN_SCHEMA, "state": "running", **running}
 
     def say(self, **facts: Any) -> None:
         """Add facts to the file, or change them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ def test_the_file_says_what_a_run_does_and_how_it_ended(tmp_path: Path) -> None:
     path = tmp_path / "status.json"
     with reported(path) as status:
         assert _read(path)["state"] == "running"
+        assert _read(path)["process"] == os.getpid()
         status.say(stage="execute")
         assert (_read(path)["state"], _read(path)["stage"]) == ("running", "execute")
     assert (_read(path)["state"], _read(path)["stage"]) == ("finished", "execute")
