@@ -22,6 +22,7 @@ Record = Mapping[str, Any]
 class Tick(NamedTuple):
     x: str  # percent
     label: str
+    minor: bool  # where room is short, it has no label
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,7 @@ def _labelled(ticks: Sequence[float]) -> list[Tick]:
     every = 2 if max(map(len, labels)) > LONG_LABEL else 1
     zero = min(range(len(ticks)), key=lambda n: abs(ticks[n]))
     return [
-        Tick(_percent(value, ticks), labels[n] if (n - zero) % every == 0 else "")
+        Tick(_percent(value, ticks), "" if (n - zero) % every else labels[n], bool((n - zero) % 2))
         for n, value in enumerate(ticks)
     ]
 
