@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -88,9 +88,9 @@ def explain(
     wanted = _named(technique, _heatmap_techniques(), "technique")
     spec, truths = _target(target, len(images))
     with pick_output(model, of_model(output_entry)):
-        layers = _Layers(model, images[:1], score_from)
+        traced = cache(partial(trace, model, images[:1], score_from))
         requests = [
-            _request(name, parameters, layer, spec, layers) for name, parameters in wanted.items()
+            _request(name, parameters, layer, spec, traced) for name, parameters in wanted.items()
         ]
         _, computed = compute_heatmaps(
             model, score_from, images, requests, truths, upsample=upsample
@@ -165,20 +165,13 @@ def load_run(run_dir: str | Path) -> FinishedRun:
     if not (folder / "summary.json").is_file():
         raise AuditError(f"{folder} is no finished run: it has no summary.json")
     results = folder / "results"
-    agreement, randomisation = (
-        read_table(path, numbers) if path.exists() else pd.DataFrame()
-        for path, numbers in (
-            (results / "agreement.csv", OF_AGREEMENTS),
-            (results / "randomisation.csv", OF_RANDOMISATIONS),
-        )
-    )
     return FinishedRun(
         rows=read_parquet(results / "rows.parquet"),
         summary=read_table(results / "summary.csv", (*NUMBERS, *COUNTS)),
         contrasts=read_table(results / "contrasts.csv", OF_CONTRASTS),
         checks=read_table(results / "checks.csv", OF_CHECKS),
-        agreement=agreement,
-        randomisation=randomisation,
+        agreement=read_table(results / "agreement.csv", OF_AGREEMENTS),
+        randomisation=read_table(results / "randomisation.csv", OF_RANDOMISATIONS),
         verdict=str(read_json(folder / "summary.json")["verdict"]),
     )
 
@@ -217,9 +210,7 @@ def _target(target: Explained, b: int) -> tuple[TargetSpec, Truths | None]:
     """Return the resolved target of B images, with their truths where it is their own classes."""
     import torch
 
-    plain = [
-        n for n, one in TARGETS.items() if not (one.needs_truth or parameters_of(one.declared))
-    ]
+    plain = [name for name, one in TARGETS.items() if one.is_plain]
     if isinstance(target, torch.Tensor):
         if target.ndim == 1 and target.is_floating_point():
             return TargetSpec("target", "weights", {"values": target.tolist()}), None
@@ -245,27 +236,12 @@ def _one_hot(index: int, n: int) -> NDArray[np.float64]:
     return weights
 
 
-class _Layers:
-    """The layers of a model, traced once they are asked for."""
-
-    def __init__(self, model: nn.Module, image: Tensor, score_from: str | None) -> None:
-        self._model, self._image, self._score_from = model, image, score_from
-
-    @cached_property
-    def _traced(self) -> Traced:
-        return trace(self._model, self._image, self._score_from)
-
-    def resolve(self, choice: LayerChoice) -> str:
-        """Return the layer that a choice names, as `layer_name` writes it."""
-        return resolve_layer(self._traced.layers, self._traced.roles, choice, "layer")
-
-
 def _request(
     name: str,
     parameters: Mapping[str, Any],
     layer: LayerChoice | None,
     target: TargetSpec,
-    layers: _Layers,
+    traced: Callable[[], Traced],
 ) -> HeatmapRequest:
     registered = TECHNIQUES[name]
     given, resolved = dict(parameters), ""
@@ -275,5 +251,6 @@ def _request(
     if registered.check is not None:
         registered.check(bound, f"technique.{name}")
     if registered.needs.layer:
-        resolved = layers.resolve(bound["layer"])
+        found = traced()
+        resolved = resolve_layer(found.layers, found.roles, bound["layer"], "layer")
     return HeatmapRequest(TechniqueSpec(name, name, bound), target, resolved)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from getopt import GetoptError, gnu_getopt
 from pathlib import Path
 
-from cnnaudit.sections import near_miss, unknown
+from cnnaudit.sections import near_miss, read_options, unknown
 from cnnaudit.types import AuditError
 
 TECHNIQUE = "grad_cam"  # works on every network with a spatial layer, and tells classes apart
@@ -29,7 +28,8 @@ Write a heatmap of each picture, laid over the picture, as a PNG file.
 KEY=VALUE is what run takes: model.resnet50.weights=none technique.saliency.display=p99 device=cpu
 """
 
-_OPTIONS = ("--technique", "--target", "--layer", "--out", "--config-dir", "--help")
+_OPTIONS = dict.fromkeys(("technique", "target", "layer", "out", "config-dir"), True)
+_HINT = "; a picture of that name comes after --"
 # Groups that the arguments choose from.
 _ARGUMENTS = {"model": "MODEL", "image_set": "IMAGE", "technique": "--technique"}
 
@@ -50,8 +50,9 @@ def read_arguments(rest: Sequence[str]) -> Asked | None:
 
     Torch is not imported for this.
     """
-    options, words = _options(rest)
-    if options.keys() & {"--help", "-h"}:
+    found, words = read_options("explain", rest, _OPTIONS, hint=_HINT)
+    options = {name: value for name, (value, *_) in found.items()}
+    if "help" in options:
         return None
     overrides = [word for word in words if _is_override(word)]
     model, *pictures = [word for word in words if not _is_override(word)] or [""]
@@ -59,35 +60,16 @@ def read_arguments(rest: Sequence[str]) -> Asked | None:
         raise AuditError(
             "explain takes a model and at least one picture: cnnaudit explain resnet50 cat.jpg"
         )
-    techniques = _listed(options.get("--technique", TECHNIQUE))
-    config_dir = options.get("--config-dir")
+    techniques = _listed(options.get("technique", TECHNIQUE))
+    config_dir = options.get("config-dir")
     _check_names(model, techniques, config_dir)
     return Asked(
         pictures=tuple(dict.fromkeys(map(_picture, pictures))),
-        targets=_listed(options["--target"]) if "--target" in options else (),
-        layer=options.get("--layer", ""),
-        out=Path(options.get("--out", ".")),
+        targets=_listed(options["target"]) if "target" in options else (),
+        layer=options.get("layer", ""),
+        out=Path(options.get("out", ".")),
         overrides=_overrides(model, techniques, overrides, config_dir),
     )
-
-
-def _options(rest: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the options with their values, and every other argument."""
-    names = [option[2:] + "=" * (option != "--help") for option in _OPTIONS]
-    try:
-        pairs, words = gnu_getopt(list(rest), "h", names)
-    except GetoptError as error:
-        if f"--{error.opt}" in _OPTIONS:
-            raise AuditError(f"explain: {error}") from error
-        given = next(text for text in rest if text.lstrip("-").startswith(error.opt))
-        allowed = unknown(given.partition("=")[0], _OPTIONS, "option")
-        raise AuditError(f"explain: {allowed}; a picture of that name comes after --") from error
-    options: dict[str, str] = {}
-    for option, value in pairs:
-        if option in options:
-            raise AuditError(f"explain: {option} is given twice; several names go with commas")
-        options[option] = value
-    return options, words
 
 
 def _is_override(word: str) -> bool:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cnnaudit.execute import Finished
+    from cnnaudit.executors import Make
 
 _ALWAYS_THERE = ("auto", "cpu")  # of devices
 
@@ -136,7 +137,8 @@ def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
         log_plan(ready, invocation)
         with watch.stage("execute"):
             executed = execute_plan(ready, status)
-        outcome = finish(ready, run_dir, invocation, executed, watch)
+        make = EXECUTORS[audit.executor.uses].make
+        outcome = finish(ready, run_dir, invocation, executed, watch, make)
         status.say(complete=outcome.complete, verdict=outcome.verdict)
         return outcome
 
@@ -170,13 +172,21 @@ def log_plan(ready: Prepared, invocation: Invocation) -> None:
 
 
 def finish(
-    ready: Prepared, run_dir: Path, invocation: Invocation, executed: Executed, watch: Stopwatch
+    ready: Prepared,
+    run_dir: Path,
+    invocation: Invocation,
+    executed: Executed,
+    watch: Stopwatch,
+    make: Make,
 ) -> Outcome:
-    """Sum up and judge what the store has of an audit, and write it all into a run directory."""
-    from cnnaudit.report import write_report
+    """Sum up and judge what the store has of an audit, and write it all into a run directory.
+
+    `make` makes what else a model is needed for.
+    """
+    from cnnaudit.report.writing import write_report
 
     catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
-    found = read_results(ready, run_dir, catalogue, watch)
+    found = read_results(ready, run_dir, catalogue, watch, make)
     write_results(found, ready, run_dir)
     sentences = [finding["text"] for finding in found.findings]
     outcome = partial(

@@ -225,7 +225,7 @@ def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
 
 
 def _report(rest: Sequence[str]) -> int:
-    from cnnaudit.report import write_report
+    from cnnaudit.report.writing import write_report
     from cnnaudit.shards import join_shards
     from cnnaudit.stored import SHARDS
 

@@ -24,10 +24,10 @@ from cnnaudit.executors import (
     Done,
     Errand,
     executing,
-    given_up,
     loaded,
     log_finished,
     log_made,
+    reason_to_give_up,
 )
 from cnnaudit.plan import check_planned
 from cnnaudit.specs import AuditSpec, ExecutorSpec, ModelSpec
@@ -102,8 +102,7 @@ class _Errands:
 
     def finish(self, errand: Errand, answered: _Answer) -> None:
         log_made(errand)
-        if answered.device:
-            self.devices[answered.device] = None
+        self.devices[answered.device] = None
 
     def give_up(self, errand: Errand, reason: str) -> None:
         errand.fail(self.store, reason)
@@ -134,7 +133,7 @@ class _Team:
                     self.ray.kill(actor)
                     actor = None
                     deaths[id(job)] += 1
-                    if reason := given_up(self.audit, deaths[id(job)], death):
+                    if reason := reason_to_give_up(self.audit, deaths[id(job)], death):
                         kind.give_up(job, reason)
                     else:
                         waiting.put_back(job)
@@ -197,7 +196,7 @@ class _Waiting:
 @dataclass(frozen=True)
 class _Answer:
     batch_size: int
-    device: Device | None
+    device: Device
     said: Sequence[tuple[str, int, str]]  # logger, level and text of what there was to say
 
 
@@ -208,9 +207,9 @@ class Worker:
         # No more than this: what fails in here would look like a death, not like an error.
         self._audit, self._store, self._device = audit, Store(store_root), device
         self._folder, self._said = folder, _Said()
-        self._held = ExitStack()
-        self._model: ModelSpec | None = None
-        self._given: Any = None  # what was held to work with that model
+        self._settled, self._held = False, ExitStack()
+        self._holds: Any = None  # by what, and which model
+        self._given: Any = None  # what that gave
         self._batch_size = audit.batch_size
 
     def execute(self, unit: Unit) -> _Answer:
@@ -220,21 +219,23 @@ class Worker:
         execute: Callable[..., Iterator[Finished]] = self._holding(executing, unit.model)
         (finished,) = execute([unit], store=self._store, batch_size=self._batch_size)
         self._batch_size = finished.batch_size
-        return _Answer(finished.batch_size, finished.device, self._said.take())
+        return self._answer()
 
     def make(self, errand: Errand) -> _Answer:
         """Make an errand."""
-        from cnnaudit.models import device_of
+        self._settle()
+        errand.make(self._holding(loaded, errand.model), self._store)
+        return self._answer()
+
+    def _answer(self) -> _Answer:
+        from cnnaudit.models import choose_device
         from cnnaudit.numerics import named
 
-        self._settle()
-        model = self._holding(loaded, errand.model)
-        errand.make(model, self._store)
-        return _Answer(self._batch_size, named(device_of(model)), self._said.take())
+        return _Answer(self._batch_size, named(choose_device(self._device)), self._said.take())
 
     def _settle(self) -> None:
         """Make this process what the one is that the audit was started in, once."""
-        if self._model is not None:
+        if self._settled:
             return
         import torch
 
@@ -251,16 +252,18 @@ class Worker:
         allowed = bool(self._audit.plugins) or any(m.factory for m in self._audit.models)
         own_code.open_door(allowed, [own_code.GIVEN])
         own_code.import_plugins(self._audit.plugins, allowed)
+        self._settled = True
 
     def _holding(self, hold: Callable[..., AbstractContextManager[Any]], spec: ModelSpec) -> Any:
         """Return what a model is held by, `executing` or `loaded`; the last one's if it is it."""
         from cnnaudit.models import choose_device
 
-        if spec != self._model:
+        if self._holds != (hold, spec):
+            self._holds = self._given = None
             self._held.close()
             holding = hold(spec, self._audit, choose_device(self._device))
             self._given = self._held.enter_context(holding)
-            self._model, self._batch_size = spec, self._audit.batch_size
+            self._holds, self._batch_size = (hold, spec), self._audit.batch_size
         return self._given
 
 

@@ -299,7 +299,7 @@ def _lines(rows: pd.DataFrame, contrast: ContrastSpec, seed: int) -> Iterator[di
                 theirs = references.at(number, reference)
                 if theirs is not None and theirs.units:
                     found = estimate(own.net_of(theirs))
-                    yield {**_of(contrast, place), "net_of": reference, **_estimated(found)}
+                    yield {**described(contrast, place), "net_of": reference, **estimated(found)}
 
 
 class _References:
@@ -335,11 +335,11 @@ def _line(
     found = estimate(pairs.difference)
     is_heatmap = contrast.factor == "technique" or place.about["technique"] != ""
     return {
-        **_of(contrast, place),
+        **described(contrast, place),
         "net_of": "",
         "first": pairs.first.mean() if found.units else np.nan,
         "second": pairs.second.mean() if found.units else np.nan,
-        **_estimated(found),
+        **estimated(found),
         "p": p,
         "dead_first": dead[0] if is_heatmap else np.nan,
         "dead_second": dead[1] if is_heatmap else np.nan,
@@ -348,7 +348,8 @@ def _line(
     }
 
 
-def _of(contrast: ContrastSpec, place: Place) -> dict[str, object]:
+def described(contrast: ContrastSpec, place: Place) -> dict[str, object]:
+    """Return which contrast is judged where, as columns of a table."""
     return {
         "contrast": contrast.name,
         "image_set": contrast.image_set,
@@ -361,7 +362,8 @@ def _of(contrast: ContrastSpec, place: Place) -> dict[str, object]:
     }
 
 
-def _estimated(found: Estimate) -> dict[str, object]:
+def estimated(found: Estimate) -> dict[str, object]:
+    """Return an estimate as columns of a table of differences."""
     return {"difference": found.mean, "low": found.low, "high": found.high, "units": found.units}
 
 

@@ -42,12 +42,15 @@ class Errand:
     fail: Callable[[Store, str], None]  # stores the reason for which it could not be made
 
 
+Make = Callable[[AuditSpec, Sequence[Errand], "Store"], Sequence[Device]]  # returns on which
+
+
 @dataclass(frozen=True)
 class Executor:
     """How work gets done; both raise AuditError for what stops a run."""
 
     execute: Callable[[AuditSpec, Sequence[Unit], Store, Done], None]
-    make: Callable[[AuditSpec, Sequence[Errand], Store], Sequence[Device]]  # returns on which
+    make: Make
 
 
 def execute_here(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
@@ -73,7 +76,7 @@ def execute_here(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Do
                         attempts = 0
             except ProcessDied as death:
                 attempts += 1
-                if reason := given_up(audit, attempts, death):
+                if reason := reason_to_give_up(audit, attempts, death):
                     done(give_up(left.popleft(), audit, store, reason))
                     attempts = 0
 
@@ -85,19 +88,19 @@ def make_here(audit: AuditSpec, errands: Sequence[Errand], store: Store) -> Sequ
     from cnnaudit.models import choose_device
     from cnnaudit.numerics import named
 
-    device = choose_device(audit.device)
-    for spec in audit.models:
-        own = [errand for errand in errands if errand.model.name == spec.name]
-        if own:
-            with loaded(spec, audit, device) as model:
-                for errand in own:
-                    errand.make(model, store)
-                    log_made(errand)
+    device = choose_device(device_here(audit))
+    by_model = sorted(errands, key=lambda errand: errand.model.name)
+    for _, group in groupby(by_model, key=lambda errand: errand.model.name):
+        own = list(group)
+        with loaded(own[0].model, audit, device) as model:
+            for errand in own:
+                errand.make(model, store)
+                log_made(errand)
     return [named(device)]
 
 
-def given_up(audit: AuditSpec, attempts: int, death: Exception) -> str:
-    """Return why something is not tried again after its last death; "" if it is."""
+def reason_to_give_up(audit: AuditSpec, attempts: int, death: Exception) -> str:
+    """Return why something is not tried again after so many deaths; "" if it is."""
     log.warning("%s, attempt %d: %s", DIED, attempts, death)
     return f"{DIED}; attempts: {attempts}" if attempts > audit.executor.retries else ""
 

@@ -26,7 +26,6 @@ from cnnaudit.models import choose_device, device_of, inspect_model, resolve_mod
 from cnnaudit.models.labels import class_index
 from cnnaudit.models.preprocessing import frame, prepare_image
 from cnnaudit.plan import requests_of
-from cnnaudit.sections import parameters_of
 from cnnaudit.specs import AuditSpec, ModelSpec, TargetSpec
 from cnnaudit.store import check_writable, write_atomically
 from cnnaudit.targets import TARGETS, weigh
@@ -34,7 +33,7 @@ from cnnaudit.techniques import TECHNIQUES, Technique
 from cnnaudit.types import AuditError, HeatmapRequest
 
 # What `--target` names beside classes: they need no parameters, and no truth of the picture.
-_TARGETS = [n for n, t in TARGETS.items() if not t.needs_truth and not parameters_of(t.declared)]
+_TARGETS = [name for name, target in TARGETS.items() if target.is_plain]
 _GRIDS = {"channels": (4, 224), "kernels": (8, 64)}  # how many in a row, and pixels of a side
 
 

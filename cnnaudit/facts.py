@@ -12,10 +12,10 @@ import PIL
 from cnnaudit.image_sets.files import check_files
 from cnnaudit.models import ModelFacts, inspect_model
 from cnnaudit.models.layers import Layer
-from cnnaudit.plan import run_fields
+from cnnaudit.plan import item_fields, run_fields
 from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Store, cell_key, digest_list
-from cnnaudit.types import File, Item, Region
+from cnnaudit.types import File, Item
 
 VERSION = 1  # raise it when inspecting would find other facts
 CHECK_VERSION = 1  # raise it when checking files would find something else
@@ -74,9 +74,6 @@ def _read(stored: dict[str, Any]) -> ModelFacts:
 
 def _contents(item: Item) -> list[Any]:
     """Return all of an item that a check of it depends on."""
-    truth = item.truth.digest if isinstance(item.truth, File) else None
-    return [item.image.digest, [*map(_content, item.regions.values())], truth]
-
-
-def _content(region: Region) -> Any:
-    return region.digest if isinstance(region, File) else asdict(region)
+    fields = item_fields(item)
+    truth = fields["truth"] if isinstance(item.truth, File) else None
+    return [fields["image"], [*fields["regions"].values()], truth]

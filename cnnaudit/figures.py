@@ -113,13 +113,11 @@ def _colours(colour_map: str) -> Pixels:
     return _uint8(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 
-def overlay(
-    view: Pixels, heatmap: Pixels, alpha: float = ALPHA, colour_map: str = COLOUR_MAP
-) -> Pixels:
+def overlay(view: Pixels, heatmap: Pixels) -> Pixels:
     """Lay a coloured heatmap over the picture in grey, so that every hue is the heatmap's."""
     grey = cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    colours = colourise(_stretch(heatmap, view, cv2.INTER_LINEAR), colour_map)
-    return _uint8(cv2.addWeighted(grey, 1 - alpha, colours, alpha, 0))
+    colours = colourise(_stretch(heatmap, view, cv2.INTER_LINEAR))
+    return _uint8(cv2.addWeighted(grey, 1 - ALPHA, colours, ALPHA, 0))
 
 
 def outline(picture: Pixels, mask: Pixels) -> Pixels:
@@ -132,15 +130,13 @@ def outline(picture: Pixels, mask: Pixels) -> Pixels:
     return drawn
 
 
-def interesting_region(
-    view: Pixels, heatmap: Pixels, threshold: float = THRESHOLD
-) -> Region | None:
+def interesting_region(view: Pixels, heatmap: Pixels) -> Region | None:
     """Cut out what lies over a share of the heatmap's range; none where the map is flat."""
     heat = _stretch(heatmap, view, cv2.INTER_LINEAR).astype(np.float64)
     low, high = float(heat.min()), float(heat.max())
     if high <= low:
         return None
-    inside = (heat - low) / (high - low) > threshold
+    inside = (heat - low) / (high - low) > THRESHOLD
     left, top, width, height = cv2.boundingRect(inside.astype(np.uint8))
     window = np.s_[top : top + height, left : left + width]
     crop = np.dstack([view[window], inside[window].astype(np.uint8) * 255])
@@ -167,20 +163,18 @@ def montage(pictures: Sequence[Pixels], columns: int, cell: int) -> Pixels:
     return laid
 
 
-def prediction_map(
-    values: NDArray[np.float64], low: float, high: float, colour_map: str = COLOUR_MAP
-) -> Pixels:
+def prediction_map(values: NDArray[np.float64], low: float, high: float) -> Pixels:
     """Draw values (rows, columns) one pixel each, the first row at the bottom like an axis."""
     share = (values - low) / ((high - low) or 1.0)
     grey = np.nan_to_num(np.clip(share, 0, 1) * 255).round().astype(np.uint8)
-    return colourise(np.ascontiguousarray(grey[::-1]), colour_map)
+    return colourise(np.ascontiguousarray(grey[::-1]))
 
 
-def colour_bar(alpha: float = 1.0, colour_map: str = COLOUR_MAP) -> Pixels:
+def colour_bar(alpha: float = 1.0) -> Pixels:
     """Draw the scale from 0 to the maximum, left to right, as it looks over a middle grey."""
     ramp = np.arange(256, dtype=np.uint8)[np.newaxis, :]
     grey = np.full((1, 256, 3), 127, dtype=np.uint8)
-    return _uint8(cv2.addWeighted(grey, 1 - alpha, colourise(ramp, colour_map), alpha, 0))
+    return _uint8(cv2.addWeighted(grey, 1 - alpha, colourise(ramp), alpha, 0))
 
 
 def data_uri(picture: Pixels, quality: int | None = None) -> str:

@@ -41,12 +41,13 @@ def illustrate(
     items: Sequence[Item],
     requests: Sequence[HeatmapRequest],
     batch_size: int,
-    keep: Callable[[Item, Files, Sequence[tuple[Files, bool]]], None],
+    keep: Callable[[str, Files, Sequence[tuple[Files, bool]]], None],
+    fail: Callable[[str, str], None],
 ) -> None:
     """Compute the items' pictures and every request's heatmaps, in shared passes.
 
-    `keep` gets each item that can be read and put to the network, with the files of its picture,
-    and of each heatmap the files and whether it failed.
+    `keep` gets the id of each item that can be read and put to the network, with the files of its
+    picture, and of each heatmap the files and whether it failed; `fail` the others' ids, and why.
     """
     preprocessing, fitting = spec.preprocessing, Fitting(batch_size)
 
@@ -60,7 +61,7 @@ def illustrate(
                 result_files(result, index, request.technique.display)
                 for request, result in zip(requests, results, strict=True)
             ]
-            keep(item, _picture_files(spec, item, batch, index, answers[index]), heatmaps)
+            keep(item.id, _picture_files(spec, item, batch, index, answers[index]), heatmaps)
 
     for batch in batches(
         items,
@@ -68,8 +69,10 @@ def illustrate(
         partial(prepare_mask, preprocessing=preprocessing),
         batch_size,
     ):
+        for item, reason in batch.failures.items():
+            fail(item, reason)
         if batch.items:
-            fitting.run(batch, add, lambda _item, _reason: None)  # its rows say why there is none
+            fitting.run(batch, add, fail)
 
 
 def _on_host(result: Result) -> Result:

@@ -7,7 +7,6 @@ report needs neither torch nor the model.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,13 +26,13 @@ from cnnaudit.plan import (
 from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Files, Store, cell_key, digest_bytes
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.totals import Totals
-from cnnaudit.types import HeatmapRequest, ImageSet, Item
+from cnnaudit.totals import Totals, failure
+from cnnaudit.types import DIED, HeatmapRequest, ImageSet, Item
 
 if TYPE_CHECKING:
     from torch import nn
 
-log = logging.getLogger(__name__)
+_PICTURE = "picture.json"
 
 Illustrations = Mapping[str, Sequence[Mapping[str, Any]]]  # of items, and of models alone
 
@@ -79,7 +78,7 @@ def illustrations_of(
     pictures = [
         _picture(shown.spec.name, shown.image_set, one)
         for shown in items
-        for one in shown.illustrated(store)
+        for one in shown.stored(store)
     ]
     filters = [_kernels(shown.spec.name, one) for shown in kernels for one in shown.stored(store)]
     return {"pictures": pictures, SECTION: filters}
@@ -130,15 +129,27 @@ class ShownItems:
         if missing:
             title = f"{len(missing)} items of {self.image_set.spec.name}, illustrated"
             make = partial(_illustrate, self.audit, self.spec, self._shared, missing)
-            yield Errand(title, self.spec, make, partial(_leave_out, self.spec.name, title))
+            yield Errand(title, self.spec, make, partial(_fail, self._shared, missing))
 
-    def illustrated(self, store: Store) -> list[Illustrated]:
-        """Return where the items lie; an unreadable one has no picture to show."""
+    def stored(self, store: Store) -> list[Illustrated]:
+        """Return where the items lie; one that could not be illustrated has no picture to show."""
         return [
             Illustrated(item, self.reasons[item.id], keys.picture, keys.stored(store))
             for item, keys in ((item, self._keys[item.id]) for item in self.items)
             if store.has(keys.picture)
         ]
+
+    def gaps(self, store: Store) -> Iterator[dict[str, Any]]:
+        """Yield for which items a process died; of others the rows have the reason."""
+        lost: dict[str, list[str]] = {}
+        for item in self.items:
+            if not self._keys[item.id].complete(store):
+                for reason in self._keys[item.id].reasons(store):
+                    lost.setdefault(reason, []).append(item.id)
+        for reason, items in lost.items():
+            if reason.startswith(DIED):
+                where = self.spec.name, self.image_set.spec.name
+                yield failure(*where, reason, len(items), items, {"": ["picture"]})
 
 
 def _illustrate(
@@ -152,15 +163,21 @@ def _illustrate(
     from cnnaudit.illustrate import illustrate
 
     planned.check(_Shared.of(audit, spec, planned.requests))
+    keys = {item.id: _Keys(planned, item_fields(item)) for item in items}
+    left = [item for item in items if not keys[item.id].complete(store)]  # by one that died
 
-    def keep(item: Item, picture: Files, heatmaps: Sequence[tuple[Files, bool]]) -> None:
-        _Keys(planned, item_fields(item)).write(store, picture, heatmaps)
+    def keep(item: str, picture: Files, heatmaps: Sequence[tuple[Files, bool]]) -> None:
+        keys[item].write(store, picture, heatmaps)
 
-    illustrate(model, spec, items, planned.requests, audit.batch_size, keep)
+    def fail(item: str, reason: str) -> None:
+        keys[item].fail(store, reason)
+
+    illustrate(model, spec, left, planned.requests, audit.batch_size, keep, fail)
 
 
-def _leave_out(model: str, title: str, _store: Store, reason: str) -> None:
-    log.error("%s: %s: %s; the report does without them", model, title, reason)
+def _fail(planned: _Shared, items: Sequence[Item], store: Store, reason: str) -> None:
+    for item in items:
+        _Keys(planned, item_fields(item)).fail(store, reason)
 
 
 @dataclass(frozen=True)
@@ -217,11 +234,32 @@ class _Keys:
             found.append((request, key if has_map else None, about["status"], about["reason"]))
         return tuple(found)
 
-    def write(self, store: Store, picture: Files, heatmaps: Sequence[tuple[Files, bool]]) -> None:
+    def write(
+        self,
+        store: Store,
+        picture: Files,
+        heatmaps: Sequence[tuple[Files, bool]],
+        *,
+        again: bool = False,
+    ) -> None:
         places = zip(self.heatmaps, self.heatmap_fields, heatmaps, strict=True)
         for key, fields, (files, failed) in places:
             store.write(key, files, fields, again=failed)
-        store.write(self.picture, picture, self.picture_fields)  # last: it says that all are there
+        # last, so that no picture is there without its heatmaps
+        store.write(self.picture, picture, self.picture_fields, again=again)
+
+    def reasons(self, store: Store) -> set[str]:
+        """Return why the picture is not there, or a heatmap."""
+        found = {reason for *_, reason in self.stored(store)}
+        if not store.has(self.picture):
+            found.add(str(json.loads(store.read(self.picture, _PICTURE))["reason"]))
+        return found
+
+    def fail(self, store: Store, reason: str) -> None:
+        """Store why there are none, to be made again; what is there already stays."""
+        about = json.dumps({"status": "failed", "reason": reason}).encode()
+        heatmaps = [({"heatmap.json": about}, True)] * len(self.heatmaps)
+        self.write(store, {_PICTURE: about}, heatmaps, again=True)
 
 
 def _kernels(model: str, shown: Kernels) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from cnnaudit.checks import FAIL, PASS, Judgement, verdict_of
+from cnnaudit.checks import FAIL, PASS, Judgement, verdicts
 
 
 def junit_xml(
@@ -16,15 +16,14 @@ def junit_xml(
     could not be computed is an error.
     """
     suite = ElementTree.Element("testsuite", name=name)
-    by_check: dict[str, list[Judgement]] = {}
-    for one in judgements:
-        by_check.setdefault(one.check, []).append(one)
-    for check, own in by_check.items():
+    judgements = tuple(judgements)
+    for check, verdict in verdicts(judgements).items():
         case = ElementTree.SubElement(suite, "testcase", classname=name, name=check)
-        verdict = verdict_of(own)
         if verdict != PASS:
             kind = "failure" if verdict == FAIL else "skipped"
-            told = "\n".join(_say(one) for one in own if one.verdict != PASS)
+            told = "\n".join(
+                _say(one) for one in judgements if one.check == check and one.verdict != PASS
+            )
             ElementTree.SubElement(case, kind, message=verdict).text = told
     for where, reasons in _by_cell(failures).items():
         case = ElementTree.SubElement(suite, "testcase", classname=name, name=where)
@@ -45,7 +44,8 @@ def _by_cell(failures: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for gap in failures:
         for technique in gap["missing"]:
-            where = f"{gap['model']} on {gap['image_set']}, {technique or 'behaviour'}"
+            where = " on ".join(filter(None, (gap["model"], gap["image_set"])))
+            where += f", {technique or 'behaviour'}"
             found.setdefault(where, {})[_printable(str(gap["reason"]))] = None
     return {where: list(reasons) for where, reasons in found.items()}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from cnnaudit.plan import Asked, check_same, request_fields, run_fields
 from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Store, cell_key
 from cnnaudit.techniques import TECHNIQUES, NotApplicable
-from cnnaudit.types import HeatmapRequest, path_of
+from cnnaudit.totals import failure
+from cnnaudit.types import ANY_ERROR, HeatmapRequest, path_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 SECTION = "kernels"  # of what a run illustrates
 KERNELS_SHOWN = 64  # of a layer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,13 @@ class ShownKernels:
             title = f"the filters of {', '.join(request.layer for request, _ in missing)}"
             yield Errand(title, self.spec, partial(_make, self, missing), partial(_fail, missing))
 
+    def gaps(self, store: Store) -> Iterator[dict[str, Any]]:
+        """Yield which of them could not be made."""
+        for one in self.stored(store):
+            if one.about["status"] == "failed":
+                missing = {one.request.technique.name: ["filters"]}
+                yield failure(self.spec.name, "", one.about["reason"], 0, [], missing)
+
     def stored(self, store: Store) -> list[Kernels]:
         """Return where they lie, and what is said about them."""
         keys = [cell_key(self.fields(request)) for request in self.requests]
@@ -72,22 +83,39 @@ def _make(shown: ShownKernels, asked: Asked, model: nn.Module, store: Store) -> 
     for request, fields in asked:
         check_same(fields, shown.fields(request))
         files = kernel_files(model, shown.spec, request, shown.audit.seed)
-        store.write(cell_key(fields), files, fields)
+        _write(store, fields, files)
 
 
 def _fail(asked: Asked, store: Store, reason: str) -> None:
     for _, fields in asked:
-        store.write(cell_key(fields), _about("failed", reason), fields, again=True)
+        _write(store, fields, _about("failed", reason))
+
+
+def _write(store: Store, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    failed = json.loads(files["kernels.json"])["status"] == "failed"
+    store.write(cell_key(fields), files, fields, again=failed)
 
 
 def kernel_files(
     model: nn.Module, spec: ModelSpec, request: HeatmapRequest, seed: int
 ) -> dict[str, bytes]:
-    """Return the files of a layer's filters: one picture below the other, and numbers."""
+    """Return the files of a layer's filters: one picture below the other, and numbers.
+
+    Or the reason for which there are none: whatever a technique raises concerns its own alone.
+    """
     try:
-        filters = _filters(model, request)
+        return _kernel_files(model, spec, request, seed)
     except NotApplicable as reason:
         return _about("not_applicable", str(reason))
+    except ANY_ERROR as error:
+        log.exception("%s failed", request.technique.name)
+        return _about("failed", f"{type(error).__name__}: {error}")
+
+
+def _kernel_files(
+    model: nn.Module, spec: ModelSpec, request: HeatmapRequest, seed: int
+) -> dict[str, bytes]:
+    filters = _filters(model, request)
     start = build_model(replace(spec, weights=None, pretrained=""), seed + 1)
     count, inputs, height, width = filters.shape
     shown = filters[:KERNELS_SHOWN].double().cpu().numpy()

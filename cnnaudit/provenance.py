@@ -48,11 +48,14 @@ def hardware(devices: Collection[Device]) -> dict[str, Any]:
     }
 
 
-def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(
+    before: Any, after: Any, absent: Any = None, path: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
     """Yield what parts two trees of facts: its path, what it was, and what it is."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in dict.fromkeys([*before, *after]):
-            yield from differences(before.get(key), after.get(key), f"{path} {key}".strip())
+            was, now = before.get(key, absent), after.get(key, absent)
+            yield from differences(was, now, absent, f"{path}.{key}".lstrip("."))
     elif before != after:
         yield path, before, after
 

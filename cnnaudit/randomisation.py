@@ -23,6 +23,7 @@ from cnnaudit.plan import Asked, check_same, item_fields, request_fields, reques
 from cnnaudit.specs import AuditSpec, ModelSpec, SanitySpec
 from cnnaudit.statistics import estimate
 from cnnaudit.store import Store, cell_key, digest_bytes
+from cnnaudit.totals import failure
 from cnnaudit.types import HeatmapRequest, ImageSet, Item
 
 if TYPE_CHECKING:
@@ -162,15 +163,14 @@ def find_failures(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return what failed in the form of a gap: the audit is not complete without it."""
     failed = table[table.status.str.startswith("failed")]
     return [
-        {
-            "model": one["model"],
-            "image_set": one["image_set"],
-            "status": "failed",
-            "reason": one["status"].partition(": ")[2],
-            "items": one["total"],
-            "examples": [],
-            "missing": {one["technique"]: [one["sanity"]]},
-        }
+        failure(
+            one["model"],
+            one["image_set"],
+            reason=one["status"].partition(": ")[2],
+            items=one["total"],
+            examples=[],
+            missing={one["technique"]: [one["sanity"]]},
+        )
         for one in failed.to_dict("records")
     ]
 

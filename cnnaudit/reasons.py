@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from cnnaudit.plan import stored_fields
+from cnnaudit.provenance import differences
 from cnnaudit.store import Store, canonical_json, digest_bytes
 from cnnaudit.types import Cell, Unit
 
@@ -17,12 +18,6 @@ _SHOWN = 3  # differences of a cell that are named
 _LONG = 40  # characters of a value
 _ABSENT = object()
 _OF_PICTURES = ("chunk", "partners")  # what of a key is about its pictures
-
-
-class _Difference(NamedTuple):
-    path: str
-    own: Any
-    other: Any
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ class _Known:
             chunk for picture in own.pictures for chunk in self._chunks.get(picture, ())
         )
         found = (
-            (-count, len([*_differences(own.settings, other.settings)]), other)
+            (-count, len([*differences(other.settings, own.settings)]), other)
             for chunk, count in shared.items()
             for other in self._alike.get((*_kind(own.settings), chunk), ())
         )
@@ -124,8 +119,8 @@ def _reason(own: _Fields, known: _Known) -> str:
     nearest = known.nearest(own)
     if nearest is None:
         return "nothing like it is in the store"
-    found = list(_differences(own.settings, nearest.settings))
-    told = [_told(one) for one in found[:_SHOWN]]
+    found = list(differences(nearest.settings, own.settings, _ABSENT))
+    told = [_told(*one) for one in found[:_SHOWN]]
     if len(found) > _SHOWN:
         told.append(f"and {len(found) - _SHOWN} more")
     told += _told_of_pictures(own.pictures, nearest.pictures)
@@ -136,23 +131,12 @@ def _reason(own: _Fields, known: _Known) -> str:
     )
 
 
-def _differences(own: Any, other: Any, path: str = "") -> Iterator[_Difference]:
-    """Yield where two trees of fields part."""
-    if not (isinstance(own, Mapping) and isinstance(other, Mapping)):
-        if own != other:
-            yield _Difference(path, own, other)
-        return
-    for key in dict.fromkeys([*own, *other]):
-        below = f"{path}.{key}" if path else str(key)
-        yield from _differences(own.get(key, _ABSENT), other.get(key, _ABSENT), below)
-
-
-def _told(one: _Difference) -> str:
-    if one.other is _ABSENT:
-        return f"{one.path} is new"
-    if one.own is _ABSENT:
-        return f"{one.path} is gone"
-    return f"{one.path} is {_short(one.own)}, was {_short(one.other)}"
+def _told(path: str, other: Any, own: Any) -> str:
+    if other is _ABSENT:
+        return f"{path} is new"
+    if own is _ABSENT:
+        return f"{path} is gone"
+    return f"{path} is {_short(own)}, was {_short(other)}"
 
 
 def _told_of_pictures(own: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:

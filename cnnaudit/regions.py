@@ -6,7 +6,6 @@ most `illustrate.LARGEST_SIDE`; `width` and `height` say how large that is.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -74,8 +73,6 @@ def _write(found: figures.Region | str, names: Mapping[str, str], folder: Path) 
         return {"file": "", "reason": found}
     path = file_name(names)
     (folder / path.parent).mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    Image.fromarray(found.crop).save(content, "PNG")
-    write_atomically(folder / path, content.getvalue())
+    write_atomically(folder / path, figures.encoded(Image.fromarray(found.crop), "PNG"))
     box = dict(zip(BOX, found.box, strict=True))
     return {"file": path.as_posix(), **box, "share": found.share, "reason": ""}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cnnaudit.audit import Prepared, Stopwatch
     from cnnaudit.checks import Judgement
+    from cnnaudit.executors import Make
     from cnnaudit.illustrations import Illustrations
 
 
@@ -40,13 +41,16 @@ class Results:
 
 
 def read_results(
-    ready: Prepared, run_dir: Path, catalogue: Mapping[str, Any], watch: Stopwatch
+    ready: Prepared,
+    run_dir: Path,
+    catalogue: Mapping[str, Any],
+    watch: Stopwatch,
+    make: Make,
 ) -> Results:
-    """Summarise, judge and illustrate what the store has now; write its rows."""
+    """Summarise, judge and illustrate what the store has now, made by `make`; write its rows."""
     from cnnaudit import checks, findings
     from cnnaudit.agreement import agreement_table, find_agreement
     from cnnaudit.contrasts import contrasts_of
-    from cnnaudit.executors import EXECUTORS
     from cnnaudit.illustrations import illustrations_of, to_show
     from cnnaudit.randomisation import (
         curve_errands,
@@ -72,8 +76,10 @@ def read_results(
             *(errand for shown in items for errand in shown.errands(ready.store)),
             *(errand for shown in kernels for errand in shown.errands(ready.store)),
         ]
-        devices = EXECUTORS[audit.executor.uses].make(audit, errands, ready.store)
+        devices = make(audit, errands, ready.store)
         illustrations = illustrations_of(items, kernels, ready.store)
+        gaps += [failed for shown in items for failed in shown.gaps(ready.store)]
+        gaps += [failed for shown in kernels for failed in shown.gaps(ready.store)]
     with watch.stage("judge"):
         randomisation = randomisation_table(audit, ready.facts, ready.image_sets, ready.store)
         gaps += find_failures(randomisation)

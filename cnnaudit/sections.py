@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from getopt import GetoptError, gnu_getopt
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cnnaudit.types import AuditError
@@ -149,6 +150,38 @@ def near_miss(got: str, allowed: Iterable[str]) -> str:
     """Return the question whether the name nearest to a wrong one was meant, if one is near."""
     near = difflib.get_close_matches(got, tuple(allowed), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def read_options(
+    command: str,
+    rest: Sequence[str],
+    takes: Mapping[str, bool],
+    *,
+    several: Container[str] = (),
+    hint: str = "",
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the values of each option, and every other argument; AuditError if they are off.
+
+    `takes` says of each option whether it has a value, `several` which may be given again; "help"
+    is always one. What is said of an unknown one ends with the `hint`.
+    """
+    takes = {**takes, "help": False}
+    try:
+        pairs, words = gnu_getopt(list(rest), "h", [n + "=" * value for n, value in takes.items()])
+    except GetoptError as error:
+        if error.opt in takes:
+            raise AuditError(f"{command}: {error}") from error
+        given = (text for text in rest if text.lstrip("-").startswith(error.opt))
+        name = next(given, f"-{error.opt}").partition("=")[0]  # of -hx it is the x
+        said = unknown(name, [f"--{one}" for one in takes], "option")
+        raise AuditError(f"{command}: {said}{hint}") from error
+    options: dict[str, list[str]] = {}
+    for option, value in pairs:
+        options.setdefault("help" if option == "-h" else option[2:], []).append(value)
+    for name, values in options.items():
+        if len(values) > 1 and name not in several:
+            raise AuditError(f"{command}: --{name} is given twice")
+    return options, words
 
 
 def bind(function: Callable[..., Any], parameters: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from cnnaudit.audit import (
     prepare,
     relative,
 )
+from cnnaudit.executors import make_here
 from cnnaudit.plan import Plan
 from cnnaudit.progress import reported
 from cnnaudit.results import write_json
@@ -128,7 +129,9 @@ def join_shards(run_dir: Path, overrides: Iterable[str] = ()) -> tuple[AuditSpec
     with logged(run_dir / "run.log"), reported(run_dir / "status.json") as status:
         watch.begun = lambda stage: status.say(stage=stage)
         log_plan(ready, invocation)
-        return audit, finish(ready, run_dir, invocation, _united(reports.values()), watch)
+        # Here, wherever the shards were computed: that cluster may be gone.
+        united = _united(reports.values())
+        return audit, finish(ready, run_dir, invocation, united, watch, make_here)
 
 
 def _reports(run_dir: Path) -> dict[int, dict[str, Any]]:

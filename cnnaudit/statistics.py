@@ -144,13 +144,13 @@ def holm(p_values: Array) -> Array:
     return adjusted
 
 
-def fewest_units(tests: int, alpha: float = ALPHA) -> int:
+def fewest_units(tests: int) -> int:
     """Return how many units a family of tests needs for its smallest p-value to reach the level.
 
     Of n units the smallest two-sided p is 2/2ⁿ, and Holm multiplies it by the number of tests.
     """
     n = 1
-    while tests * 2.0 ** (1 - n) > alpha:
+    while tests * 2.0 ** (1 - n) > ALPHA:
         n += 1
     return n
 

@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit.models.labels import class_index
-from cnnaudit.sections import unknown
+from cnnaudit.sections import parameters_of, unknown
 from cnnaudit.specs import ModelSpec, OutputAxis, TargetSpec
 from cnnaudit.types import AuditError
 
@@ -32,6 +32,11 @@ class Target:
     # (model, outputs N, where, *, declared) → name of each target that is declared → resolved
     resolve: Callable[..., Mapping[str, Resolved]] | None = None
     needs_truth: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it needs neither parameters nor a truth."""
+        return not (self.needs_truth or parameters_of(self.declared))
 
     @property
     def declared(self) -> Callable[..., Any]:

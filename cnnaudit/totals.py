@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,26 @@ _GAP = (*_SUBJECT, "technique", "metric")
 _EXAMPLES = 3
 
 Subject = tuple[str, str]  # a model and an image set
+
+
+def failure(
+    model: str,
+    image_set: str,
+    reason: str,
+    items: int,
+    examples: Sequence[str],
+    missing: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """Return what could not be made of so many items; an audit is not complete without it."""
+    return {
+        "model": model,
+        "image_set": image_set,
+        "status": "failed",
+        "reason": reason,
+        "items": items,
+        "examples": [*examples[:_EXAMPLES]],
+        "missing": missing,
+    }
 
 
 class Totals:

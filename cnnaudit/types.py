@@ -315,7 +315,9 @@ class Scorer:
 
     images: Tensor  # (B, C, H, W)
     score: Callable[[Tensor], Tensor]  # V variants, (V·B, C, H, W), variant by variant → (V·B,)
-    _known: dict[Hashable, Tensor] = field(default_factory=dict)
+    _known: dict[Hashable, Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def once(self, name: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """Return what no heatmap changes: computed when first asked for, for all of a target."""

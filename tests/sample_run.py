@@ -19,7 +19,7 @@ from cnnaudit.figures import coded
 from cnnaudit.randomisation import COLUMNS as RANDOM_COLUMNS
 from cnnaudit.store import Store, digest_bytes
 from cnnaudit.summary import to_csv
-from cnnaudit.types import RUN_SCHEMA
+from cnnaudit.types import INPUTS, RUN_SCHEMA
 
 EVIL = "<script>window.ran=1</script><img src=x onerror=window.ran=1>\"'{{7*7}}javascript:alert(1)"
 FACTORS = ["colour", "light", "presence"]
@@ -63,6 +63,9 @@ def build_run(
     (run / "results" / "agreement.csv").write_bytes(to_csv(agreement))
     randomisation = pd.DataFrame(_randomisations(say) if judged else [], columns=RANDOM_COLUMNS)
     (run / "results" / "randomisation.csv").write_bytes(to_csv(randomisation))
+    inputs = [(name, one["item"], *INPUTS) for name, own in items.items() for one in own]
+    table = pd.DataFrame(inputs, columns=["image_set", "item", *INPUTS])
+    table.to_parquet(run / "results" / "inputs.parquet")
     store = Store(folder / "store")
     illustrations = {"pictures": _pictures(store, items, say), "kernels": _kernels(store, say)}
     _write(run / "results" / "illustrations.json", {"schema": RUN_SCHEMA, **illustrations})

@@ -22,7 +22,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from cnnaudit.audit import Executed, Invocation, _manifest, prepare, run_audit
 from cnnaudit.config import load_specs
-from cnnaudit.report import write_report
+from cnnaudit.report.writing import write_report
 from cnnaudit.specs import AuditSpec
 from cnnaudit.types import AuditError
 from tests.conftest import write_manifest

@@ -29,10 +29,10 @@ def test_overlay_mixes_the_grey_picture_with_the_colours() -> None:
     heat = np.array([[0, 255]], dtype=np.uint8)
     view = np.array([[[100, 100, 100], [255, 0, 0]]], dtype=np.uint8)
     low, high = colormaps["inferno"]([0, 255], bytes=True)[:, :3].astype(float)
-    mixed = figures.overlay(view, heat, alpha=0.5)
-    np.testing.assert_allclose(mixed[0, 0], 0.5 * 100 + 0.5 * low, atol=1)
+    mixed, share = figures.overlay(view, heat), figures.ALPHA
+    np.testing.assert_allclose(mixed[0, 0], (1 - share) * 100 + share * low, atol=1)
     # Red is 0.299 · 255 = 76 in grey: the hue that is left is the heatmap's.
-    np.testing.assert_allclose(mixed[0, 1], 0.5 * 76 + 0.5 * high, atol=1)
+    np.testing.assert_allclose(mixed[0, 1], (1 - share) * 76 + share * high, atol=1)
 
 
 def test_overlay_stretches_the_heatmap_with_centres_aligned() -> None:
@@ -40,8 +40,8 @@ def test_overlay_stretches_the_heatmap_with_centres_aligned() -> None:
     stretched = cv2.resize(heat, (4, 1), interpolation=cv2.INTER_LINEAR)
     assert stretched.tolist() == [[0, 50, 150, 200]]  # align_corners=False: 0, ¼, ¾, 1
     view = picture(1, 4, 0)
-    expected = figures.colourise(stretched)
-    np.testing.assert_array_equal(figures.overlay(view, heat, alpha=1.0), expected)
+    expected = figures.ALPHA * figures.colourise(stretched)
+    np.testing.assert_allclose(figures.overlay(view, heat), expected, atol=1)
 
 
 def test_overlay_leaves_its_picture_alone() -> None:

@@ -17,6 +17,7 @@ from cnnaudit.executors import make_here
 from cnnaudit.illustrations import Illustrated, ShownItems, exemplars
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.plan import requests_of
+from cnnaudit.types import DIED
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def _illustrate(ready: Prepared) -> list[Illustrated]:
     requests = requests_of(ready.audit, spec, ready.facts[spec.name])
     shown = ShownItems(ready.audit, spec, image_set, requests, exemplars(image_set))
     make_here(ready.audit, [*shown.errands(ready.store)], ready.store)
-    return shown.illustrated(ready.store)
+    return shown.stored(ready.store)
 
 
 def test_exemplars_are_whole_units_and_do_not_depend_on_the_order(ready: Prepared) -> None:
@@ -42,6 +43,35 @@ def test_exemplars_are_whole_units_and_do_not_depend_on_the_order(ready: Prepare
     assert set(exemplars(backwards)) == set(chosen)
     everything = replace(image_set, spec=replace(image_set.spec, exemplars=99))
     assert len(exemplars(everything)) == len(image_set.items)
+
+
+def test_what_kills_its_process_is_named_and_made_again(ready: Prepared) -> None:
+    """Of a technique that comes to pictures that are there, and where nothing is there yet."""
+    (spec,), (image_set,), store = ready.audit.models, ready.image_sets, ready.store
+    first, *others = requests_of(ready.audit, spec, ready.facts[spec.name])
+    alone, whole = (
+        ShownItems(ready.audit, spec, image_set, asked, exemplars(image_set))
+        for asked in ([first], [first, *others])
+    )
+    reason = f"{DIED}; attempts: 3"
+
+    def give_up(shown: ShownItems) -> None:
+        for errand in shown.errands(store):
+            errand.fail(store, reason)
+        (gap,) = shown.gaps(store)
+        assert (gap["reason"], gap["items"], gap["status"]) == (reason, 8, "failed")
+
+    give_up(alone)
+    assert alone.stored(store) == []
+    make_here(ready.audit, [*alone.errands(store)], store)
+    assert [*alone.gaps(store)] == []
+    give_up(whole)
+    for one in whole.stored(store):
+        statuses = [status for _, _, status, _ in one.heatmaps]
+        assert statuses == ["ok", *["failed"] * len(others)]
+    make_here(ready.audit, [*whole.errands(store)], store)
+    assert [*whole.gaps(store)] == [*whole.errands(store)] == []
+    assert len(whole.stored(store)) == 8
 
 
 def test_pictures_and_maps_are_in_the_store(ready: Prepared) -> None:

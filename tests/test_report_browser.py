@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cnnaudit.report import write_report
+from cnnaudit.report.writing import write_report
 from tests.benchmarks import bench_report
 from tests.sample_run import EVIL, build_run
 

@@ -185,7 +185,7 @@ def test_without_javascript_nothing_pretends_to_open(browser: Any, outcome: Outc
 
 
 def test_names_are_text_in_the_viewer(browser: Any, tmp_path: Path) -> None:
-    from cnnaudit.report import write_report
+    from cnnaudit.report.writing import write_report
     from tests.sample_run import build_run
 
     shown, complaints = opened(browser, write_report(build_run(tmp_path)))

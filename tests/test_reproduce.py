@@ -48,7 +48,7 @@ def test_a_number_that_is_not_reproduced_is_said(cli: Callable, run_dir: Path) -
     assert "grad_cam of all_outputs: 1 of 24 rows DIFFER, by up to 0.25" in out
     assert "saliency of all_outputs: 2 of 24 rows DIFFER, 2 are on one side only" in out
     assert "behaviour: " in out
-    assert "different now: packages torch is 2." in out
+    assert "different now: packages.torch is 2." in out
 
 
 def test_inputs_that_changed_are_named(
@@ -60,7 +60,7 @@ def test_inputs_that_changed_are_named(
     save_file(SimpleCNN().state_dict(), weights)
     code, out, _ = cli("reproduce", str(run_dir))
     assert code == 1
-    assert "different now: digests weights perception is " in out
+    assert "different now: digests.weights.perception is " in out
 
 
 def test_what_is_no_run_is_refused(cli: Callable, tmp_path: Path) -> None:

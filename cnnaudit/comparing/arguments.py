@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from getopt import GetoptError, gnu_getopt
 from pathlib import Path
 
 from cnnaudit.comparing.pairing import Models
-from cnnaudit.sections import unknown
+from cnnaudit.sections import read_options
 from cnnaudit.types import AuditError
 
 USAGE = """\
@@ -28,7 +27,7 @@ page, and a CSV and a JSON file of the same name beside it.
 Exit codes: 0 compared, whatever was found; 1 an error; 2 refused, because inputs differ.
 """
 
-_OPTIONS = ("--output", "--pair", "--force", "--help")
+_OPTIONS = {"output": True, "pair": True, "force": False}
 _PAGE = "comparison.html"
 
 
@@ -45,9 +44,8 @@ class Asked:
 
 def read_arguments(rest: Sequence[str]) -> Asked | None:
     """Return what the arguments ask for, None if for help; raise AuditError if they are off."""
-    options, runs = _options(rest)
-    given = {name for name, _ in options}
-    if given & {"--help", "-h"}:
+    options, runs = read_options("compare", rest, _OPTIONS, several=("pair",))
+    if "help" in options:
         return None
     if len(runs) != 2:
         raise AuditError(
@@ -58,30 +56,14 @@ def read_arguments(rest: Sequence[str]) -> Asked | None:
     for run in (before, after):
         if not run.is_dir():
             raise AuditError(f"compare: there is no run directory {str(run)!r}")
-    outputs = [value for name, value in options if name == "--output"]
-    if len(outputs) > 1:
-        raise AuditError("compare: --output is given twice")
     default = after / f"comparison-{before.resolve().name}" / _PAGE
     return Asked(
         before=before,
         after=after,
-        page=_page(outputs[0]) if outputs else default,
-        pairs=tuple(_pair(value) for name, value in options if name == "--pair"),
-        force="--force" in given,
+        page=_page(options["output"][0]) if "output" in options else default,
+        pairs=tuple(map(_pair, options.get("pair", ()))),
+        force="force" in options,
     )
-
-
-def _options(rest: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    names = ["output=", "pair=", "force", "help"]
-    try:
-        return gnu_getopt(list(rest), "h", names)
-    except GetoptError as error:
-        if f"--{error.opt}" in _OPTIONS:
-            raise AuditError(f"compare: {error}") from error
-        given = next(text for text in rest if text.lstrip("-").startswith(error.opt))
-        raise AuditError(
-            f"compare: {unknown(given.partition('=')[0], _OPTIONS, 'option')}"
-        ) from error
 
 
 def _page(name: str) -> Path:

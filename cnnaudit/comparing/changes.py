@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnnaudit.comparing.pairing import AFTER, BEFORE, SUBJECT
-from cnnaudit.contrasts import in_families, numbered
+from cnnaudit.contrasts import estimated, in_families, numbered
 from cnnaudit.report.run import Run
-from cnnaudit.statistics import ALPHA, Array, Estimate, Ints, estimate, group_means, sign_flip_ps
+from cnnaudit.statistics import ALPHA, Array, Ints, estimate, group_means, sign_flip_ps
 from cnnaudit.types import POOLED
 
 BETTER, WORSE, CHANGED = "better", "worse", "changed"
@@ -160,11 +160,6 @@ def outcome_of(one: Record, higher_is_better: bool | None) -> str:
     if higher_is_better is None:
         return CHANGED
     return BETTER if (one["difference"] > 0) == higher_is_better else WORSE
-
-
-def estimated(found: Estimate) -> dict[str, Any]:
-    """Return an estimate as columns of a table of differences."""
-    return {"difference": found.mean, "low": found.low, "high": found.high, "units": found.units}
 
 
 def records_of(table: pd.DataFrame) -> list[Record]:

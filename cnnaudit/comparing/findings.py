@@ -16,7 +16,7 @@ from cnnaudit.comparing.changes import (
     counts,
     records_of,
 )
-from cnnaudit.report.cells import interval, number, plural, probability
+from cnnaudit.report.cells import interval, number, place_in, plural, probability
 from cnnaudit.report.run import Run
 
 MIXED = "better and worse"
@@ -54,12 +54,12 @@ def _findings(found: Comparison) -> Iterator[Finding]:
 
 
 def _rank(run: Run, one: Finding, image_sets: Sequence[str]) -> tuple[int, int, int]:
-    kind = run.about("metrics", one.metric).get("kind")
+    kind = str(run.about("metrics", one.metric).get("kind"))
     metrics = list(run.manifest["catalogue"]["metrics"])
     return (
-        _KINDS.index(kind) if kind in _KINDS else len(_KINDS),
-        image_sets.index(one.image_set) if one.image_set in image_sets else len(image_sets),
-        metrics.index(one.metric) if one.metric in metrics else len(metrics),
+        place_in(_KINDS, kind),
+        place_in(image_sets, one.image_set),
+        place_in(metrics, one.metric),
     )
 
 

@@ -12,13 +12,12 @@ from cnnaudit.comparing.changes import (
     NARROWER,
     WIDER,
     Record,
-    estimated,
     outcome_of,
     records_of,
     tested,
 )
 from cnnaudit.comparing.pairing import AFTER, BEFORE, section
-from cnnaudit.contrasts import Pairs, Place, Places
+from cnnaudit.contrasts import Pairs, Place, Places, described, estimated
 from cnnaudit.entries import read_contrast
 from cnnaudit.report.run import Run
 from cnnaudit.sections import Section
@@ -44,7 +43,8 @@ def gap_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.Data
         for place, was, now, change in found:
             if not len(change.units):
                 continue
-            lines.append({**_of_contrast(contrast, place), **_effects(was, now, change)})
+            about = {**described(contrast, place), "factors": " · ".join(contrast.within)}
+            lines.append({**about, **_effects(was, now, change)})
             samples.append(change.difference)
     table = tested(lines, samples, seed, ["contrast", "metric", "region"])
     table["outcome"] = [_of_gap(one) for one in records_of(table)]
@@ -56,19 +56,6 @@ def _in_declared_order(run: Run, contrast: ContrastSpec) -> Callable[[Place], in
     declared = run.levels(contrast.image_set)
     levels = list(declared.get(contrast.within[0], ())) if len(contrast.within) == 1 else []
     return lambda place: levels.index(place.within) if place.within in levels else len(levels)
-
-
-def _of_contrast(contrast: ContrastSpec, place: Place) -> dict[str, Any]:
-    return {
-        **place.about,
-        "image_set": contrast.image_set,
-        "contrast": contrast.name,
-        "factor": contrast.factor,
-        "first_level": contrast.levels[0],
-        "second_level": contrast.levels[1],
-        "factors": " · ".join(contrast.within),
-        "within": place.within,
-    }
 
 
 def _effects(before: Pairs, after: Pairs, change: Pairs) -> dict[str, Any]:

@@ -165,41 +165,21 @@ def mismatches(
 ) -> list[Mismatch]:
     """Return what makes the items of two runs not the same: inputs, levels, preprocessing."""
     found: list[Mismatch] = []
-    inputs = [read_inputs(run) for run in (before, after)]
+    inputs = [read_parquet(run.folder / "results" / "inputs.parquet") for run in (before, after)]
     items = [items_of(run) for run in (before, after)]
     for image_set in dict.fromkeys(rows.loc[rows[IN_BOTH], "image_set"]):
-        if inputs[0] is None or inputs[1] is None:
-            found += _by_one_digest(before, after, image_set)
-        else:
-            found += _differ(inputs[0], inputs[1], image_set)
+        found += _differ(inputs[0], inputs[1], image_set)
         found += _differ(items[0], items[1], image_set)
     for pair in models:
         first, second = (
-            _preprocessing(run, name) for run, name in zip((before, after), pair, strict=True)
+            run.about("models", name).get("preprocessing")
+            for run, name in zip((before, after), pair, strict=True)
         )
         parted = "; ".join(_said(first, second))
         if parted:
             says = f"the preprocessing of {pair.label} differs: {parted}"
             found.append(Mismatch(says, model=pair.label))
     return found
-
-
-def read_inputs(run: Run) -> pd.DataFrame | None:
-    """Return the digests of a run's inputs; None for a run of a version that kept none."""
-    path = run.folder / "results" / "inputs.parquet"
-    return read_parquet(path) if path.exists() else None
-
-
-def _by_one_digest(before: Run, after: Run, image_set: str) -> Iterator[Mismatch]:
-    first, second = (
-        run.manifest["digests"].get("image_sets", {}).get(image_set) for run in (before, after)
-    )
-    if first is None or first != second:
-        yield Mismatch(
-            f"{image_set} is not known to be the same in both runs: one of them is older than the "
-            "digests of single items, and its images, masks, truths or items differ",
-            image_set,
-        )
 
 
 def _differ(before: pd.DataFrame, after: pd.DataFrame, image_set: str) -> Iterator[Mismatch]:
@@ -217,13 +197,6 @@ def _differ(before: pd.DataFrame, after: pd.DataFrame, image_set: str) -> Iterat
 def _differing(what: str, image_set: str, items: Sequence[str], of: int) -> str:
     such = ", ".join(map(str, items[:_SHOWN]))
     return f"the {what} of {image_set} differ: of {len(items)} of {of} items, such as {such}"
-
-
-def _preprocessing(run: Run, model: str) -> Any:
-    """Return how a model's input is made: as it was resolved, else as it was declared."""
-    known = run.about("models", model).get("preprocessing")
-    declared = section(run, "model").get(model) or {}
-    return known if known is not None else declared.get("preprocessing")
 
 
 def section(run: Run, group: str) -> Mapping[str, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from getopt import GetoptError, gnu_getopt
 from pathlib import Path
 
 from cnnaudit.importing import class_folders, coco, voc
 from cnnaudit.importing.writing import Source, write_set
-from cnnaudit.sections import unknown
+from cnnaudit.sections import read_options, unknown
 from cnnaudit.types import AuditError
 
 USAGE = """\
@@ -63,12 +62,13 @@ def import_set(rest: Sequence[str]) -> str:
     if name not in _FORMATS:
         raise AuditError(f"import: {unknown(name, _FORMATS, 'format')}")
     form = _FORMATS[name]
-    options, words = _arguments(f"import {name}", form, more)
+    takes = {**_OPTIONS, **dict.fromkeys(form.options, True)}
+    options, words = read_options(f"import {name}", more, takes, several=("category",))
     if "help" in options:
         return USAGE
     if len(words) != len(form.places) + 1:
-        takes = " ".join((*form.places, "OUT"))
-        raise AuditError(f"import {name} takes {takes}; {len(words)} places were given")
+        wanted = " ".join((*form.places, "OUT"))
+        raise AuditError(f"import {name} takes {wanted}; {len(words)} places were given")
     *places, out = map(Path, words)
     source = form.read(*places, **{key: options[key][0] for key in form.options if key in options})
     return write_set(
@@ -78,27 +78,6 @@ def import_set(rest: Sequence[str]) -> str:
         limit=_limit(options),
         truth="no-truth" not in options,
     )
-
-
-def _arguments(
-    command: str, form: _Format, rest: Sequence[str]
-) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the values of each option, and every other argument."""
-    takes = {**_OPTIONS, **dict.fromkeys(form.options, True), "help": False}
-    try:
-        pairs, words = gnu_getopt(list(rest), "h", [n + "=" * value for n, value in takes.items()])
-    except GetoptError as error:
-        if error.opt in takes:
-            raise AuditError(f"{command}: {error}") from error
-        given = unknown(f"--{error.opt}", [f"--{name}" for name in takes], "option")
-        raise AuditError(f"{command}: {given}") from error
-    options: dict[str, list[str]] = {}
-    for option, value in pairs:
-        options.setdefault("help" if option == "-h" else option[2:], []).append(value)
-    for name, values in options.items():
-        if len(values) > 1 and name != "category":
-            raise AuditError(f"{command}: --{name} is given {len(values)} times")
-    return options, words
 
 
 def _limit(options: Mapping[str, Sequence[str]]) -> int | None:

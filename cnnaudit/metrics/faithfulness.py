@@ -79,19 +79,19 @@ def _areas(
     same for all heatmaps.
     """
     values = heatmaps.flatten(1) + 0.0  # −0 and 0 are equal
-    random = scorer.once(("order", seed), lambda: _random_order(values, scorer.images, seed))
+    random = scorer.once(("order", seed), lambda: _random_order(scorer.images, seed))
     strongest = values.gather(1, random).argsort(dim=1, descending=True, stable=True)
     chance = scorer.once((name, steps, seed), lambda: _area(random, scorer, ends, steps))
     return _area(random.gather(1, strongest), scorer, ends, steps), chance
 
 
-def _random_order(values: Tensor, images: Tensor, seed: int) -> Tensor:
+def _random_order(images: Tensor, seed: int) -> Tensor:
     """Return for each image the indices of its pixels in an order of its own, (B, H·W)."""
     import torch
 
-    n = values.shape[1]
-    drawn = [torch.randperm(n, generator=own) for own in own_generators(images, seed)]
-    return torch.stack(drawn).to(values.device)
+    _, _, h, w = images.shape
+    drawn = [torch.randperm(h * w, generator=own) for own in own_generators(images, seed)]
+    return torch.stack(drawn).to(images.device)
 
 
 def _area(order: Tensor, scorer: Scorer, ends: tuple[Tensor, Tensor], steps: int) -> Tensor:

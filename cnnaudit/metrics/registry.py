@@ -57,7 +57,6 @@ class Overlay:
 class OverlapMetric:
     """A registered overlap metric: `compute` and `chance` give (B,) float64."""
 
-    name: str
     compute: Callable[..., Tensor]
     chance: Callable[..., Tensor | None]  # the level that a map without information earns
     title: str
@@ -74,7 +73,6 @@ class FaithfulnessMetric:
     Both are (B,) float64 in units of the explained score, which has no limits: there is no lift.
     """
 
-    name: str
     compute: Callable[..., tuple[Tensor, Tensor]]
     title: str
     meaning: str
@@ -87,7 +85,6 @@ class FaithfulnessMetric:
 class BehaviourMetric:
     """A registered score of one prediction against its truth."""
 
-    name: str
     task: str
     compute: Callable[[NDArray[np.float64], NDArray[np.float64]], float]
     title: str
@@ -101,7 +98,6 @@ class BehaviourMetric:
 class ChannelMetric:
     """A registered number about a layer's channel images: `compute` gives (B,) float64."""
 
-    name: str
     compute: Callable[[Tensor, Tensor], Tensor]
     title: str
     meaning: str
@@ -139,7 +135,7 @@ def overlap_metric(
         if name in OVERLAP or name in FAITHFULNESS:
             raise ValueError(f"a metric named {name!r} is registered already")
         OVERLAP[name] = OverlapMetric(
-            name, compute, chance, title, meaning, bounds, higher_is_better, version
+            compute, chance, title, meaning, bounds, higher_is_better, version
         )
         return compute
 
@@ -159,7 +155,7 @@ def faithfulness_metric(
         if name in FAITHFULNESS or name in OVERLAP:
             raise ValueError(f"a metric named {name!r} is registered already")
         FAITHFULNESS[name] = FaithfulnessMetric(
-            name, compute, title, meaning, endless, higher_is_better, version
+            compute, title, meaning, endless, higher_is_better, version
         )
         return compute
 
@@ -182,7 +178,7 @@ def behaviour_metric(
         if name in BEHAVIOUR:
             raise ValueError(f"a behaviour metric named {name!r} is registered already")
         BEHAVIOUR[name] = BehaviourMetric(
-            name, task, compute, title, meaning, bounds, higher_is_better, version
+            task, compute, title, meaning, bounds, higher_is_better, version
         )
         return compute
 
@@ -198,7 +194,7 @@ def channel_metric(
         name = compute.__name__
         if name in CHANNELS:
             raise ValueError(f"a channel metric named {name!r} is registered already")
-        CHANNELS[name] = ChannelMetric(name, compute, title, meaning, bounds, None, version)
+        CHANNELS[name] = ChannelMetric(compute, title, meaning, bounds, None, version)
         return compute
 
     return register

@@ -7,6 +7,7 @@ built.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -196,9 +197,7 @@ def _check_score_from(model: nn.Module, spec: ModelSpec) -> None:
 
 
 def _check_outputs(spec: ModelSpec, n: int) -> None:
-    declared = 1
-    for axis in spec.outputs:
-        declared *= len(axis.labels)
+    declared = math.prod(len(axis.labels) for axis in spec.outputs)
     if spec.outputs and declared != n:
         axes = " × ".join(f"{axis.name} ({len(axis.labels)})" for axis in spec.outputs)
         raise AuditError(

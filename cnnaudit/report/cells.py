@@ -156,7 +156,17 @@ def percent(value: float, scale: tuple[float, float]) -> str:
 def in_order(order: Sequence[str], found: Iterable[str]) -> tuple[str, ...]:
     """Return what was found, each once: in its declared order, the rest as it came."""
     names = list(dict.fromkeys(found))
-    return tuple(sorted(names, key=lambda one: order.index(one) if one in order else len(order)))
+    return tuple(sorted(names, key=lambda one: place_in(order, one)))
+
+
+def place_in(order: Sequence[str], name: str) -> int:
+    """Return where a name stands in an order; one that is not in it comes last."""
+    return order.index(name) if name in order else len(order)
+
+
+def count_of(value: float) -> int:
+    """Return a count that a table holds as a number; 0 where it has none."""
+    return 0 if math.isnan(value) else int(value)
 
 
 def is_known(mean: Mean | None) -> bool:

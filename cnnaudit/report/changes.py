@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,29 +84,36 @@ def anchors_of(found: Comparison) -> dict[tuple[str, ...], str]:
 
 
 def parts_of(found: Comparison) -> list[Part]:
-    run, anchors = found.after, anchors_of(found)
-    parts = []
-    for image_set in dict.fromkeys(found.changes["image_set"]):
-        own = found.changes[found.changes["image_set"] == image_set]
-        records = [_record(one) for one in _in_order(found, own)]
-        measures = by_measure(run, records)
-        primary = primary_metrics(run, [metric for metric, _ in measures])
-        made = [
-            (metric, _measured(found, mine, _means, anchors[image_set, metric, region]))
-            for (metric, region), mine in measures.items()
-        ]
-        parts.append(
-            Part(
-                title=image_set,
-                by="",
-                said="",
-                alarms=_alarms(found, image_set),
-                units=f"{run.unit(image_set)}s",
-                shown=tuple(one for metric, one in made if metric in primary),
-                folded=tuple(one for metric, one in made if metric not in primary),
-            )
-        )
-    return parts
+    anchors, by_set = anchors_of(found), found.changes.groupby("image_set", sort=False)
+    return [_part(found, own, _means, anchors, title=str(name)) for name, own in by_set]
+
+
+def _part(
+    found: Comparison,
+    own: pd.DataFrame,
+    sides_of: Sides,
+    anchors: Mapping[tuple[str, ...], str],
+    *,
+    title: str,
+    by: str = "",
+    said: str = "",
+) -> Part:
+    run, image_set = found.after, str(own["image_set"].iloc[0])
+    measures = by_measure(run, [_record(one) for one in _in_order(found, own)])
+    primary = primary_metrics(run, [metric for metric, _ in measures])
+    made = [
+        (metric, _measured(found, mine, sides_of, anchors.get((image_set, metric, region), "")))
+        for (metric, region), mine in measures.items()
+    ]
+    return Part(
+        title=title,
+        by=by,
+        said=said,
+        alarms=_alarms(found, image_set),
+        units=f"{run.unit(image_set)}s",
+        shown=tuple(one for metric, one in made if metric in primary),
+        folded=tuple(one for metric, one in made if metric not in primary),
+    )
 
 
 def _alarms(found: Comparison, image_set: str) -> tuple[str, ...]:
@@ -147,7 +154,7 @@ def _record(one: Record) -> dict[str, Any]:
 
 
 def _measured(
-    found: Comparison, records: Sequence[Record], sides_of: Sides, anchor: str = ""
+    found: Comparison, records: Sequence[Record], sides_of: Sides, anchor: str
 ) -> Measured:
     scale = found.after.scale(records[0]["metric"])
     drawn = forest(found.after, records, "images")
@@ -203,30 +210,12 @@ def _caveats(found: Comparison, records: Iterable[Record]) -> tuple[str, ...]:
 
 def gaps_of(found: Comparison) -> list[Part]:
     """Return each contrast with its effects in both runs."""
-    run = found.after
     parts = []
-    for name in dict.fromkeys(found.gaps["contrast"]):
-        own = found.gaps[found.gaps["contrast"] == name]
-        records = [_record(one) for one in _in_order(found, own)]
-        measures = by_measure(run, records)
-        primary = primary_metrics(run, [metric for metric, _ in measures])
-        made = [
-            (metric, _measured(found, mine, _effects)) for (metric, _), mine in measures.items()
-        ]
+    for name, own in found.gaps.groupby("contrast", sort=False):
         one = own.iloc[0]
-        words = (run.about("image_sets", one["image_set"]).get("words") or {}).get(
-            one["factor"], {}
-        )
+        about = found.after.about("image_sets", one["image_set"])
+        words = (about.get("words") or {}).get(one["factor"], {})
         levels = (words.get(one[side], one[side]) for side in ("first_level", "second_level"))
-        parts.append(
-            Part(
-                title=spaced(str(name)),
-                by=one["image_set"],
-                said=f"the gap is {' minus '.join(levels)}",
-                alarms=_alarms(found, one["image_set"]),
-                units=f"{run.unit(one['image_set'])}s",
-                shown=tuple(m for metric, m in made if metric in primary),
-                folded=tuple(m for metric, m in made if metric not in primary),
-            )
-        )
+        title, said = spaced(str(name)), f"the gap is {' minus '.join(levels)}"
+        parts.append(_part(found, own, _effects, {}, title=title, by=one["image_set"], said=said))
     return parts

@@ -28,7 +28,7 @@ from cnnaudit.report.changes import KINDS, Outcome, anchors_of, gaps_of, parts_o
 from cnnaudit.report.check_changes import badge_of, checks_of
 from cnnaudit.report.contrasts import primary_metrics
 from cnnaudit.report.findings import Finding, figured
-from cnnaudit.report.page import asset, date_text, source_of, templates
+from cnnaudit.report.page import asset, date_text, policy, templates
 from cnnaudit.report.prediction import inline
 from cnnaudit.report.run import Run
 from cnnaudit.report.side_by_side import tiles_of_both
@@ -94,7 +94,7 @@ def _page(found: Comparison, findings: Sequence[Change]) -> dict[str, Any]:
     anchors = anchors_of(found)
     known = [one for one in findings if one.outcome != NOT_MEASURED]
     return {
-        "policy": _policy(style),
+        "policy": policy(style),
         "style": style,
         "name": found.after.manifest["name"],
         "runs": tuple(run.folder.resolve().name for run in (found.before, found.after)),
@@ -126,14 +126,6 @@ def _page(found: Comparison, findings: Sequence[Change]) -> dict[str, Any]:
             ("after", str(found.after.manifest["command"])),
         ],
     }
-
-
-def _policy(style: str) -> str:
-    """Return a content security policy that lets this page's own style apply; it has no script."""
-    return (
-        f"default-src 'none'; img-src data:; style-src {source_of(style)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 # --- the head ------------------------------------------------------------------------------------
@@ -255,7 +247,7 @@ def _titled(found: Comparison, metric: str, region: str) -> str:
 
 def _differing(one: tuple[str, Any, Any]) -> tuple[str, str, str]:
     path, before, after = one
-    return path.replace(" ", "."), _brief(before), _brief(after)
+    return path, _brief(before), _brief(after)
 
 
 def _brief(value: Any) -> str:

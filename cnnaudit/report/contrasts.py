@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cnnaudit.report.cells import NO_LEVEL, interval, number, probability, spaced
+from cnnaudit.report.cells import NO_LEVEL, interval, number, place_in, probability, spaced
 from cnnaudit.report.run import Run, Variant
 from cnnaudit.report.tables import variant_label
 from cnnaudit.types import POOLED
@@ -118,7 +118,7 @@ def by_measure(run: Run, lines: Iterable[Record]) -> dict[tuple[str, str], list[
     found: dict[tuple[str, str], list[Record]] = {}
     for one in lines:
         found.setdefault((one["metric"], one["region"]), []).append(one)
-    return dict(sorted(found.items(), key=lambda item: (_place(order, item[0][0]), item[0])))
+    return dict(sorted(found.items(), key=lambda item: (place_in(order, item[0][0]), item[0])))
 
 
 def primary_metrics(run: Run, metrics: Sequence[str]) -> set[str]:
@@ -177,10 +177,10 @@ def _in_order(run: Run, found: Iterable[Record]) -> list[Record]:
         about = run.about("image_sets", one["image_set"]).get("levels", {})
         declared = about.get(run.factor_of([one["within"]]), ())
         return (
-            *(_place(models, one["model"]), one["model"]),
-            *(_place(techniques, one["technique"]), one["technique"]),
+            *(place_in(models, one["model"]), one["model"]),
+            *(place_in(techniques, one["technique"]), one["technique"]),
             *(one["target"], one["layer"]),
-            *(_place(declared, one["within"]), one["within"]),
+            *(place_in(declared, one["within"]), one["within"]),
         )
 
     return sorted(found, key=place)
@@ -303,7 +303,3 @@ def _described(lines: Sequence[Line]) -> str:
     return "; ".join(
         f"{' · '.join(name for name, _ in line.heads)}: {line.effect}" for line in lines
     )
-
-
-def _place(order: Sequence[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)

@@ -47,7 +47,7 @@ def gaps_of(run: Run, group: str) -> Gaps:
         status = STATUSES.get(one["status"], str(one["status"]))
         alike.setdefault((status, image_set, *told), []).append(str(one["model"]))
     found = [
-        Gap(status, f"{', '.join(models)} on {image_set}", *told)
+        Gap(status, " on ".join(filter(None, (", ".join(models), image_set))), *told)
         for (status, image_set, *told), models in alike.items()
     ]
     folded = found[_SHOWN:]

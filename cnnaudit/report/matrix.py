@@ -13,8 +13,10 @@ import pandas as pd
 from cnnaudit.report.cells import (
     NO_LEVEL,
     STATUSES,
+    count_of,
     number,
     percent,
+    place_in,
     plural,
     signed,
     spaced,
@@ -199,7 +201,7 @@ def _in_order(run: Run, records: Sequence[Record]) -> list[Record]:
     kinds = {name: str(about.get("kind")) for name, about in catalogue["metrics"].items()}
     techniques = catalogue["techniques"]
     orders = {
-        "metric": sorted(kinds, key=lambda name: _place(KINDS, kinds[name])),
+        "metric": sorted(kinds, key=lambda name: place_in(KINDS, kinds[name])),
         "image_set": [*catalogue["image_sets"]],
         "model": [*catalogue["models"]],
         "technique": sorted(techniques, key=lambda one: bool(techniques[one].get("reference"))),
@@ -212,10 +214,6 @@ def _in_order(run: Run, records: Sequence[Record]) -> list[Record]:
         return [(places.get(name, {}).get(one[name], len(records)), one[name]) for name in by]
 
     return sorted(records, key=place)
-
-
-def _place(order: Sequence[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)
 
 
 def _where(one: Record) -> tuple[str, ...]:
@@ -255,18 +253,18 @@ def _dead(one: Record) -> Entry:
 
 
 def _units(run: Run, one: Record) -> Entry:
-    count = _count(one["units"])
+    count = count_of(one["units"])
     return Entry(plural(count, run.unit(one["image_set"])), str(count))
 
 
 def _images(one: Record) -> Entry:
-    scored, total = _count(one["scored"]), _count(one["total"])
+    scored, total = count_of(one["scored"]), count_of(one["total"])
     return Entry(f"{scored:,}" if scored == total else f"{scored:,} of {total:,}", str(scored))
 
 
 def _lacking(one: Record, why: Mapping[str, Mapping[str, int]]) -> Entry:
     """Say how many images have no number, and why."""
-    counts = {status: _count(one[status]) for status in STATUSES}
+    counts = {status: count_of(one[status]) for status in STATUSES}
     notes = [
         f"{counts[status]:,} {said}{_because(why.get(status, {}))}"
         for status, said in STATUSES.items()
@@ -289,9 +287,9 @@ def _listed(reasons: Mapping[str, int]) -> str:
 
 
 def _statuses(one: Record) -> str:
-    scored, total = _count(one["scored"]), _count(one["total"])
+    scored, total = count_of(one["scored"]), count_of(one["total"])
     whole = "all" if scored == total else "some" if scored else "no"
-    return " ".join([whole, *(status for status in STATUSES if _count(one[status]))])
+    return " ".join([whole, *(status for status in STATUSES if count_of(one[status]))])
 
 
 def _meanings(run: Run, records: Iterable[Record]) -> Iterator[tuple[str, str]]:
@@ -321,7 +319,3 @@ def _rests_on(records: Sequence[Record]) -> str:
 
 def _key(value: float) -> str:
     return f"{value:.6g}" if math.isfinite(value) else ""
-
-
-def _count(value: float) -> int:
-    return 0 if math.isnan(value) else int(value)

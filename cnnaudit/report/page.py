@@ -99,7 +99,7 @@ def model_page(run: Run, model: str) -> dict[str, Any]:
 def _of_any_page(run: Run) -> dict[str, Any]:
     style, scripts = asset("report.css"), [asset(name) for name in SCRIPTS]
     return {
-        "policy": _policy(style, scripts),
+        "policy": policy(style, scripts),
         "style": style,
         "scripts": scripts,
         "name": run.manifest["name"],
@@ -125,15 +125,16 @@ def asset(name: str) -> Markup:
     return Markup(locate(f"reports/assets/{name}").read_text(encoding="utf-8"))  # noqa: S704
 
 
-def _policy(style: str, scripts: Iterable[str]) -> str:
+def policy(style: str, scripts: Iterable[str] = ()) -> str:
     """Return a content security policy that lets this page's own style and scripts run alone."""
+    allowed = " ".join(map(_source_of, scripts))
     return (
-        f"default-src 'none'; img-src data:; style-src {source_of(style)}; "
-        f"script-src {' '.join(map(source_of, scripts))}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {_source_of(style)}; "
+        f"{allowed and f'script-src {allowed}; '}base-uri 'none'; form-action 'none'"
     )
 
 
-def source_of(text: str) -> str:
+def _source_of(text: str) -> str:
     """Return how a policy names a style or script of this text."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

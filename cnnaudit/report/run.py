@@ -215,10 +215,7 @@ def load(folder: Path) -> Run:
         raise AuditError(f"{folder} is no run directory: it has no manifest.json{latest}")
     manifest = read_json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
-    agreement = folder / "results" / "agreement.csv"
-    random = folder / "results" / "randomisation.csv"
     illustrations = read_json(folder / "results" / "illustrations.json")
-    pictures = tuple(illustrations["pictures"])
     return Run(
         folder=folder,
         manifest=manifest,
@@ -227,10 +224,10 @@ def load(folder: Path) -> Run:
         means=read_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
         judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
         contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
-        agreements=_records(agreement, OF_AGREEMENTS) if agreement.exists() else (),
-        randomisations=_records(random, OF_RANDOMISATIONS) if random.exists() else (),
-        pictures=pictures,
-        kernels=tuple(illustrations.get("kernels", ())),
+        agreements=_records(folder / "results" / "agreement.csv", OF_AGREEMENTS),
+        randomisations=_records(folder / "results" / "randomisation.csv", OF_RANDOMISATIONS),
+        pictures=tuple(illustrations["pictures"]),
+        kernels=tuple(illustrations["kernels"]),
         store=Store(store.resolve()),
     )
 

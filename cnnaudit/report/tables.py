@@ -9,7 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from cnnaudit.report.cells import NO_LEVEL, Cell, Mean, cell, coverage, is_known, levels_label
+from cnnaudit.report.cells import (
+    NO_LEVEL,
+    Cell,
+    Mean,
+    cell,
+    count_of,
+    coverage,
+    is_known,
+    levels_label,
+    place_in,
+)
 from cnnaudit.report.run import COUNTS, Run, Subject, Variant
 from cnnaudit.types import POOLED
 
@@ -83,7 +93,7 @@ def variants(run: Run, subject: Subject) -> list[Variant]:
     found = {one for one in measured if run.gives(one.technique) == "heatmap"}
     order, targets = list(run.manifest["catalogue"]["techniques"]), run.targets()
     return sorted(
-        found, key=lambda one: (_place(order, one.technique), _place(targets, one.target), one)
+        found, key=lambda one: (place_in(order, one.technique), place_in(targets, one.target), one)
     )
 
 
@@ -293,7 +303,7 @@ def _index(records: Iterable[Record], factors: Sequence[str]) -> Index:
 
 
 def _mean(record: Record) -> Mean:
-    counts = {name: _count(record[name]) for name in COUNTS}
+    counts = {name: count_of(record[name]) for name in COUNTS}
     value, chance, lift, dead = (float(record[x]) for x in ("mean", "chance", "lift", "dead"))
     return Mean(value, chance, lift, dead, counts)
 
@@ -302,10 +312,6 @@ def _variant(record: Record) -> Variant:
     if not record["technique"]:
         return Variant("", "", "")
     return Variant(record["technique"], record["target"], record["layer"])
-
-
-def _count(value: float) -> int:
-    return 0 if math.isnan(value) else int(value)
 
 
 def _without_empty_end(
@@ -332,10 +338,6 @@ def _words(run: Run, image_set: str) -> tuple[tuple[str, tuple[tuple[str, str], 
     return tuple((factor, tuple(said.items())) for factor, said in words.items() if said)
 
 
-def _place(order: Sequence[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)
-
-
 def _level_place(order: Sequence[str], level: str) -> tuple[bool, int, str]:
     """Sort levels as declared; items without a level of the factor come last."""
-    return (level == "", _place(order, level), level)
+    return (level == "", place_in(order, level), level)

@@ -47,9 +47,8 @@ def _regions(tiles: Tiles, picture: Picture) -> Iterable[dict[str, str]]:
     """Yield the masks as heatmaps are measured on them, the one that tiles outline first."""
     regions = tiles.about(picture).get("regions", ())
     for region in sorted(regions, key=lambda one: one["name"] != tiles.outlined):
-        if "received" in region:
-            mask = tiles.run.store.read(picture["key"], region["received"])
-            yield {"name": region["name"], "mask": _png(mask)}
+        mask = tiles.run.store.read(picture["key"], region["received"])
+        yield {"name": region["name"], "mask": _png(mask)}
 
 
 def _heatmap(tiles: Tiles, picture: Picture, one: Mapping[str, Any]) -> dict[str, Any]:

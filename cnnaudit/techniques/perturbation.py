@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SCORE = PassSpec()
-Window = tuple[slice, slice]
 
 
 @technique(needs=Needs(queries=True), title="Occlusion", citation="Zeiler, Fergus, ECCV 2014")

@@ -34,7 +34,6 @@ class Diagnostic:
 class Technique:
     """A registered technique: its function and what the planner and the report need to know."""
 
-    name: str
     compute: Callable[..., Any]
     needs: Needs
     title: str
@@ -87,7 +86,7 @@ def technique(
         if name in TECHNIQUES:
             raise ValueError(f"a technique named {name!r} is registered already")
         TECHNIQUES[name] = Technique(
-            name, compute, needs, title, citation, version, gives, diagnostics or {}, check, library
+            compute, needs, title, citation, version, gives, diagnostics or {}, check, library
         )
         return compute
 

@@ -31,8 +31,8 @@ from cnnaudit import figures
 from cnnaudit.agreement import COLUMNS as AGREEMENT_COLUMNS
 from cnnaudit.checks import table_of
 from cnnaudit.contrasts import _COLUMNS as CONTRAST_COLUMNS
-from cnnaudit.report import write_report
 from cnnaudit.report.tiles import TILE
+from cnnaudit.report.writing import write_report
 from cnnaudit.store import Store, digest_bytes
 from cnnaudit.summary import summarise, to_csv
 from cnnaudit.types import RUN_SCHEMA

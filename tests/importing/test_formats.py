@@ -356,7 +356,7 @@ def test_a_folder_in_use(voc: Path) -> None:
         (["coco", "x", "y", "z", "--split=a"], "'--split' is no allowed option"),
         (["voc", "x", "y", "--categry=a"], "'--categry' is no allowed option. Did you mean '--ca"),
         (["voc", "x", "y", "--split"], "import voc: option --split requires argument"),
-        (["voc", "x", "y", "--split=a", "--split=b"], "import voc: --split is given 2 times"),
+        (["voc", "x", "y", "--split=a", "--split=b"], "import voc: --split is given twice"),
     ],
 )
 def test_arguments_that_are_off(arguments: list[str], message: str) -> None:
