@@ -99,7 +99,7 @@ def judge_each(
     tested = [trial for trial in open_trials if not trial.refusal]
     adjusted = [holm(np.array([t.p[i] for t in tested])) for i in range(len(_DEAD_SCORES))]
     of_trial = {id(trial): [float(a[n]) for a in adjusted] for n, trial in enumerate(tested)}
-    return tuple(_judgement(trial, of_trial.get(id(trial), [])) for trial in trials)
+    return tuple(_judgement(trial, of_trial.get(id(trial), []), len(tested)) for trial in trials)
 
 
 def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) -> None:
@@ -298,14 +298,19 @@ def _about(place: Place, check: CheckSpec) -> dict[str, str]:
     return names | {"check": check.name, "metric": check.metric, "within": place.within}
 
 
-def _judgement(trial: _Trial, adjusted: Sequence[float]) -> Judgement:
+def _judgement(trial: _Trial, adjusted: Sequence[float], tests: int) -> Judgement:
+    """Judge a trial by its p-values, as they are after correction for so many tests."""
     found = estimate(trial.value)
     verdict, reason = NOT_MEASURED, trial.refusal
     if not trial.refusal:
         verdicts = [_decide(s, p) for s, p in zip(trial.samples, adjusted, strict=True)]
         verdict = verdicts[0] if len(set(verdicts)) == 1 else INCONCLUSIVE
         if len(set(verdicts)) > 1:
-            reason = "dead heatmaps decide: " + " or ".join(verdicts)
+            told = zip(verdicts, _DEAD_SCORES, strict=True)
+            either = (f"{one} if they score {score:g}" for one, score in told)
+            reason = f"dead heatmaps decide: {', '.join(either)}"
+        elif verdict == INCONCLUSIVE and max(trial.p) <= ALPHA:
+            reason = f"alone it would FAIL (p = {max(trial.p):.3f}), not as one of {tests} tests"
     return Judgement(
         **trial.about,
         value=found.mean,

@@ -184,7 +184,7 @@ def _axis(axes: Section, name: str) -> OutputAxis:
 
 def read_image_set(name: str, entry: Section) -> ImageSetSpec:
     uses = entry.choice("uses", READERS)
-    words = entry.section("words", {})
+    words, places = entry.section("words", {}), entry.section("places", {})
     grids = entry.take("grids", [])
     unit = entry.take("unit", None)
     if not isinstance(grids, list):
@@ -197,6 +197,7 @@ def read_image_set(name: str, entry: Section) -> ImageSetSpec:
         exemplars=entry.integer("exemplars", minimum=0),
         grids=tuple(_grid(Section(f"{entry.path}.grids.{n}", g)) for n, g in enumerate(grids)),
         words={factor: words.mapping(factor) for factor in words.values},
+        places={factor: places.mapping(factor) for factor in places.values},
         parameters=bind(READERS[uses], entry.rest(), entry.path),
     )
 

@@ -43,14 +43,15 @@ class _Words:
     """How an image set says the levels of its factors, and its units."""
 
     def __init__(self, image_set: ImageSet) -> None:
-        self._words = image_set.spec.words
+        self._words, self._places = image_set.spec.words, image_set.spec.places
         self.units = f"{image_set.spec.unit or 'image'}s"
 
     def of(self, factor: str, level: str) -> str:
         return self._words.get(factor, {}).get(level, f"{factor} {level!r}")
 
     def at(self, factor: str, level: str) -> str:
-        return self._words.get(factor, {}).get(level, f"at {factor} {level!r}")
+        said = self._words.get(factor, {}).get(level, f"at {factor} {level!r}")
+        return self._places.get(factor, {}).get(level, said)
 
 
 def _subject(catalogue: Catalogue, metric: str, technique: str, target: str, several: bool) -> str:
@@ -70,6 +71,10 @@ def _named(catalogue: Catalogue, kind: str, measured: Iterable[str]) -> list[str
     """Return the metrics of a kind that were measured, the primary one first."""
     metrics, there = catalogue["metrics"], set(measured)
     return [name for name in metrics if metrics[name]["kind"] == kind and name in there]
+
+
+def _two(first: float, second: float) -> str:
+    return f"{first:.2f} and {second:.2f}"
 
 
 def _capital(text: str) -> str:
@@ -167,7 +172,7 @@ class _Grid:
         gap = pairs["first"] - pairs["second"]
         most = pairs.iloc[gap.abs().argmax()]
         opposite = gap * (1 if most["first"] < most["second"] else -1)
-        turned = opposite.max() > gap.abs().max() / 2  # a hundredth the other way is no news
+        turned = opposite.max() > gap.abs().max() / 10  # a hundredth the other way is no news
         least = pairs.iloc[opposite.argmax() if turned else gap.abs().argmin()]
         words = self._words
         first, second = (words.of(self._rows, most[name]) for name in ("one", "other"))
@@ -181,12 +186,12 @@ class _Grid:
         text += ")"
         if most["dead"] >= _MANY_DEAD:
             text += f"; up to {100 * most['dead']:.0f} % of these heatmaps are zero everywhere"
-        if most["col"] != least["col"]:
+        if len(pairs) > 1 and len({*map(_two, pairs["first"], pairs["second"])}) == 1:
+            text += f"; it is the same whatever the {self._cols}"
+        elif most["col"] != least["col"]:
             told = "it is the other way round" if turned else "the difference is smallest"
-            text += (
-                f"; {told} {words.at(self._cols, least['col'])}: "
-                f"{least['first']:.2f} and {least['second']:.2f}"
-            )
+            numbers = _two(least["first"], least["second"])
+            text += f"; {told} {words.at(self._cols, least['col'])}: {numbers}"
         return text + "."
 
     def _pairs(self, table: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -121,6 +121,8 @@ class ImageSetSpec:
     grids: tuple[GridSpec, ...]
     words: Mapping[str, Mapping[str, str]]  # factor → level → how the report says it
     parameters: Mapping[str, Any]
+    # the same where a level is a place ("in the sun"); without, as `words` has it
+    places: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

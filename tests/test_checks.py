@@ -112,6 +112,22 @@ def test_a_verdict_that_dead_heatmaps_decide_is_inconclusive() -> None:
     assert _one(rows, out_of_reach) == FAIL
 
 
+def test_what_correction_alone_keeps_from_failing_says_so() -> None:
+    gaps = np.linspace(-0.25, 0.05, 16)
+    names = [f"cam{n}" for n in range(len(gaps))]
+    rows = [
+        make_rows({"left": gap, "overhead": gap}, scenes=14, technique=name, seed=n)
+        for n, (name, gap) in enumerate(zip(names, gaps, strict=True))
+    ]
+    judgements = judge(pd.concat(rows), [replace(CHECK, techniques=tuple(names))], [COLOUR], 0)
+    for one in judgements:
+        kept = one.verdict == INCONCLUSIVE and one.p <= 0.05 < one.p_holm
+        said = f"alone it would FAIL (p = {one.p:.3f}), not as one of 32 tests"
+        assert one.reason == (said if kept else "")
+    assert any(one.reason for one in judgements)
+    assert {one.verdict for one in judgements} == {FAIL, INCONCLUSIVE, PASS}
+
+
 def test_techniques_that_contradict_each_other_decide_nothing() -> None:
     good = make_rows({"left": 0.0, "overhead": 0.0}, technique="cam")
     bad = make_rows({"left": -0.5, "overhead": -0.5}, technique="other", seed=1)

@@ -108,6 +108,26 @@ def test_a_difference_the_other_way_round_is_said(rows: pd.DataFrame, image_set:
     assert found.endswith("; it is the other way round at light 'left': 0.90 and 0.60.")
 
 
+def test_what_is_the_same_everywhere_is_said_once(rows: pd.DataFrame, image_set: ImageSet) -> None:
+    for colour, value in (("equal", 0.2), ("different", 0.6)):
+        rows.loc[(rows.colour == colour) & (rows.technique == "cam"), "value"] = value
+    found = _find(summarise(rows), image_set)[-1]["text"]
+    assert "0.20 for the same colour and 0.60 for" in found
+    assert found.endswith("; it is the same whatever the light.")
+
+
+def test_a_level_may_be_said_otherwise_where_it_is_a_place(
+    rows: pd.DataFrame, image_set: ImageSet
+) -> None:
+    words = {"light": {"overhead": "an image from above"}}
+    spec = replace(image_set.spec, words=words, places={"light": {"overhead": "lit from above"}})
+    found = [one["text"] for one in _find(summarise(rows), replace(image_set, spec=spec))]
+    assert found[0].startswith("Lit from above the probability is 0.01 for colour 'equal' and")
+    turned = replace(spec, grids=(GridSpec("light", "colour", ()),))
+    found = [one["text"] for one in _find(summarise(rows), replace(image_set, spec=turned))]
+    assert " for an image from above and " in found[0]
+
+
 def test_what_does_not_differ_is_no_finding_of_heatmaps(
     rows: pd.DataFrame, image_set: ImageSet
 ) -> None:

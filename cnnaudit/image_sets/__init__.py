@@ -82,7 +82,8 @@ def _check_factors(spec: ImageSetSpec, factors: tuple[str, ...], where: str) -> 
     conditions = tuple(name for name in factors if name != spec.unit)
     for number, grid in enumerate(spec.grids):
         _check_grid(grid, conditions, f"{where}.grids.{number}")
-    named = {"unit": [spec.unit] if spec.unit else [], "words": list(spec.words)}
+    named = {"unit": [spec.unit] if spec.unit else []}
+    named |= {"words": list(spec.words), "places": list(spec.places)}
     for key, names in named.items():
         for name in names:
             if name not in factors:

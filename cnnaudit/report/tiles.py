@@ -187,7 +187,8 @@ class Tiles:
         if region is None:
             return Tile(None, label, "no region: the heatmap is the same everywhere")
         alt = f"Interesting region of {label} in {picture['item']} ({self.name(picture)})"
-        share = f"{region.share:.0%} of the picture"
+        share = f"{region.share:.0%}" if region.share >= 0.005 else "< 1%"
+        share += " of the picture"
         return Tile(inline(region.crop, f"{alt}: {share}", QUALITY), label, share)
 
     def card(self, picture: Picture) -> Card:
