@@ -12,6 +12,7 @@ from cnnaudit.statistics import ALPHA
 from cnnaudit.summary import factor_columns
 from cnnaudit.types import POOLED, ImageSet
 
+_NO_NEWS = 0.015  # a difference of a hundredth the other way
 _MANY_DEAD = 0.5  # the share of heatmaps that are zero everywhere from which on it is said
 
 Finding = dict[str, str]
@@ -71,6 +72,11 @@ def _named(catalogue: Catalogue, kind: str, measured: Iterable[str]) -> list[str
     """Return the metrics of a kind that were measured, the primary one first."""
     metrics, there = catalogue["metrics"], set(measured)
     return [name for name in metrics if metrics[name]["kind"] == kind and name in there]
+
+
+def _is_seen(first: float, second: float) -> bool:
+    """Say whether two numbers differ as they are written."""
+    return f"{first:.2f}" != f"{second:.2f}"
 
 
 def _two(first: float, second: float) -> str:
@@ -147,8 +153,8 @@ class _Grid:
                 yield {**about, "text": self._sentence_of_one(subject, model, part)}, 0.0
                 continue
             gap = float((part["first"] - part["second"]).abs().max())
-            if technique and f"{gap:.2f}" == "0.00":
-                continue  # nothing of it is to be seen
+            if technique and not any(map(_is_seen, part["first"], part["second"])):
+                continue
             yield {**about, "text": self._sentence(subject, model, part)}, gap
 
     def _sentence_of_one(self, subject: str, model: str, means: pd.DataFrame) -> str:
@@ -172,7 +178,7 @@ class _Grid:
         gap = pairs["first"] - pairs["second"]
         most = pairs.iloc[gap.abs().argmax()]
         opposite = gap * (1 if most["first"] < most["second"] else -1)
-        turned = opposite.max() > gap.abs().max() / 10  # a hundredth the other way is no news
+        turned = opposite.max() > max(gap.abs().max() / 10, _NO_NEWS)
         least = pairs.iloc[opposite.argmax() if turned else gap.abs().argmin()]
         words = self._words
         first, second = (words.of(self._rows, most[name]) for name in ("one", "other"))
@@ -262,7 +268,8 @@ def _of_contrasts(
                 own = of_model[of_model.metric == metric]
                 for _, part in own.groupby(["technique", "target"], sort=False, observed=True):
                     most = part.iloc[part.difference.abs().argmax()]
-                    if not _is_reference(catalogue, most["technique"]):
+                    seen = kind == "behaviour" or _is_seen(most["first"], most["second"])
+                    if seen and not _is_reference(catalogue, most["technique"]):
                         several = len({*lines["target"]} - {""}) > 1
                         yield _told(most, contrast, _Words(image_set), catalogue, several)
 

@@ -14,6 +14,7 @@ from cnnaudit.types import POOLED
 
 ROW = 1.9  # height of a row in rem, the same in the style sheet
 MOST_STEPS = 4  # of the axis
+_OWN_ANSWER = "predicted is what each image is taken for: the two sides may explain other classes"
 LONG_LABEL = 5  # characters
 
 Record = Mapping[str, Any]
@@ -165,6 +166,7 @@ def forest(run: Run, records: Sequence[Record], where: str = "within") -> Forest
         below=(
             *(f"hollow: {status}" for status in lacking),
             *(f"every row: {note}" for note in shared),
+            *([_OWN_ANSWER] if any(record["target"] == "predicted" for record in records) else ()),
         ),
     )
 
