@@ -1,6 +1,7 @@
 """The only file that registers a hook or touches an autograd node.
 
-Everything here is a context manager that puts the network back as it was, whatever happens inside.
+Everything here is a context manager that puts the network back as it was, whatever happens inside;
+but what `pick_output` does lasts until the handle that it returns is removed.
 """
 
 from __future__ import annotations

@@ -357,7 +357,7 @@ class NoHeatmaps:
 class MetricRow:
     """One number about one item, or the reason why there is none; no row is ever dropped.
 
-    Which model, target, technique and image set it is about, its cell knows; `summary` joins them.
+    Which model, target, technique and image set it is about, its cell knows; `rows` joins them.
     """
 
     item: str
@@ -390,7 +390,7 @@ RUN_SCHEMA = 3  # of every file of a run directory; raise it when one of them ch
 
 INPUTS = ("images", "masks", "truths")  # what a run keeps a digest of, item by item
 
-ROWS_FILE = "rows.arrow"  # of a cell of scores: what executing writes and the summary reads
+ROWS_FILE = "rows.arrow"  # of a cell of scores: what executing writes and `rows` reads
 
 # What a cell adds to each of its rows when they become one table; "" where it does not apply.
 CELL_COLUMNS = ("model", "target", "technique", "layer", "image_set")

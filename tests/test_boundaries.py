@@ -68,7 +68,7 @@ def test_stages_name_no_technique_metric_or_model(stage: str) -> None:
     "module",
     [
         *("cnnaudit.cli", "cnnaudit.jobs", "cnnaudit.config", "cnnaudit.plan", "cnnaudit.summary"),
-        *("cnnaudit.comparing", "cnnaudit.comparing", "cnnaudit.report.comparison"),
+        *("cnnaudit.comparing", "cnnaudit.comparing.findings", "cnnaudit.report.comparison"),
         *("cnnaudit.report", "cnnaudit.asking", "cnnaudit.starting", "cnnaudit.importing"),
     ],
 )

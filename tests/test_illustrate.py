@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnaudit import kernels
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
 from cnnaudit.executors import make_here
 from cnnaudit.illustrations import Illustrated, ShownItems, exemplars
+from cnnaudit.kernels import ShownKernels
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.plan import requests_of
 from cnnaudit.types import DIED
@@ -130,3 +132,23 @@ def test_an_item_that_cannot_be_read_has_no_picture(ready: Prepared) -> None:
     broken = next(item.image.path for item in image_set.items if item.id == name)
     broken.write_bytes(broken.read_bytes()[:-500])
     assert name not in {one.item.id for one in _illustrate(ready)}
+
+
+def test_filters_that_cannot_be_made_fail_alone(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = prepare(load_specs([*overrides, "technique=[kernels]"]))
+    (spec,) = ready.audit.models
+    requests = requests_of(ready.audit, spec, ready.facts[spec.name])
+    shown, store = ShownKernels(ready.audit, spec, requests), ready.store
+
+    def refuse(*_: object) -> None:
+        raise SystemExit("not today")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kernels, "_filters", refuse)
+        make_here(ready.audit, [*shown.errands(store)], store)
+    (gap,) = shown.gaps(store)
+    assert (gap["status"], gap["reason"]) == ("failed", "SystemExit: not today")
+    make_here(ready.audit, [*shown.errands(store)], store)
+    assert [*shown.gaps(store)] == [*shown.errands(store)] == []

@@ -1,7 +1,7 @@
 """Metrics: from heatmaps and masks, and from predictions and truths, to numbers with a reason.
 
-A metric is a pure function in `overlap` or `behaviour`; what holds for all of them (which images
-have no value and why, dead heatmaps, chance, lift) is written here, once.
+A metric is a pure function in `overlap`, `faithfulness`, `behaviour` or `channels`; what holds for
+all of them (which images have no value and why, dead heatmaps, chance, lift) is written here, once.
 """
 
 from __future__ import annotations
