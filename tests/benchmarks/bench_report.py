@@ -31,6 +31,7 @@ from cnnaudit import figures
 from cnnaudit.agreement import COLUMNS as AGREEMENT_COLUMNS
 from cnnaudit.checks import table_of
 from cnnaudit.contrasts import _COLUMNS as CONTRAST_COLUMNS
+from cnnaudit.randomisation import COLUMNS as RANDOM_COLUMNS
 from cnnaudit.report.tiles import TILE
 from cnnaudit.report.writing import write_report
 from cnnaudit.store import Store, digest_bytes
@@ -184,11 +185,15 @@ def write_run(folder: Path, models: list[str]) -> Path:
     rows.to_parquet(run / "results" / "rows.parquet", index=False)
     (run / "results" / "summary.csv").write_bytes(to_csv(summarise(rows)))
     (run / "results" / "checks.csv").write_bytes(to_csv(table_of([])))
-    empty = pd.DataFrame(columns=CONTRAST_COLUMNS)
-    (run / "results" / "contrasts.csv").write_bytes(to_csv(empty))
-    (run / "results" / "agreement.csv").write_bytes(to_csv(pd.DataFrame(columns=AGREEMENT_COLUMNS)))
+    for name, columns in (
+        ("contrasts", CONTRAST_COLUMNS),
+        ("agreement", AGREEMENT_COLUMNS),
+        ("randomisation", RANDOM_COLUMNS),
+    ):
+        empty = to_csv(pd.DataFrame(columns=columns))
+        (run / "results" / f"{name}.csv").write_bytes(empty)
     pictures = list(_pictures(store, models))
-    _write(run / "results" / "illustrations.json", {"pictures": pictures})
+    _write(run / "results" / "illustrations.json", {"pictures": pictures, "kernels": []})
     _write(run / "manifest.json", _manifest(models))
     _write(run / "summary.json", _summary(len(rows)))
     (run / "config.yaml").write_text("name: many\n")
