@@ -20,6 +20,7 @@ import pytest
 
 from cnnaudit.report.cells import interval, number, probability
 from cnnaudit.report.checks import verdicts_of_models
+from cnnaudit.report.contrasts import _labelled
 from cnnaudit.report.page import SCRIPTS
 from cnnaudit.report.prediction import prediction
 from cnnaudit.report.run import load
@@ -533,6 +534,26 @@ def test_without_agreement_there_is_no_section(tmp_path: Path) -> None:
     page = write_report(run).read_text()
     assert 'id="agreement"' not in page
     assert 'href="#agreement"' not in page
+
+
+def test_a_contrast_of_own_answers_says_that_they_may_differ(tmp_path: Path) -> None:
+    run = build_run(tmp_path, str)
+    note = "the two sides may explain different classes."
+    assert note not in words(write_report(run).read_text())
+    path = run / "results" / "contrasts.csv"
+    text = path.read_text()
+    assert ",all," in text
+    path.write_text(text.replace(",all,", ",predicted,"))
+    table = pd.read_csv(path)
+    measured = table[table.target == "predicted"].metric.unique()  # behaviour has no target
+    assert words(write_report(run).read_text()).count(note) == len(measured) > 0
+
+
+def test_every_second_label_of_an_axis_is_minor_but_never_zero() -> None:
+    ticks = _labelled([-0.6, -0.4, -0.2, 0.0, 0.2])
+    assert [(one.label, one.minor) for one in ticks] == [
+        ("−0.6", True), ("−0.4", False), ("−0.2", True), ("0", False), ("0.2", True)
+    ]  # fmt: skip
 
 
 def test_a_gap_names_techniques_of_the_same_metrics_together(tmp_path: Path) -> None:

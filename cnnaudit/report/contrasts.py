@@ -14,7 +14,7 @@ from cnnaudit.types import POOLED
 
 ROW = 1.9  # height of a row in rem, the same in the style sheet
 MOST_STEPS = 4  # of the axis
-_OWN_ANSWER = "predicted is what each image is taken for: the two sides may explain other classes"
+_OWN_ANSWER = "predicted is each image's own answer: the two sides may explain different classes"
 LONG_LABEL = 5  # characters
 
 Record = Mapping[str, Any]
