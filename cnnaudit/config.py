@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -137,7 +138,7 @@ def _chosen(
 
 def group_options(group: str, config_dir: Path | None) -> list[str]:
     """Return the options of a group, the shipped ones and those of the user's own folder."""
-    if not group.isidentifier():
+    if not re.fullmatch(r"[\w-]+(/[\w-]+)*", group):
         return []
     folders = [shipped.locate("conf"), *([config_dir] if config_dir else [])]
     return sorted({path.stem for folder in folders for path in folder.glob(f"{group}/*.yaml")})
@@ -170,11 +171,23 @@ def explain_key(key: str, overrides: Iterable[str], config_dir: Path | None) -> 
     return f"{key} cannot be set to this; what a config leaves out is added by +{key}.…=…"
 
 
-def _compose(overrides: Iterable[str], config_dir: Path | None) -> DictConfig:
+def settings_of_hydra(overrides: Iterable[str], config_dir: Path | None) -> dict[str, Any]:
+    """Return how Hydra itself would be set up, but for what tells one call from another."""
+    whole = _compose(overrides, config_dir, with_hydra=True)
+    settings: Any = OmegaConf.to_container(whole.hydra)
+    for name in ("overrides", "runtime", "searchpath"):
+        del settings[name]
+    del settings["job"]["override_dirname"]
+    return {**settings}
+
+
+def _compose(
+    overrides: Iterable[str], config_dir: Path | None, *, with_hydra: bool = False
+) -> DictConfig:
     place = str(config_dir.absolute()).replace("'", r"\'") if config_dir else ""
     extra = [f"hydra.searchpath=['file://{place}']"] if place else []
     with initialize_config_dir(str(shipped.locate("conf")), version_base="1.3"):
-        return compose("audit", [*overrides, *extra])
+        return compose("audit", [*overrides, *extra], return_hydra_config=with_hydra)
 
 
 def _about_what_is_chosen(spec: AuditSpec) -> AuditSpec:

@@ -10,8 +10,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 COMPLETE, ERROR, REFUSED, FAILED, INCOMPLETE, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 _TAKE_A_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
+# What brings configs, or choices of them, that nobody would look at before Hydra takes them.
+_REFUSED_OPTIONS = ("config_path", "config_name", "experimental_rerun")
+_REFUSED_KEYS = ("hydra.searchpath", "hydra.sweeper", "hydra/sweeper")
 _WORST_FIRST = (INCOMPLETE, FAILED, UNDECIDED, COMPLETE)
 
 
@@ -40,7 +44,6 @@ def with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequenc
 
     from cnnaudit import shipped
     from cnnaudit.config import check_choices
-    from cnnaudit.own_code import refuse_settings_of_hydra
 
     called = "python run.py" if Path(sys.argv[0]).name == "run.py" else "cnnaudit run"
     command = f"{called} {shlex.join(overrides)}".rstrip()
@@ -53,14 +56,16 @@ def with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequenc
     # Hydra reads the process's arguments, and would print tracebacks or exit by itself.
     sys.argv = [sys.argv[0], *_keys_first(overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    conf, own = str(shipped.locate("conf")), _config_dir(overrides)
+    own = None
     try:
-        if own is not None:
-            refuse_settings_of_hydra(own)
-        check_choices(overrides, own)
+        options = _options(sys.argv[1:])
+        own = None if options.config_dir is None else Path(options.config_dir)
+        check_choices(options.overrides, own)
+        _check_hydra_itself(options.overrides, own)
+        conf = str(shipped.locate("conf"))
         hydra.main(version_base="1.3", config_path=conf, config_name="audit")(entry)()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise AuditError(_in_one_message(error, overrides)) from error
+        raise AuditError(_in_one_message(error, overrides, own)) from error
     except SystemExit as error:  # Hydra's own usage message, already printed
         return ERROR if error.code else COMPLETE
     for end in _ends:
@@ -77,6 +82,60 @@ def _keys_first(words: Sequence[str]) -> list[str]:
         is_key = "=" in word and not word.startswith("-") and before not in _TAKE_A_VALUE
         (keys if is_key or word.startswith("~") else others).append(word)
     return [*keys, *others]
+
+
+def _options(words: Sequence[str]) -> Namespace:
+    """Return options and overrides as Hydra itself reads them."""
+    from hydra._internal.utils import get_args_parser
+
+    options, _ = get_args_parser().parse_known_args(words)
+    given = [f"--{name.replace('_', '-')}" for name in _REFUSED_OPTIONS if getattr(options, name)]
+    given += [text for text in options.overrides if text.lstrip("+~").startswith(_REFUSED_KEYS)]
+    for text in given:
+        raise AuditError(f"{text}: cnnaudit does not take it; your own configs: --config-dir DIR")
+    return options
+
+
+def _check_hydra_itself(overrides: Sequence[str], config_dir: Path | None) -> None:
+    """Refuse config files that set Hydra itself up: callbacks, loggers and launchers name code.
+
+    Hydra runs it before anybody could ask whether it may. On the command line such settings count.
+    """
+    from cnnaudit.config import settings_of_hydra
+
+    if config_dir is None:
+        return  # all files are our own
+    asked = [text for text in overrides if text.lstrip("+~").startswith("hydra")]
+    meant = settings_of_hydra(asked, None)
+    for of_job in _jobs(overrides, config_dir):
+        found = settings_of_hydra(of_job, config_dir)
+        for key in found:
+            if found[key] != meant.get(key):
+                raise AuditError(
+                    f"hydra.{key}: a config file cannot set Hydra itself up, since that can run "
+                    "code; on the command line it can be set"
+                )
+
+
+def _jobs(overrides: Sequence[str], config_dir: Path | None) -> Iterator[tuple[str, ...]]:
+    """Yield the overrides of each job that a multirun makes of other choices of config files."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+
+    from cnnaudit.config import group_options
+
+    alternatives: list[list[str]] = []
+    parsed = OverridesParser.create().parse_overrides([*overrides])
+    for text, read in zip(overrides, parsed, strict=True):
+        if not read.is_sweep_override():
+            alternatives.append([text])
+        elif options := group_options(read.key_or_group, config_dir):  # else a value: no file
+            sweep = read.value()
+            found = (
+                sweep.filter(options) if isinstance(sweep, Glob) else read.sweep_string_iterator()
+            )
+            alternatives.append([f"{read.get_key_element()}={one}" for one in found])
+    yield from product(*alternatives)
 
 
 class _End:
@@ -120,7 +179,7 @@ def _end_of(
         return _End(COMPLETE, AuditError(f"code of your own has called sys.exit({error.code})"))
 
 
-def _in_one_message(error: Exception, overrides: Sequence[str]) -> str:
+def _in_one_message(error: Exception, overrides: Sequence[str], config_dir: Path | None) -> str:
     """Turn Hydra's, OmegaConf's and YAML's own errors into one message with the near miss."""
     from hydra.errors import OverrideParseException
 
@@ -133,18 +192,8 @@ def _in_one_message(error: Exception, overrides: Sequence[str]) -> str:
         return f"{error.override}: {said}; a value with such signs needs quotes: \"KEY='VALUE'\""
     if option := re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", text):
         group, name = option.groups()
-        options = group_options(group, _config_dir(overrides))
+        options = group_options(group, config_dir)
         return f"{group}: {unknown(name, options, 'option')}"
     if key := re.search(r"Could not override '([^']+)'", text):
-        return explain_key(key[1], overrides, _config_dir(overrides))
+        return explain_key(key[1], overrides, config_dir)
     return text.partition("\nSee https")[0]
-
-
-def _config_dir(overrides: Sequence[str]) -> Path | None:
-    """Return the folder of the user's own configs, if one was named."""
-    for flag, value in pairwise([*overrides, ""]):
-        if flag in ("--config-dir", "-cd"):
-            return Path(value)
-        if flag.startswith("--config-dir="):
-            return Path(flag.partition("=")[2])
-    return None

@@ -60,25 +60,6 @@ def check_open(allowed: bool, where: str, named: str) -> None:
         )
 
 
-def refuse_settings_of_hydra(folder: Path) -> None:
-    """Refuse a user's config files that set Hydra itself up: callbacks and loggers name code.
-
-    Hydra runs it before anybody could ask whether it may. On the command line such settings count.
-    """
-    for file in sorted(folder.rglob("*.yaml")):
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        meant = [text for line in lines if "hydra" in (text := _without_comment(line))]
-        if meant or "hydra" in file.relative_to(folder).parts:
-            raise AuditError(
-                f"{file}: a config file cannot set Hydra itself up, since that can run code"
-                f"{': ' + meant[0].strip() if meant else ''}; on the command line it can be set"
-            )
-
-
-def _without_comment(line: str) -> str:
-    return line if "@package" in line else line.partition("#")[0]
-
-
 def import_plugins(names: Iterable[str], allowed: bool) -> None:
     """Import modules that register techniques and metrics of a user's own."""
     for name in names:

@@ -140,24 +140,81 @@ def test_a_multirun_may_run_code_when_the_command_line_says_so(project: Path) ->
     assert len(list((project / "outputs/audit").iterdir())) == 2
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "callbacks: {mine: {_target_: my_package.evil.Callback}}",
-        "job_logging: {version: 1, handlers: {one: {'()': my_package.evil.Callback}}, "
-        "root: {handlers: [one]}}",
-    ],
-)
-def test_a_config_file_cannot_have_hydra_run_code(project: Path, setting: str) -> None:
+EVIL = "{_target_: my_package.evil.Callback}"
+LOGGER = "{one: {'()': my_package.evil.Callback}}, root: {handlers: [one]}"
+SETTINGS = {
+    "callbacks": f"hydra: {{callbacks: {{mine: {EVIL}}}}}",
+    "an escape": f'"hy\\x64ra": {{callbacks: {{mine: {EVIL}}}}}',
+    "job_logging": f"hydra: {{job_logging: {{version: 1, handlers: {LOGGER}}}}}",
+    "launcher": f"hydra: {{launcher: {EVIL}}}",
+    "job": "hydra: {job: {env_set: {PYTHONPATH: my_package}}}",
+}
+
+
+def _send(project: Path, setting: str) -> list[str]:
+    """Write configs that would have Hydra run code, and return how the audit is called."""
     evil = "from pathlib import Path\nPath('ran').touch()\n"
     (project / "my_package/evil.py").write_text(f"{evil}\ndef Callback(**_):\n    {evil!r}\n")
-    sent = f"# @package _global_\nhydra:\n  {setting}\n"
-    (project / "conf/experiment/sent.yaml").write_text(sent)
-    arguments = [*ARGUMENTS, "experiment=sent", "allow_code=true"]
-    process = _run(project, *(text for text in arguments if text != "experiment=none"))
+    (project / "conf/experiment/sent.yaml").write_text(f"# @package _global_\n{setting}\n")
+    (project / "conf/experiment/harmless.yaml").write_text("# @package _global_\nseed: 1\n")
+    (project / "conf/my-own/kind").mkdir(parents=True)
+    (project / "conf/my-own/kind/a.yaml").write_text("# @package _global_\nseed: 2\n")
+    (project / "conf/my-own/kind/b.yaml").write_text(f"# @package _global_\n{setting}\n")
+    return [text for text in ARGUMENTS if "experiment=" not in text and "config-dir" not in text]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_config_file_cannot_have_hydra_run_code(project: Path, setting: str) -> None:
+    arguments = _send(project, SETTINGS[setting])
+    called = ("--config-dir=conf", "experiment=sent", "allow_code=true")
+    process = _run(project, *arguments, *called)
     assert process.returncode == 1
-    assert "sent.yaml: a config file cannot set Hydra itself up" in process.stderr
+    key = "callbacks" if setting == "an escape" else setting
+    assert process.stderr.startswith(f"error: hydra.{key}: a config file cannot set Hydra itself")
     assert not (project / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (["-cd", "conf"], "hydra.callbacks: a config file cannot"),
+        (["-cd=conf"], "hydra.callbacks: a config file cannot"),
+        (["--config-d", "conf"], "hydra.callbacks: a config file cannot"),
+        (
+            ["--config-dir", "photos", "--config-dir", "conf"],
+            "hydra.callbacks: a config file cannot",
+        ),
+        (["--config-dir=linked"], "hydra.callbacks: a config file cannot"),
+        (
+            ["-m", "-cd", "conf", "experiment=harmless,sent"],
+            "hydra.callbacks: a config file cannot",
+        ),
+        (["-m", "-cd", "conf", "experiment=glob(*t)"], "hydra.callbacks: a config file cannot"),
+        (["-m", "-cd", "conf", "+my-own/kind=a,b"], "hydra.callbacks: a config file cannot"),
+        (["hydra.searchpath=[file://conf]"], "hydra.searchpath=[file://conf]: cnnaudit does not"),
+        (["-m", "+hydra.sweeper.params.experiment='a,sent'"], "+hydra.sweeper.params.experiment="),
+        (["--config-path", "conf"], "--config-path: cnnaudit does not take it"),
+        (["-cp=conf", "-cn=experiment/sent"], "--config-path: cnnaudit does not take it"),
+        (["--experimental-rerun", "conf/x.pickle"], "--experimental-rerun: cnnaudit does not"),
+    ],
+)
+def test_however_its_folder_is_named(project: Path, named: list[str], message: str) -> None:
+    arguments = _send(project, SETTINGS["callbacks"])
+    (project / "linked").mkdir()
+    for group in (project / "conf").iterdir():
+        (project / "linked" / group.name).symlink_to(group)
+    chosen = [] if "-m" in named else ["experiment=sent"]
+    process = _run(project, *arguments, *named, *chosen)
+    assert process.returncode == 1, process.stderr
+    assert process.stderr.startswith(f"error: {message}")
+    assert not (project / "ran").exists()
+
+
+def test_what_the_command_line_asks_of_hydra_counts(project: Path) -> None:
+    arguments = ["+hydra.job.env_set.ASKED=here", "--cfg", "hydra"]
+    process = _run(project, *ARGUMENTS, *arguments)
+    assert process.returncode == 0, process.stderr
+    assert "ASKED: here" in process.stdout
 
 
 # --- what somebody's code may do ------------------------------------------------------------------
