@@ -22,6 +22,7 @@ from cnnaudit.techniques import TECHNIQUES, NotApplicable, Technique
 from cnnaudit.techniques.procedures import upsampled
 from cnnaudit.types import (
     ANY_ERROR,
+    AuditError,
     Channels,
     HeatmapRequest,
     Heatmaps,
@@ -68,10 +69,25 @@ def compute_heatmaps(
         {name: _pass_spec(r for r in requests if r.target.name == name) for name in targets},
     )
     scorers = {name: _scorer(own, model, score_from) for name, own in signals.items()}
-    results = [
-        _compute(request, signals[name], model, score_from, scorers[name])
-        for request, name in ((request, request.target.name) for request in requests)
-    ]
+    results: list[Result] = []
+    for place, request in enumerate(requests):
+        name = request.target.name
+        shared, network = _tensors(signals[name]), _network_of(request, model)
+        before, weights = _versions(shared), _versions(network)
+        result = _compute(request, signals[name], model, score_from, scorers[name])
+        if _versions(network) != weights:
+            raise AuditError(
+                f"technique.{request.technique.name}: it wrote into the network's weights, and "
+                "every number after it would be another network's; it must work on a copy"
+            )
+        if _versions(shared) != before:
+            # What the other techniques were given, or have returned, is no longer what it was.
+            others = [*requests[:place], *requests[place + 1 :]]
+            again = partial(compute_heatmaps, model, score_from, images, others, truths)
+            outputs, results = again(upsample=upsample)
+            refused = NoHeatmaps("failed", "it wrote into its signals; it must work on a clone")
+            return outputs, [*results[:place], refused, *results[place:]]
+        results.append(result)
     if upsample:
         results = _upsampled(results, tuple(images.shape[-2:]))
     for place, request in enumerate(requests):
@@ -144,6 +160,27 @@ def _compute(
     # A ReLU's gradient is 0 where it met a NaN: without a score a map may look sound.
     maps = found.maps.where(signals.has_score[:, None, None], torch.nan)
     return replace(found, maps=maps, scorer=scorer)
+
+
+def _tensors(signals: Signals) -> list[Tensor]:
+    found = [signals.images, signals.score, signals.weights]
+    for some in (signals.activations, signals.gradients, signals.input_gradients):
+        found += some.values()
+    if signals.head is not None:
+        found += [signals.head.features, signals.head.weights]
+    return found
+
+
+def _network_of(request: HeatmapRequest, model: nn.Module) -> list[Tensor]:
+    """Return what the network consists of, if the technique gets hold of it."""
+    if not TECHNIQUES[request.technique.uses].needs.network:
+        return []
+    return [*model.parameters(), *model.buffers()]
+
+
+def _versions(tensors: Iterable[Tensor]) -> list[int]:
+    """Return how often each tensor has been written into, as torch counts it."""
+    return [tensor._version for tensor in tensors]
 
 
 def _as_declared(technique: Technique, computed: Any, b: int) -> Heatmaps | Channels:

@@ -19,7 +19,7 @@ from cnnaudit.heatmaps import Result, compute_heatmaps
 from cnnaudit.image_sets.batches import batches
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
 from cnnaudit.measure import truths_of
-from cnnaudit.metrics import behaviour, is_dead
+from cnnaudit.metrics import NOT_FINITE, behaviour, is_dead
 from cnnaudit.metrics.truths import truth_array
 from cnnaudit.models import device_of
 from cnnaudit.models.preprocessing import frame, prepare_image, prepare_mask, received
@@ -127,12 +127,12 @@ def result_files(result: Result, index: int, display: str) -> tuple[Files, bool]
     if isinstance(result, NoHeatmaps):
         return _about(result.status, result.reason), result.status == "failed"
     if isinstance(result, Channels):
-        return _channel_files(result.maps[index]), False
+        return _channel_files(result.maps[index])
     if index in result.ineligible:
         return _about("ineligible", result.ineligible[index]), False
     heatmap = result.maps[index]
     if not torch.isfinite(heatmap).all():
-        return _about("failed", "the heatmap is not finite"), True
+        return _about("failed", NOT_FINITE), True
     return _heatmap_files(heatmap, display), False
 
 
@@ -152,15 +152,15 @@ def _heatmap_files(heatmap: Tensor, display: str) -> Files:
     return {"heatmap.png": figures.encoded(Image.fromarray(code), "PNG"), **about}
 
 
-def _channel_files(maps: Tensor) -> Files:
+def _channel_files(maps: Tensor) -> tuple[Files, bool]:
     """Return the first channel images (K, h, w) one below the other, each scaled to 8 bits."""
     count, height, _ = maps.shape
     shown = maps[:CHANNELS_SHOWN].double().cpu().numpy()
     if not np.isfinite(shown).all():
-        return _about("failed", "the channels are not finite")
+        return _about("failed", "the channels are not finite"), True
     strip = np.concatenate([figures.eight_bit(channel) for channel in shown])
     about = _about("ok", "", channels=count, shown=len(shown), height=height)
-    return {"channels.png": figures.encoded(Image.fromarray(strip), "PNG"), **about}
+    return {"channels.png": figures.encoded(Image.fromarray(strip), "PNG"), **about}, False
 
 
 def _about(status: str, reason: str, **more: Any) -> Files:

@@ -27,7 +27,7 @@ from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Files, Store, cell_key, digest_bytes
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.totals import Totals, failure
-from cnnaudit.types import DIED, HeatmapRequest, ImageSet, Item
+from cnnaudit.types import HeatmapRequest, ImageSet, Item
 
 if TYPE_CHECKING:
     from torch import nn
@@ -140,16 +140,16 @@ class ShownItems:
         ]
 
     def gaps(self, store: Store) -> Iterator[dict[str, Any]]:
-        """Yield for which items a process died; of others the rows have the reason."""
-        lost: dict[str, list[str]] = {}
+        """Yield why pictures and heatmaps failed, and of which items."""
+        failed: dict[str, dict[str, set[str]]] = {}  # reason → item → techniques, "" the picture
         for item in self.items:
-            if not self._keys[item.id].complete(store):
-                for reason in self._keys[item.id].reasons(store):
-                    lost.setdefault(reason, []).append(item.id)
-        for reason, items in lost.items():
-            if reason.startswith(DIED):
-                where = self.spec.name, self.image_set.spec.name
-                yield failure(*where, reason, len(items), items, {"": ["picture"]})
+            for reason, technique in self._keys[item.id].failures(store):
+                failed.setdefault(reason, {}).setdefault(item.id, set()).add(technique)
+        for reason, items in failed.items():
+            techniques = sorted(set().union(*items.values()))
+            missing = {name: ["heatmap" if name else "picture"] for name in techniques}
+            where = self.spec.name, self.image_set.spec.name
+            yield failure(*where, reason, len(items), [*items], missing)
 
 
 def _illustrate(
@@ -248,12 +248,19 @@ class _Keys:
         # last, so that no picture is there without its heatmaps
         store.write(self.picture, picture, self.picture_fields, again=again)
 
-    def reasons(self, store: Store) -> set[str]:
-        """Return why the picture is not there, or a heatmap."""
-        found = {reason for *_, reason in self.stored(store)}
+    def failures(self, store: Store) -> Iterator[tuple[str, str]]:
+        """Yield why a heatmap is not there, and its technique; "" is the picture with all of them.
+
+        What failed is stored to be made again, so that it is not complete.
+        """
+        if self.complete(store):
+            return
         if not store.has(self.picture):
-            found.add(str(json.loads(store.read(self.picture, _PICTURE))["reason"]))
-        return found
+            yield str(json.loads(store.read(self.picture, _PICTURE))["reason"]), ""
+            return
+        for request, _, status, reason in self.stored(store):
+            if status == "failed":
+                yield reason, request.technique.name
 
     def fail(self, store: Store, reason: str) -> None:
         """Store why there are none, to be made again; what is there already stays."""

@@ -52,7 +52,8 @@ def run_passes(
     by_input = any(s.input_gradient or s.guided_input_gradient for s in specs.values())
     graph = by_input or any(spec.gradients for spec in specs.values())
     with hooks.frozen(model), torch.set_grad_enabled(graph), ExitStack() as stack:
-        leaf = images.detach().requires_grad_(by_input)
+        # A copy: techniques get it, and somebody's may write into it.
+        leaf = images.detach().clone().requires_grad_(by_input)
         trace = None
         if any(spec.head for spec in specs.values()):
             trace = stack.enter_context(hooks.head(model))

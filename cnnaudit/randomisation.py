@@ -8,7 +8,7 @@ NeurIPS 2018 (cascading randomisation).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,13 @@ from cnnaudit.plan import Asked, check_same, item_fields, request_fields, reques
 from cnnaudit.specs import AuditSpec, ModelSpec, SanitySpec
 from cnnaudit.statistics import estimate
 from cnnaudit.store import Store, cell_key, digest_bytes
-from cnnaudit.totals import failure
-from cnnaudit.types import HeatmapRequest, ImageSet, Item
+from cnnaudit.totals import Subject, failure
+from cnnaudit.types import DIED, HeatmapRequest, ImageSet, Item
 
 if TYPE_CHECKING:
     from torch import nn
 
-VERSION = 1  # raise it when the same key would give other numbers
+VERSION = 2  # raise it when the same key would give other numbers
 COLUMNS = [
     *("sanity", "image_set", "model", "target", "technique", "step", "layers", "share"),
     *("correlation", "low", "high", "units", "scored", "total", "bound", "status"),
@@ -69,12 +69,24 @@ def randomisation_table(
 
     Image sets count as they are, not under perturbations. The store must have the curves.
     """
-    lines: list[dict[str, Any]] = []
-    for work, requests in _works(audit, facts, image_sets):
-        for request in requests:
-            about = json.loads(store.read(cell_key(work.fields(request)), _FILE))
-            lines += _lines(work, request, about)
-    return pd.DataFrame(lines, columns=COLUMNS)
+    made = _made(audit, facts, image_sets, store)
+    return pd.DataFrame([line for one in made for line in _lines(*one)], columns=COLUMNS)
+
+
+def curve_gaps(
+    audit: AuditSpec,
+    facts: Mapping[str, ModelFacts],
+    image_sets: Iterable[ImageSet],
+    store: Store,
+) -> Iterator[dict[str, Any]]:
+    """Yield of which items a curve lacks a correlation since something failed, and why."""
+    for work, request, about in _made(audit, facts, image_sets, store):
+        by_reason: dict[str, list[str]] = {}
+        for item, reason in about["failures"].items():
+            by_reason.setdefault(reason, []).append(item)
+        for reason, items in by_reason.items():
+            missing = {request.technique.name: [work.sanity.name]}
+            yield failure(work.spec.name, work.image_set, reason, len(items), items, missing)
 
 
 def curve_errands(
@@ -82,14 +94,19 @@ def curve_errands(
     facts: Mapping[str, ModelFacts],
     image_sets: Iterable[ImageSet],
     store: Store,
+    died: Mapping[Subject, Set[str]],
 ) -> Iterator[Errand]:
-    """Yield what is to be made so that the store has every curve that the table rests on."""
+    """Yield what is to be made so that the store has every curve that the table rests on.
+
+    `died` has the items of which a process died already: they are not tried again.
+    """
     for work, requests in _works(audit, facts, image_sets):
         fields = [(request, work.fields(request)) for request in requests]
         missing = [(request, own) for request, own in fields if not store.has(cell_key(own))]
         if missing:
             title = f"randomised, on {len(work.items)} items of {work.image_set}"
-            make, fail = partial(_make, work, missing), partial(_fail, missing)
+            left_out = died.get((work.spec.name, work.image_set), set())
+            make, fail = partial(_make, work, missing, left_out), partial(_fail, work, missing)
             yield Errand(title, work.spec, make, fail)
 
 
@@ -117,6 +134,19 @@ def _works(
             mine = [one for one in requests if one.technique.name in sanity.techniques]
             for name in (one.spec.name for one in as_they_are):
                 yield _Work(audit, spec, name, chosen[sanity.name, name], sanity), mine
+
+
+def _made(
+    audit: AuditSpec,
+    facts: Mapping[str, ModelFacts],
+    image_sets: Iterable[ImageSet],
+    store: Store,
+) -> Iterator[tuple[_Work, HeatmapRequest, dict[str, Any]]]:
+    """Yield what the store says of each curve."""
+    for work, requests in _works(audit, facts, image_sets):
+        for request in requests:
+            content = store.read(cell_key(work.fields(request)), _FILE)
+            yield work, request, json.loads(content)
 
 
 def _chosen(image_set: ImageSet, count: int) -> list[Item]:
@@ -159,42 +189,34 @@ def find_randomisation(table: pd.DataFrame, titles: Mapping[str, str]) -> list[d
     return findings
 
 
-def find_failures(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return what failed in the form of a gap: the audit is not complete without it."""
-    failed = table[table.status.str.startswith("failed")]
-    return [
-        failure(
-            one["model"],
-            one["image_set"],
-            reason=one["status"].partition(": ")[2],
-            items=one["total"],
-            examples=[],
-            missing={one["technique"]: [one["sanity"]]},
-        )
-        for one in failed.to_dict("records")
-    ]
-
-
-def _make(work: _Work, asked: Asked, model: nn.Module, store: Store) -> None:
+def _make(work: _Work, asked: Asked, left_out: Set[str], model: nn.Module, store: Store) -> None:
     """Store the curve of each request."""
     from cnnaudit.randomising import curves
 
     for request, fields in asked:
         check_same(fields, work.fields(request))
     requests, size = [request for request, _ in asked], work.audit.batch_size
-    made = curves(model, work.spec, work.items, work.sanity, requests, size)
-    for (_, fields), about in zip(asked, made, strict=True):
+    items = [item for item in work.items if item.id not in left_out]
+    if not items:
+        _fail(work, asked, store, DIED)
+        return
+    lost = {item.id: DIED for item in work.items if item.id in left_out}
+    made = curves(model, work.spec, items, work.sanity, requests, size)
+    for (_, fields), curve in zip(asked, made, strict=True):
+        _write(store, fields, {**curve, "failures": {**curve["failures"], **lost}})
+
+
+def _fail(work: _Work, asked: Asked, store: Store, reason: str) -> None:
+    failures = {item.id: reason for item in work.items}
+    about = {"status": "failed", "reason": reason, "steps": [], "failures": failures}
+    for _, fields in asked:
         _write(store, fields, about)
 
 
-def _fail(asked: Asked, store: Store, reason: str) -> None:
-    for _, fields in asked:
-        _write(store, fields, {"status": "failed", "reason": reason, "steps": []})
-
-
 def _write(store: Store, fields: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Store a curve; one in which something failed is to be made again."""
     content = json.dumps(about).encode()
-    store.write(cell_key(fields), {_FILE: content}, fields, again=about["status"] == "failed")
+    store.write(cell_key(fields), {_FILE: content}, fields, again=bool(about["failures"]))
 
 
 def _lines(
@@ -223,7 +245,7 @@ def _lines(
             "high": np.minimum(found.high, 1),
             "units": found.units,
             "scored": len(values),
-            "total": len(step["correlations"]) or len(work.items),
+            "total": len({*step["correlations"], *about["failures"]}) or len(work.items),
             "status": status
             if about["status"] == "ok"
             else f"{about['status']}: {about['reason']}",

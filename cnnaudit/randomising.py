@@ -17,6 +17,7 @@ from cnnaudit import hooks
 from cnnaudit.heatmaps import compute_heatmaps, weights_of
 from cnnaudit.image_sets.batches import batches
 from cnnaudit.measure import truths_of
+from cnnaudit.metrics import NOT_FINITE
 from cnnaudit.models import device_of
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.models.untrained import own_parameters, reinitialise
@@ -45,7 +46,8 @@ _AT_ONCE = 16  # images
 Layers = list[tuple[str, nn.Module]]
 Weights = list[Array | None]  # of each image, (N,); None: there is nothing to explain
 Ranks = dict[str, Array | None]  # of each item; None: its heatmap does not vary
-Curve = dict[str, Any]  # status, reason, and the steps
+Failures = dict[str, str]  # item → why it has no heatmap, as it is or with random layers
+Curve = dict[str, Any]  # status, reason, the steps, and failures
 
 # --- re-initialising ------------------------------------------------------------------------------
 
@@ -113,7 +115,8 @@ def curves(
                 size //= 2
                 continue
             log.exception("%s could not be re-initialised", spec.name)
-            return [_lacking("failed", f"{type(error).__name__}: {error}") for _ in requests]
+            reason = f"{type(error).__name__}: {error}"
+            return [_lost({item.id: reason for item in items}) for _ in requests]
 
 
 def _curves(
@@ -123,22 +126,31 @@ def _curves(
     sanity: SanitySpec,
     requests: Sequence[HeatmapRequest],
 ) -> list[Curve]:
-    explained = [_Explained(spec, model, batch, requests) for batch in given]
+    explained: list[_Explained] = []
+    unread: Failures = {}
+    for batch in given:
+        unread |= batch.failures
+        if batch.items:
+            explained.append(_Explained(spec, model, batch, requests))
     if not explained:
-        return [_lacking("failed", "no image could be read") for _ in requests]
+        return [_lost(unread) for _ in requests]
     if not any(map(own_parameters, model.modules())):
         return [_lacking("not_applicable", "the network has no weights") for _ in requests]
     before = [one.results(model, requests) for one in explained]
-    made = [_about(result) for result in before[0]]
+    failures = [{**unread} for _ in requests]
     ranks = [
-        [one.ranks(result) for result in results]
+        [one.ranks(*pair) for pair in zip(results, failures, strict=True)]
         for one, results in zip(explained, before, strict=True)
+    ]
+    made = [
+        _about([results[place] for results in before], failed)
+        for place, failed in enumerate(failures)
     ]
     for twin, layers, share in _cascade(model, explained[0].images[:1], spec, sanity):
         found: list[dict[str, float | None]] = [{} for _ in requests]
         for one, old in zip(explained, ranks, strict=True):
             for place, result in enumerate(one.results(twin, requests)):
-                found[place] |= _correlations(old[place], one.ranks(result))
+                found[place] |= _correlations(old[place], one.ranks(result, failures[place]))
         for curve, correlations in zip(made, found, strict=True):
             if curve["status"] == "ok":
                 step = {"layers": layers, "share": share, "correlations": correlations}
@@ -151,7 +163,7 @@ def _batches(spec: ModelSpec, items: Sequence[Item], size: int) -> Iterator[Batc
         partial(prepare_image, preprocessing=spec.preprocessing),
         partial(prepare_mask, preprocessing=spec.preprocessing),
     )
-    return (batch for batch in batches(items, *prepare, size) if batch.items)
+    return batches(items, *prepare, size)
 
 
 class _Explained:
@@ -187,30 +199,40 @@ class _Explained:
             found |= zip(mine, results, strict=True)
         return [found[place] for place in range(len(requests))]
 
-    def ranks(self, result: Result) -> Ranks:
-        """Return the ranks of each item's heatmap; none of those that cannot have one."""
+    def ranks(self, result: Result, failures: Failures) -> Ranks:
+        """Return the ranks of each item's heatmap; none of those that cannot have one.
+
+        Those that should and have none are added to `failures`.
+        """
         if not isinstance(result, Heatmaps):
+            if isinstance(result, NoHeatmaps) and result.status == "failed":
+                failures |= dict.fromkeys(self.ids, result.reason)
             return {}
         maps = result.maps.double().cpu().numpy()
-        return {
-            item: unit_ranks(maps[index]) if np.isfinite(maps[index]).all() else None
-            for index, item in enumerate(self.ids)
-            if index not in result.ineligible
-        }
+        eligible = [pair for pair in enumerate(self.ids) if pair[0] not in result.ineligible]
+        finite = {item: bool(np.isfinite(maps[index]).all()) for index, item in eligible}
+        failures |= {item: NOT_FINITE for item in finite if not finite[item]}
+        return {item: unit_ranks(maps[index]) for index, item in eligible if finite[item]}
 
 
 def _same(weights: Weights, _outputs: int) -> Weights:
     return weights
 
 
-def _about(result: Result) -> Curve:
-    if isinstance(result, NoHeatmaps):
-        return _lacking(result.status, result.reason)
-    return {"status": "ok", "reason": "", "steps": []}
+def _about(results: Sequence[Result], failures: Failures) -> Curve:
+    """Return the curve of which these are each batch's heatmaps of the network as it is."""
+    lacking = [result for result in results if isinstance(result, NoHeatmaps)]
+    if len(lacking) < len(results):
+        return {"status": "ok", "reason": "", "steps": [], "failures": failures}
+    return _lacking(lacking[0].status, lacking[0].reason) | {"failures": failures}
 
 
 def _lacking(status: Status, reason: str) -> Curve:
-    return {"status": status, "reason": reason, "steps": []}
+    return {"status": status, "reason": reason, "steps": [], "failures": {}}
+
+
+def _lost(failures: Failures) -> Curve:
+    return _lacking("failed", next(iter(failures.values()))) | {"failures": failures}
 
 
 def _correlations(before: Ranks, after: Ranks) -> dict[str, float | None]:

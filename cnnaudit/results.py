@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from cnnaudit.audit import Prepared, Stopwatch
     from cnnaudit.checks import Judgement
     from cnnaudit.executors import Make
-    from cnnaudit.illustrations import Illustrations
+    from cnnaudit.illustrations import Illustrations, ShownItems
+    from cnnaudit.kernels import ShownKernels
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_results(
     from cnnaudit.illustrations import illustrations_of, to_show
     from cnnaudit.randomisation import (
         curve_errands,
-        find_failures,
+        curve_gaps,
         find_randomisation,
         randomisation_table,
     )
@@ -71,18 +72,19 @@ def read_results(
         table, gaps = totals.means, totals.gaps
     with watch.stage("illustrate"):
         items, kernels = to_show(audit, ready.facts, ready.image_sets, totals)
+        shown: list[ShownItems | ShownKernels] = [*items, *kernels]
         errands = [
-            *curve_errands(audit, ready.facts, ready.image_sets, ready.store),
-            *(errand for shown in items for errand in shown.errands(ready.store)),
-            *(errand for shown in kernels for errand in shown.errands(ready.store)),
+            *curve_errands(audit, ready.facts, ready.image_sets, ready.store, totals.died),
+            *(errand for one in shown for errand in one.errands(ready.store)),
         ]
         devices = make(audit, errands, ready.store)
         illustrations = illustrations_of(items, kernels, ready.store)
-        gaps += [failed for shown in items for failed in shown.gaps(ready.store)]
-        gaps += [failed for shown in kernels for failed in shown.gaps(ready.store)]
+        told = {_cause(gap) for gap in gaps}
+        lost = (gap for one in shown for gap in one.gaps(ready.store))
+        gaps += [gap for gap in lost if _cause(gap) not in told]
     with watch.stage("judge"):
         randomisation = randomisation_table(audit, ready.facts, ready.image_sets, ready.store)
-        gaps += find_failures(randomisation)
+        gaps += curve_gaps(audit, ready.facts, ready.image_sets, ready.store)
         contrasts = contrasts_of(rows.by_metric(), audit.contrasts, audit.seed)
         sentences = findings.find(table, contrasts, audit.contrasts, ready.image_sets, catalogue)
         judgements = checks.judge_each(rows.of, audit.checks, audit.contrasts, audit.seed)
@@ -109,6 +111,10 @@ def read_results(
         complete=complete,
         verdict=verdict,
     )
+
+
+def _cause(gap: Mapping[str, Any]) -> tuple[str, ...]:
+    return gap["model"], gap["image_set"], gap["status"], gap["reason"]
 
 
 def count_derived(ready: Prepared) -> dict[str, tuple[int, int]]:

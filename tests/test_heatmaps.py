@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,17 @@ from torch import Tensor, nn
 from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import Channels, HeatmapRequest, Heatmaps, NoHeatmaps
+from cnnaudit.techniques.registry import technique
+from cnnaudit.types import (
+    AuditError,
+    Channels,
+    HeatmapRequest,
+    Heatmaps,
+    LayerChoice,
+    Needs,
+    NoHeatmaps,
+    Signals,
+)
 
 B, C, H, W, N = 3, 2, 6, 8, 4
 ALL = TargetSpec("all", "all_outputs", {})
@@ -152,3 +163,67 @@ def test_what_does_not_apply_has_its_reason(model: nn.Module, images: Tensor) ->
     assert layer == NoHeatmaps(
         "not_applicable", "the output of 3 is not spatial, its shape is (5,)"
     )
+
+
+@pytest.fixture
+def greedy() -> Iterator[None]:
+    """Techniques that write into what they are given, each into something else."""
+
+    def writes_gradients(signals: Signals) -> Tensor:
+        return signals.input_gradients["plain"].abs_().sum(dim=1)
+
+    def writes_activations(signals: Signals, *, layer: LayerChoice) -> Tensor:
+        call = signals.call_of(layer)
+        assert call is not None
+        return signals.activations[call].zero_().sum(dim=1)
+
+    def writes_pictures(signals: Signals) -> Tensor:
+        return signals.images.mul_(2).sum(dim=1)
+
+    def writes_network(signals: Signals, scored: nn.Module) -> Tensor:
+        for parameter in scored.parameters():
+            parameter.mul_(0.5)
+        return signals.images.sum(dim=1)
+
+    kinds = {
+        writes_gradients: Needs(input_gradient=True),
+        writes_activations: Needs(layer=True),
+        writes_pictures: Needs(),
+        writes_network: Needs(network=True),
+    }
+    for compute, needs in kinds.items():
+        technique(needs=needs, title="Greedy", citation="")(compute)
+    yield
+    for compute in kinds:
+        del TECHNIQUES[compute.__name__]
+
+
+@pytest.mark.usefixtures("greedy")
+@pytest.mark.parametrize("name", ["writes_gradients", "writes_activations", "writes_pictures"])
+def test_a_technique_that_writes_into_its_signals_fails_alone(
+    model: nn.Module, images: Tensor, name: str
+) -> None:
+    others = [request("input_x_gradient"), request("hires_cam")]
+    expected = maps_of(model, images, *others)
+    given = images.clone()
+    for place in range(3):
+        asked = [*others[:place], request(name), *others[place:]]
+        outputs, results = compute_heatmaps(model, None, given, asked)
+        failed = results.pop(place)
+        assert isinstance(failed, NoHeatmaps)
+        assert failed.status == "failed"
+        assert "must work on a clone" in failed.reason
+        for found, known in zip(results, expected, strict=True):
+            torch.testing.assert_close(found.maps, known)
+        assert torch.equal(outputs, model(images))
+    assert torch.equal(given, images)
+
+
+@pytest.mark.usefixtures("greedy")
+def test_a_technique_that_writes_into_the_network_stops_the_audit(
+    model: nn.Module, images: Tensor
+) -> None:
+    with pytest.raises(
+        AuditError, match="technique.writes_network: it wrote into the network's weights"
+    ):
+        compute_heatmaps(model, None, images, [request("writes_network"), request("saliency")])

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from cnnaudit import kernels
-from cnnaudit.audit import Prepared, prepare
+from cnnaudit.audit import Invocation, Prepared, prepare, run_audit
 from cnnaudit.config import load_specs
 from cnnaudit.executors import make_here
 from cnnaudit.illustrations import Illustrated, ShownItems, exemplars
 from cnnaudit.kernels import ShownKernels
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.plan import requests_of
-from cnnaudit.types import DIED
+from cnnaudit.techniques import TECHNIQUES
+from cnnaudit.techniques.registry import technique
+from cnnaudit.types import DIED, LayerChoice, Needs, Signals
 
 
 @pytest.fixture
@@ -152,3 +157,38 @@ def test_filters_that_cannot_be_made_fail_alone(
     assert (gap["status"], gap["reason"]) == ("failed", "SystemExit: not today")
     make_here(ready.audit, [*shown.errands(store)], store)
     assert [*shown.gaps(store)] == [*shown.errands(store)] == []
+
+
+@pytest.fixture
+def failing() -> Iterator[None]:
+    """Techniques of which there is nothing to be seen."""
+
+    def raises(_signals: Signals) -> Tensor:
+        raise ValueError("never")
+
+    def blinks(signals: Signals, *, layer: LayerChoice) -> Tensor:
+        call = signals.call_of(layer)
+        assert call is not None
+        return signals.activations[call] * torch.nan
+
+    technique(needs=Needs(input_gradient=True), title="Raises", citation="")(raises)
+    technique(needs=Needs(layer=True), gives="channels", title="Blinks", citation="")(blinks)
+    yield
+    del TECHNIQUES["raises"], TECHNIQUES["blinks"]
+
+
+@pytest.mark.usefixtures("failing")
+def test_what_fails_only_where_it_is_shown_leaves_the_audit_incomplete(
+    overrides: list[str],
+) -> None:
+    """Where no metric asks for it, no row says that a heatmap failed."""
+    asked = ["+technique.raises.uses=raises", "+technique.blinks={uses: blinks, layer: first_conv}"]
+    audit = load_specs(["experiment=none", *overrides, "technique=[saliency]", "metric=[]", *asked])
+    for _ in range(2):  # it is tried again
+        outcome = run_audit(audit, Invocation("test", [], ""))
+        assert not outcome.complete
+        failures = json.loads((outcome.run_dir / "summary.json").read_text())["failures"]
+        assert {one["reason"]: one["missing"] for one in failures} == {
+            "ValueError: never": {"raises": ["heatmap"]},
+            "the channels are not finite": {"blinks": ["heatmap"]},
+        }

@@ -16,11 +16,17 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from cnnaudit import randomisation, randomising
-from cnnaudit.audit import Invocation, run_audit
+from cnnaudit.audit import Invocation, prepare, run_audit
 from cnnaudit.config import load_specs
+from cnnaudit.executors import make_here
 from cnnaudit.models import build_model
 from cnnaudit.models.untrained import reinitialise
-from cnnaudit.randomisation import find_randomisation
+from cnnaudit.randomisation import (
+    curve_errands,
+    curve_gaps,
+    find_randomisation,
+    randomisation_table,
+)
 from cnnaudit.randomising import layers_from_the_top
 from cnnaudit.report.writing import write_report
 from cnnaudit.specs import AuditSpec, SanitySpec
@@ -29,7 +35,7 @@ from cnnaudit.store import digest_bytes
 from cnnaudit.summary import to_csv
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.registry import technique
-from cnnaudit.types import AuditError, Needs, Signals
+from cnnaudit.types import DIED, AuditError, Needs, Signals
 from tests.sample_run import EVIL, build_run, hostile
 
 CALLED = Invocation("test", [], "")
@@ -320,3 +326,79 @@ def test_findings_say_it_in_words() -> None:
     (finding,) = find_randomisation(table[table.technique == "saliency"], titles)
     assert finding["text"].endswith("by 0.10 under Saliency (mean rank correlation on folder): "
                                     "they depend on what it learnt.")  # fmt: skip
+
+
+@pytest.fixture
+def moody() -> Iterator[list[int]]:
+    """A technique that raises at some of its calls, which are yielded to be named."""
+    raises: list[int] = []
+    calls = 0
+
+    def moody(signals: Signals) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls in raises:
+            raise ValueError("not now")
+        return signals.input_gradients["plain"].sum(dim=1)
+
+    technique(needs=Needs(input_gradient=True), title="Moody", citation="")(moody)
+    yield raises
+    del TECHNIQUES["moody"]
+
+
+@pytest.mark.parametrize("call", [1, 2, 4])  # of one of two batches as it is, or randomised
+def test_what_fails_in_a_curve_is_a_failure_and_made_again(
+    overrides: list[str], moody: list[int], call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(randomising, "_AT_ONCE", 1)
+    moody.append(call)
+    audit = spec(overrides, "+technique.moody.uses=moody", "technique=[]")
+    outcome = run_audit(audit, CALLED)
+    assert not outcome.complete
+    failures = json.loads((outcome.run_dir / "summary.json").read_text())["failures"]
+    assert [(one["reason"], one["items"], one["missing"]) for one in failures] == [
+        ("ValueError: not now", 1, {"moody": ["randomisation"]})
+    ]
+    table = pd.read_csv(outcome.run_dir / "results/randomisation.csv")
+    assert set(table.total) == {2}
+    assert sorted(set(table.scored)) == ([1, 2] if call == 4 else [1])
+    assert run_audit(audit, CALLED).complete  # it is tried again
+
+
+def test_a_picture_that_cannot_be_read_meanwhile_counts_and_is_tried_again(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = spec(overrides, "technique=[saliency]")
+    real = randomising.curves
+
+    def without_one(model, spec, items, *more):
+        path = items[0].image.path
+        away = path.rename(path.with_suffix(".away"))
+        try:
+            return real(model, spec, items, *more)
+        finally:
+            away.rename(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(randomising, "curves", without_one)
+        outcome = run_audit(audit, CALLED)
+    assert not outcome.complete
+    table = pd.read_csv(outcome.run_dir / "results/randomisation.csv")
+    assert (set(table.total), set(table.scored)) == ({2}, {1})
+    again = run_audit(audit, CALLED)
+    assert again.complete
+    assert set(pd.read_csv(again.run_dir / "results/randomisation.csv").scored) == {2}
+
+
+def test_what_a_process_died_of_is_not_tried_here(overrides: list[str]) -> None:
+    ready = prepare(spec(overrides, "technique=[saliency]"))
+    known = ready.audit, ready.facts, ready.image_sets, ready.store
+    (work, _), *_ = randomisation._works(*known[:3])
+    for dead in ([work.items[0]], work.items):
+        died = {("perception", "robot_lighting"): {item.id for item in dead}}
+        make_here(ready.audit, [*curve_errands(*known, died)], ready.store)
+        (gap,) = curve_gaps(*known)
+        assert (gap["reason"], gap["items"]) == (DIED, len(dead))
+        assert set(randomisation_table(*known).scored) == {2 - len(dead)}
+    make_here(ready.audit, [*curve_errands(*known, {})], ready.store)
+    assert [*curve_gaps(*known)] == [*curve_errands(*known, {})] == []

@@ -58,6 +58,7 @@ __all__ = [
 
 EMPTY_MASK = "empty_mask"  # why an overlap is undefined
 _ROUNDING = 1e-4  # what a probability in single precision may lie beside 0–1
+NOT_FINITE = "the heatmap is not finite"
 NO_TRUTH = "no_truth"  # why an image is ineligible for what needs its truth
 _PIXELS_AT_ONCE = 2**18
 
@@ -81,7 +82,7 @@ class Score:
         return (self.value - self.chance) / (1 - self.chance)
 
 
-_NOT_FINITE = Score(None, None, "", "failed", "the heatmap is not finite")
+_NOT_FINITE = Score(None, None, "", "failed", NOT_FINITE)
 
 Columns = dict[str, list[Score]]  # metric → a score of each image
 
