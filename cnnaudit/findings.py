@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cnnaudit.specs import ContrastSpec
@@ -13,10 +14,13 @@ from cnnaudit.summary import factor_columns
 from cnnaudit.types import POOLED, ImageSet
 
 _NO_NEWS = 0.015  # a difference of a hundredth the other way
+_NOT_SHOWN = -1.0  # comes after every difference
+_TESTED = ("first_level", "second_level", "model", "metric", "technique", "target", "within")
 _MANY_DEAD = 0.5  # the share of heatmaps that are zero everywhere from which on it is said
 
 Finding = dict[str, str]
 Catalogue = Mapping[str, Any]
+Line = Mapping[Any, Any]  # of the table of contrasts
 
 
 def find(
@@ -29,10 +33,11 @@ def find(
     """Say in a sentence each what grids and contrasts show, behaviour before heatmaps.
 
     Of a grid's row factor two levels are compared, those that differ most if there are more, at the
-    column where they do; where behaviour differs most comes first. A contrast is told where no grid
-    shows its factor.
+    column where they do; where behaviour differs most comes first, and last what a declared
+    contrast does not find to differ. A contrast is told by itself where no grid shows its factor.
     """
-    of_grids = list(_of_grids(summary, image_sets, catalogue))
+    declared = tuple(declared)
+    of_grids = list(_of_grids(summary, contrasts, declared, image_sets, catalogue))
     of_contrasts = list(_of_contrasts(contrasts, declared, image_sets, catalogue))
     most_first = [one for one, _ in sorted(of_grids, key=lambda one: -one[1])]
     behaviour = [one for one in (*most_first, *of_contrasts) if not one["technique"]]
@@ -79,6 +84,20 @@ def _is_seen(first: float, second: float) -> bool:
     return f"{first:.2f}" != f"{second:.2f}"
 
 
+def _is_shown(line: Line) -> bool:
+    """Say whether the test of a contrast finds a difference."""
+    return bool(line["status"] == "ok" and line["p_holm"] <= ALPHA)
+
+
+def _may_be_told(test: Line | None) -> bool:
+    """Say whether a difference may be told as one: nobody asked for a test of it, or it shows."""
+    return test is None or _is_shown(test)
+
+
+def _p(line: Line | pd.Series) -> str:
+    return "p < 0.001" if line["p_holm"] < 0.001 else f"p = {line['p_holm']:.3f}"
+
+
 def _two(first: float, second: float) -> str:
     return f"{first:.2f} and {second:.2f}"
 
@@ -91,7 +110,11 @@ def _capital(text: str) -> str:
 
 
 def _of_grids(
-    summary: pd.DataFrame, image_sets: Iterable[ImageSet], catalogue: Catalogue
+    summary: pd.DataFrame,
+    contrasts: pd.DataFrame,
+    declared: Sequence[ContrastSpec],
+    image_sets: Iterable[ImageSet],
+    catalogue: Catalogue,
 ) -> Iterator[tuple[Finding, float]]:
     """Yield findings, each with how far its two levels are apart."""
     for image_set in image_sets:
@@ -99,13 +122,21 @@ def _of_grids(
             levels = grid.levels or image_set.levels(grid.rows)
             if len(levels) > 1 and grid.crosses_factors:
                 place = {"image_set": image_set.spec.name, "grid": str(number)}
-                shown = _Grid(summary, image_set, grid.rows, grid.cols, levels)
+                about = (image_set.spec.name, grid.rows, [grid.cols])
+                tested = {
+                    one.name
+                    for one in declared
+                    if (one.image_set, one.factor, [*one.within]) == about
+                }
+                lines = contrasts.to_dict("records") if tested else []
+                tests = [one for one in lines if one["contrast"] in tested and not one["net_of"]]
+                shown = _Grid(summary, image_set, grid.rows, grid.cols, levels, tests)
                 for finding, gap in shown.findings(catalogue):
                     yield {**finding, **place}, gap
 
 
 class _Grid:
-    """The means at the levels of two factors, the others pooled."""
+    """The means at the levels of two factors, the others pooled, and tests of their differences."""
 
     def __init__(
         self,
@@ -114,6 +145,7 @@ class _Grid:
         rows: str,
         cols: str,
         levels: tuple[str, ...],
+        tests: Iterable[Line],
     ) -> None:
         others = [f for f in factor_columns(summary) if f not in (rows, cols)]
         own = summary.image_set == image_set.spec.name
@@ -122,6 +154,12 @@ class _Grid:
         self._table = summary[own & pooled & varied & summary["mean"].notna()]
         self._rows, self._cols, self._levels = rows, cols, levels
         self._words = _Words(image_set)
+        self._tests = {self._key(*(one[name] for name in _TESTED)): one for one in tests}
+
+    @staticmethod
+    def _key(first: str, second: str, *place: str) -> tuple[object, ...]:
+        """Return what tells tests apart; which of two levels is the first does not."""
+        return frozenset((first, second)), *place
 
     def findings(self, catalogue: Catalogue) -> Iterator[tuple[Finding, float]]:
         for model in self._table.model.unique():
@@ -152,10 +190,15 @@ class _Grid:
             if not paired:
                 yield {**about, "text": self._sentence_of_one(subject, model, part)}, 0.0
                 continue
-            gap = float((part["first"] - part["second"]).abs().max())
-            if technique and not any(map(_is_seen, part["first"], part["second"])):
+            tests = [self._test(about, pair) for pair in part.to_dict("records")]
+            shown = [place for place, test in enumerate(tests) if _may_be_told(test)]
+            seen = any(map(_is_seen, part["first"], part["second"]))
+            if technique and not (shown and seen):
                 continue
-            yield {**about, "text": self._sentence(subject, model, part)}, gap
+            gaps = (part["first"] - part["second"]).abs()
+            most = max(shown or range(len(part)), key=lambda place: gaps.iloc[place])
+            text = self._sentence(subject, model, part, tests, most)
+            yield {**about, "text": text}, gaps.iloc[most] if shown else _NOT_SHOWN
 
     def _sentence_of_one(self, subject: str, model: str, means: pd.DataFrame) -> str:
         """Say where what has no counterpart at another level is highest, and where lowest."""
@@ -173,11 +216,36 @@ class _Grid:
         where = words.at(cols, least["col"])
         return f"{text}); it is lowest {where}{other}: {least['first']:.2f}."
 
-    def _sentence(self, subject: str, model: str, pairs: pd.DataFrame) -> str:
-        """Say at which column two levels differ most, and at which least or the other way round."""
+    def _test(self, about: Mapping[str, str], pair: Line) -> Line | None:
+        """Return the line of a declared contrast of two levels at a column; None: there is none."""
+        place = about["model"], about["metric"], about["technique"], pair["target"], pair["col"]
+        return self._tests.get(self._key(pair["one"], pair["other"], *place))
+
+    def _certainty(self, test: Line | None, first: str) -> str:
+        """Say how sure a difference is, the first level minus the other."""
+        if test is None:
+            return ""
+        if test["status"] != "ok":
+            return "; too few to test it"
+        sign = 1 if test["first_level"] == first else -1
+        numbers = sign * test["difference"], *sorted((sign * test["low"], sign * test["high"]))
+        difference, low, high = (f"{number:z.2f}".replace("-", "−") for number in numbers)
+        none = "" if _is_shown(test) else ": none is shown"
+        return f"; difference {difference} [{low}, {high}], {_p(test)}{none}"
+
+    def _sentence(
+        self,
+        subject: str,
+        model: str,
+        pairs: pd.DataFrame,
+        tests: Sequence[Line | None],
+        place: int,
+    ) -> str:
+        """Say how two levels differ at a column, and where least or the other way round."""
         gap = pairs["first"] - pairs["second"]
-        most = pairs.iloc[gap.abs().argmax()]
-        opposite = gap * (1 if most["first"] < most["second"] else -1)
+        most = pairs.iloc[place]
+        sign = 1 if most["first"] < most["second"] else -1
+        opposite = sign * gap * np.array([*map(_may_be_told, tests)])
         turned = opposite.max() > max(gap.abs().max() / 10, _NO_NEWS)
         least = pairs.iloc[opposite.argmax() if turned else gap.abs().argmin()]
         words = self._words
@@ -189,7 +257,7 @@ class _Grid:
         )
         if len(self._levels) > 2:
             text += f", of {len(self._levels)} levels the two that differ most"
-        text += ")"
+        text += f"{self._certainty(tests[place], most['one'])})"
         if most["dead"] >= _MANY_DEAD:
             text += f"; up to {100 * most['dead']:.0f} % of these heatmaps are zero everywhere"
         if len(pairs) > 1 and len({*map(_two, pairs["first"], pairs["second"])}) == 1:
@@ -283,7 +351,6 @@ def _told(
     where = ", ".join(map(words.at, contrast.within, levels))
     first, second = (words.of(contrast.factor, level) for level in contrast.levels)
     about = f"{line['model']}, " * bool(line["model"]) + f"{line['units']:.0f} {words.units}"
-    p = "p < 0.001" if line["p_holm"] < 0.001 else f"p = {line['p_holm']:.3f}"
     text = f"the {subject} is {line['first']:.2f} for {first} and {line['second']:.2f} for {second}"
     return {
         "contrast": contrast.name,
@@ -291,5 +358,5 @@ def _told(
         "model": str(line["model"]),
         "metric": str(line["metric"]),
         "technique": technique,
-        "text": f"{_capital(f'{where} {text}'.lstrip())} ({about}, {p}).",
+        "text": f"{_capital(f'{where} {text}'.lstrip())} ({about}, {_p(line)}).",
     }

@@ -179,3 +179,57 @@ def test_the_model_that_differs_most_comes_first(rows: pd.DataFrame, image_set: 
     for table in (pd.concat([one, other]), pd.concat([other.assign(model="a"), one])):
         first, _ = _find(summarise(table), image_set)
         assert first["model"] == "m"
+
+
+GRID = GridSpec("colour", "light", ())
+
+
+def _of_grid(rows: pd.DataFrame, contrast: ContrastSpec = COLOUR) -> list[str]:
+    """Return what is found of a grid between whose rows a contrast tests."""
+    table = contrast_table(rows, [contrast], seed=0)
+    image_set = make_image_set()
+    image_set = replace(image_set, spec=replace(image_set.spec, grids=(GRID,)))
+    found = _find(summarise(rows), image_set, table, (contrast,))
+    return [one["text"] for one in found]
+
+
+def test_a_grid_says_how_sure_its_contrast_is() -> None:
+    rows = make_rows({"left": -0.1, "overhead": -0.4})
+    (line,) = (
+        contrast_table(rows, [COLOUR], seed=0).query("within == 'overhead'").to_dict("records")
+    )
+    (found,) = _of_grid(rows)
+    numbers = [f"{line[name]:.2f}".replace("-", "−") for name in ("difference", "low", "high")]
+    sure = "difference {} [{}, {}], p < 0.001)".format(*numbers)
+    assert numbers[0].startswith("−0.4")
+    assert f"(m, 12 scenes; {sure}" in found
+    (turned,) = _of_grid(rows, replace(COLOUR, levels=COLOUR.levels[::-1]))
+    assert turned == found  # whichever of its levels a contrast takes for the first
+
+
+def test_a_difference_that_its_test_does_not_show_is_told_as_such() -> None:
+    """Of behaviour alone, and after what is shown."""
+    nothing = {"left": 0.002, "overhead": -0.003}
+    behaviour = {"technique": "", "target": "", "layer": "", "region": "", "metric": "seen"}
+    assert _of_grid(make_rows(nothing)) == []
+    (found,) = _of_grid(make_rows(nothing, **behaviour))
+    assert found.count(": none is shown)") == 1
+    assert "the other way round" not in found
+    (few,) = _of_grid(make_rows(scenes=3, **behaviour))
+    assert "(m, 3 scenes; too few to test it)" in few
+    both = [make_rows(nothing, **behaviour), make_rows(**behaviour).assign(model="n")]
+    first, second = _of_grid(pd.concat(both))
+    assert ("(n, " in first, "(m, " in second) == (True, True)
+
+
+def test_the_other_way_round_is_told_where_its_test_shows_it() -> None:
+    def found(left: float) -> str:
+        (text,) = _of_grid(make_rows({"left": left, "overhead": -0.4}))
+        return text
+
+    assert "it is the other way round at light 'left'" in found(0.3)
+    rows = make_rows({"left": -0.1, "overhead": -0.4})
+    noise = rows.unit.str[-1].astype(int).mod(2).mul(2).sub(1) * 0.5
+    rows.loc[(rows.light == "left") & (rows.colour == "equal"), "value"] += noise + 0.17
+    (text,) = _of_grid(rows)
+    assert "the difference is smallest at light 'left'" in text

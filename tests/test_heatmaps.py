@@ -224,6 +224,6 @@ def test_a_technique_that_writes_into_the_network_stops_the_audit(
     model: nn.Module, images: Tensor
 ) -> None:
     with pytest.raises(
-        AuditError, match="technique.writes_network: it wrote into the network's weights"
+        AuditError, match=r"technique\.writes_network: it wrote into the network's weights"
     ):
         compute_heatmaps(model, None, images, [request("writes_network"), request("saliency")])

@@ -56,15 +56,15 @@ def rise(
     masks: Count = 1000,
     cells: Count = 7,
     keep: Probability = 0.5,
-    centred: bool = False,
+    centred: bool = True,
     seed: Seed = 0,
 ) -> Tensor:
     """Return the mean of random masks weighted by the score that they leave, (B, H, W).
 
     Each mask is a grid of `cells` × `cells`, each kept with probability `keep`, enlarged smoothly
     and shifted at random; what it covers becomes 0, the mean colour. All images get the same masks.
-    A score that is no probability has an offset, which lifts the whole heatmap; `centred` takes
-    its mean over the masks away.
+    A score that is no probability has an offset, which lifts the whole heatmap: `centred` takes its
+    mean over the masks away. For probabilities, as published, it is False.
     """
     import torch
 
