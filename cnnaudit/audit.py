@@ -31,7 +31,7 @@ from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
 from cnnaudit.progress import Status, progress, reported
 from cnnaudit.results import read_results, write_json, write_results
 from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
-from cnnaudit.store import Store, canonical_json, check_writable, digest_bytes
+from cnnaudit.store import Store, check_writable, digest_json
 from cnnaudit.store import write_atomically as write
 from cnnaudit.types import RUN_SCHEMA, AuditError, Device, ImageSet
 
@@ -337,7 +337,7 @@ def environment(ready: Prepared, executed: Executed) -> dict[str, Any]:
 
 def _make_run_dir(audit: AuditSpec, invocation: Invocation) -> Path:
     stamp = _now().strftime("%Y%m%dT%H%M%SZ")
-    digest = digest_bytes(canonical_json(invocation.config).encode())[:8]
+    digest = digest_json(invocation.config)[:8]
     parent = audit.output_dir / audit.name
     for number in range(1000):  # two runs of one second get folders of their own
         run_dir = parent / f"{stamp}-{digest}{f'-{number}' if number else ''}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from cnnaudit.image_sets.batches import Reader
 from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import Measuring, rows_file, truths_of, without_value
 from cnnaudit.models import device_of
-from cnnaudit.models.preprocessing import prepare_image, prepare_mask
+from cnnaudit.models.preprocessing import preparing
 from cnnaudit.numerics import named, release_memory
 from cnnaudit.plan import stored_fields
 from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
@@ -87,8 +87,7 @@ def make_reader(
 ) -> Reader:
     """Return what reads pictures for a model, in other processes while this one computes."""
     return Reader(
-        partial(prepare_image, preprocessing=spec.preprocessing),
-        partial(prepare_mask, preprocessing=spec.preprocessing),
+        *preparing(spec.preprocessing),
         batch_size,
         workers,
         swapped=frozenset(metric.region for metric in metrics),
@@ -156,15 +155,8 @@ class _Work:
             self.fitting.run(batch, self._add, self.fail)
 
     def write(self, store: Store) -> None:
-        """Write each cell; one in which something failed is to be computed again."""
-        fields = stored_fields(self.unit)
-        for cell in self.unit.cells:
-            rows = self.rows[cell.key]
-            failed = any(row.status == "failed" for row in rows)
-            files = {ROWS_FILE: rows_file(rows)}
-            if cell.keeps_maps:
-                files |= maps_files(self.maps[cell.key])
-            store.write(cell.key, files, fields[cell.key], again=failed)
+        """Write each cell with what was gathered."""
+        _write(store, self.unit, self.rows, self.maps)
 
     def fail(self, item: str, reason: str) -> None:
         """Add rows that say why an item has no number in any of the cells."""
@@ -209,11 +201,25 @@ class _Work:
 
 def give_up(unit: Unit, audit: AuditSpec, store: Store, reason: str) -> Finished:
     """Store a unit that could not be executed as failed, to be computed again by the next run."""
-    items, fields = [item.id for item in unit.chunk], stored_fields(unit)
-    for cell in unit.cells:
-        rows = without_value(cell, items, audit.metrics, "failed", reason)
-        files = {ROWS_FILE: rows_file(rows)}
-        if cell.keeps_maps:
-            files |= maps_files({})
-        store.write(cell.key, files, fields[cell.key], again=True)
+    items = [item.id for item in unit.chunk]
+    rows = {
+        cell.key: without_value(cell, items, audit.metrics, "failed", reason) for cell in unit.cells
+    }
+    _write(store, unit, rows, {})
     return Finished(unit, audit.batch_size, None)
+
+
+def _write(
+    store: Store,
+    unit: Unit,
+    rows: Mapping[str, Sequence[MetricRow]],
+    maps: Mapping[str, Mapping[str, Kept]],
+) -> None:
+    """Write each cell; one in which something failed is to be computed again."""
+    fields = stored_fields(unit)
+    for cell in unit.cells:
+        files = {ROWS_FILE: rows_file(rows[cell.key])}
+        if cell.keeps_maps:
+            files |= maps_files(maps.get(cell.key, {}))
+        failed = any(row.status == "failed" for row in rows[cell.key])
+        store.write(cell.key, files, fields[cell.key], again=failed)

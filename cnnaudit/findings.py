@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cnnaudit.specs import ContrastSpec
+from cnnaudit.specs import ContrastSpec, GridSpec
 from cnnaudit.statistics import ALPHA
 from cnnaudit.summary import factor_columns
 from cnnaudit.types import POOLED, ImageSet
@@ -122,17 +122,20 @@ def _of_grids(
             levels = grid.levels or image_set.levels(grid.rows)
             if len(levels) > 1 and grid.crosses_factors:
                 place = {"image_set": image_set.spec.name, "grid": str(number)}
-                about = (image_set.spec.name, grid.rows, [grid.cols])
-                tested = {
-                    one.name
-                    for one in declared
-                    if (one.image_set, one.factor, [*one.within]) == about
-                }
-                lines = contrasts.to_dict("records") if tested else []
-                tests = [one for one in lines if one["contrast"] in tested and not one["net_of"]]
+                tests = _tests_of(contrasts, declared, image_set.spec.name, grid)
                 shown = _Grid(summary, image_set, grid.rows, grid.cols, levels, tests)
                 for finding, gap in shown.findings(catalogue):
                     yield {**finding, **place}, gap
+
+
+def _tests_of(
+    contrasts: pd.DataFrame, declared: Iterable[ContrastSpec], image_set: str, grid: GridSpec
+) -> list[dict[Hashable, Any]]:
+    """Return the lines of contrasts between a grid's rows, column by column."""
+    shown = (image_set, grid.rows, [grid.cols])
+    names = {one.name for one in declared if (one.image_set, one.factor, [*one.within]) == shown}
+    lines = contrasts.to_dict("records") if names else []
+    return [line for line in lines if line["contrast"] in names and not line["net_of"]]
 
 
 class _Grid:

@@ -22,7 +22,7 @@ from cnnaudit.measure import truths_of
 from cnnaudit.metrics import NOT_FINITE, behaviour, is_dead
 from cnnaudit.metrics.truths import truth_array
 from cnnaudit.models import device_of
-from cnnaudit.models.preprocessing import frame, prepare_image, prepare_mask, received
+from cnnaudit.models.preprocessing import frame, preparing, received
 from cnnaudit.specs import ModelSpec
 from cnnaudit.types import Batch, Channels, HeatmapRequest, Item, NoHeatmaps
 
@@ -49,7 +49,7 @@ def illustrate(
     `keep` gets the id of each item that can be read and put to the network, with the files of its
     picture, and of each heatmap the files and whether it failed; `fail` the others' ids, and why.
     """
-    preprocessing, fitting = spec.preprocessing, Fitting(batch_size)
+    fitting = Fitting(batch_size)
 
     def add(batch: Batch) -> None:
         images = batch.images.to(device_of(model))
@@ -63,12 +63,7 @@ def illustrate(
             ]
             keep(item.id, _picture_files(spec, item, batch, index, answers[index]), heatmaps)
 
-    for batch in batches(
-        items,
-        partial(prepare_image, preprocessing=preprocessing),
-        partial(prepare_mask, preprocessing=preprocessing),
-        batch_size,
-    ):
+    for batch in batches(items, *preparing(spec.preprocessing), batch_size):
         for item, reason in batch.failures.items():
             fail(item, reason)
         if batch.items:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cnnaudit.plan import item_fields
-from cnnaudit.store import canonical_json, digest_bytes, drafted
+from cnnaudit.store import digest_json, drafted
 from cnnaudit.types import INPUTS, ImageSet, Item
 
 _COLUMNS = pa.schema([(name, pa.string()) for name in ("image_set", "item", *INPUTS)])
@@ -36,4 +36,4 @@ def _digests(item: Item) -> list[str]:
     fields = item_fields(item)
     perturbed = fields.get("perturbed")
     parts = ([fields["image"], perturbed], [fields["regions"], perturbed], fields["truth"])
-    return [digest_bytes(canonical_json(part).encode()) for part in parts]
+    return [digest_json(part) for part in parts]

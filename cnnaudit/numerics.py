@@ -38,10 +38,23 @@ def release_memory() -> None:
 
 
 @contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Hold torch's generators seeded; afterwards they are as they were, of GPUs in use as well."""
+    import torch
+
+    known = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    in_use = range(torch.cuda.device_count()) if known else ()
+    with torch.random.fork_rng(devices=in_use):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def configured(audit: AuditSpec) -> Iterator[None]:
     """Hold torch seeded and as deterministic as an audit asks for; full float32, no TF32.
 
-    Afterwards everything is as it was: a run in somebody's own process changes nothing of theirs.
+    Afterwards all is as it was, but for what cuBLAS reads once from the environment: a run in
+    somebody's own process changes nothing of theirs.
     """
     import torch
 
@@ -50,9 +63,8 @@ def configured(audit: AuditSpec) -> Iterator[None]:
     deterministic = torch.get_deterministic_debug_mode()
     if audit.determinism == "strict":  # cuBLAS asks for it
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with torch.random.fork_rng(devices=[]):
+    with seeded(audit.seed):
         try:
-            torch.manual_seed(audit.seed)
             matmul.allow_tf32 = cudnn.allow_tf32 = TF32
             cudnn.benchmark = audit.determinism == "off"
             # `use_deterministic_algorithms` is the same, but loads the compiler: 1 s, 150 MB

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 from cnnaudit.image_sets import with_few_levels
 from cnnaudit.image_sets.perturbations import VERSION
 from cnnaudit.metrics import CHANNELS, behaviour_of, metrics_of_heatmaps
 from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, OverlapMetric
-from cnnaudit.models import ModelFacts, library_version, source_digests_of, untrained
+from cnnaudit.models import (
+    ModelFacts,
+    library_version,
+    source_digests_of,
+    untrained,
+    version_of,
+)
 from cnnaudit.models.layers import resolve_layer
 from cnnaudit.own_code import source_digests
 from cnnaudit.specs import AuditSpec, ModelSpec, TargetSpec
-from cnnaudit.store import Store, canonical_json, cell_key, digest_bytes, digest_list
+from cnnaudit.store import Store, cell_key, digest_bytes, digest_json, digest_list
 from cnnaudit.targets import TARGETS, resolve_target
 from cnnaudit.techniques import TECHNIQUES, Technique
 from cnnaudit.types import (
@@ -161,7 +165,7 @@ def request_fields(model: ModelSpec, request: HeatmapRequest) -> dict[str, Any]:
     if request.layer:
         parameters["layer"] = request.layer
     registered = TECHNIQUES[request.technique.uses]
-    library = importlib.metadata.version(registered.library) if registered.library else ""
+    library = version_of(registered.library) if registered.library else ""
     return {
         "technique": request.technique.uses,
         **_code_fields(registered),
@@ -202,18 +206,13 @@ def run_fields(audit: AuditSpec, model: ModelSpec) -> dict[str, Any]:
         "dtype": "float32",
         "determinism": audit.determinism,
         "seed": audit.seed,
-        "torch": _torch_version(),
+        "torch": version_of("torch"),
     }
-
-
-@cache  # every cell asks, and it is read from a file each time
-def _torch_version() -> str:
-    return importlib.metadata.version("torch")
 
 
 def answer_fields(model: ModelSpec) -> dict[str, Any]:
     """Return what determines how a model's answer is read."""
-    labels = digest_bytes(canonical_json(model.labels).encode())  # there may be a thousand
+    labels = digest_json(model.labels)  # there may be a thousand
     return {"task": model.task, "labels": labels, "gives": model.gives}
 
 

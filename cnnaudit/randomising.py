@@ -19,7 +19,7 @@ from cnnaudit.image_sets.batches import batches
 from cnnaudit.measure import truths_of
 from cnnaudit.metrics import NOT_FINITE
 from cnnaudit.models import device_of
-from cnnaudit.models.preprocessing import prepare_image, prepare_mask
+from cnnaudit.models.preprocessing import preparing
 from cnnaudit.models.untrained import own_parameters, reinitialise
 from cnnaudit.numerics import is_out_of_memory
 from cnnaudit.passes import forward
@@ -106,7 +106,8 @@ def curves(
     size = min(batch_size, _AT_ONCE)
     while True:
         try:
-            return _curves(model, spec, _batches(spec, items, size), sanity, requests)
+            given = batches(items, *preparing(spec.preprocessing), size)
+            return _curves(model, spec, given, sanity, requests)
         except AuditError:
             raise
         except ANY_ERROR as error:  # memory, or a module that cannot be copied or re-initialised
@@ -156,14 +157,6 @@ def _curves(
                 step = {"layers": layers, "share": share, "correlations": correlations}
                 curve["steps"].append(step)
     return made
-
-
-def _batches(spec: ModelSpec, items: Sequence[Item], size: int) -> Iterator[Batch]:
-    prepare = (
-        partial(prepare_image, preprocessing=spec.preprocessing),
-        partial(prepare_mask, preprocessing=spec.preprocessing),
-    )
-    return batches(items, *prepare, size)
 
 
 class _Explained:

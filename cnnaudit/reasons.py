@@ -11,7 +11,7 @@ from typing import Any
 
 from cnnaudit.plan import stored_fields
 from cnnaudit.provenance import differences
-from cnnaudit.store import Store, canonical_json, digest_bytes
+from cnnaudit.store import Store, canonical_json, digest_json
 from cnnaudit.types import Cell, Unit
 
 _SHOWN = 3  # differences of a cell that are named
@@ -69,7 +69,7 @@ class _Known:
         return _Fields(
             self._parsed(canonical_json(settings)),
             self._parsed(canonical_json(fields["chunk"])),
-            digest_bytes(canonical_json(fields.get("partners")).encode()),
+            digest_json(fields.get("partners")),
             failed,
         )
 

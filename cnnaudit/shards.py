@@ -31,7 +31,7 @@ from cnnaudit.plan import Plan
 from cnnaudit.progress import reported
 from cnnaudit.results import write_json
 from cnnaudit.specs import AuditSpec
-from cnnaudit.store import Store, canonical_json, digest_bytes
+from cnnaudit.store import Store, digest_json
 from cnnaudit.store import write_atomically as write
 from cnnaudit.stored import CONFIG_FILE, SHARDS, stored_audit
 from cnnaudit.types import ROWS_FILE, RUN_SCHEMA, AuditError, Cell, Device, Unit
@@ -106,7 +106,7 @@ def share_of(plan: Plan, shards: int, shard: int) -> tuple[Unit, ...]:
 def _digest(part: Cell | Unit) -> str:
     """Return a digest of the model and the items that a part of the plan is about."""
     about = [part.model.name, part.image_set.spec.name, [item.id for item in part.chunk]]
-    return digest_bytes(canonical_json(about).encode())
+    return digest_json(about)
 
 
 def join_shards(run_dir: Path, overrides: Iterable[str] = ()) -> tuple[AuditSpec, Outcome]:
@@ -190,7 +190,7 @@ def _united(reports: Iterable[dict[str, Any]]) -> Executed:
 
 def _make_run_dir(audit: AuditSpec, invocation: Invocation, shard: int) -> Path:
     """Make the run directory of all shards of a config, or find it made by another one."""
-    digest = digest_bytes(canonical_json(invocation.config).encode())[:8]
+    digest = digest_json(invocation.config)[:8]
     run_dir = audit.output_dir / audit.name / f"{digest}-shards"
     folder = run_dir / SHARDS
     try:

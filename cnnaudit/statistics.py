@@ -86,19 +86,14 @@ def group_means(groups: Ints, values: Array) -> tuple[Ints, Array]:
     return found, means_of(places, values[known], len(found))
 
 
-def sign_flip_p(values: Array, alternative: Alternative = "two-sided", seed: int = 0) -> float:
-    """Return the p-value of values (n,) being symmetric about zero, by flipping their signs.
-
-    Exact up to 16 units, Monte Carlo with 2¹⁶ seeded patterns above. NaN without a unit.
-    Source: Fisher, The Design of Experiments, 1935, §21.
-    """
-    return float(sign_flip_ps([values], alternative, seed)[0])
-
-
 def sign_flip_ps(
     samples: Sequence[Array], alternative: Alternative = "two-sided", seed: int = 0
 ) -> Array:
-    """Return `sign_flip_p` of each of the samples; those of one size share its sign patterns."""
+    """Return the p-value of each sample (n,) being symmetric about zero, by flipping its signs.
+
+    Exact up to 16 units, Monte Carlo with 2¹⁶ seeded patterns above, which samples of one size
+    share. NaN without a unit. Source: Fisher, The Design of Experiments, 1935, §21.
+    """
     p_values = np.full(len(samples), np.nan)
     sizes = np.array([len(sample) for sample in samples], int)
     for n in np.unique(sizes[sizes > 0]):

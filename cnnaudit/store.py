@@ -53,6 +53,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def digest_json(value: Any) -> str:
+    """Return the digest of the one JSON text that equal values share."""
+    return digest_bytes(canonical_json(value).encode())
+
+
 def digest_list(values: Iterable[Any]) -> str:
     """Return the digest of the canonical JSON of a list, which is never there as a whole."""
     digest = hashlib.sha256(b"[")
@@ -64,7 +69,7 @@ def digest_list(values: Iterable[Any]) -> str:
 
 def cell_key(fields: Mapping[str, Any]) -> str:
     """Return the address of the cell that these fields determine."""
-    return digest_bytes(canonical_json({"schema": SCHEMA, **fields}).encode())
+    return digest_json({"schema": SCHEMA, **fields})
 
 
 class Store:

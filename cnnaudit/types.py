@@ -163,36 +163,27 @@ class Batch:
         """Return it on a device; pinned, it is still on its way there when this returns."""
         return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        masks, swaps = (
-            {name: replace(one, pixels=move(one.pixels)) for name, one in kind.items()}
-            for kind in (self.masks, self.swaps)
-        )
-        return replace(self, images=move(self.images), masks=masks, swaps=swaps)
-
     def part(self, start: int, end: int) -> Batch:
         """Return some of its items; what failed stays behind."""
         own = slice(start, end)
+        cut = self._with(self.images[own], lambda one: Masks(one.pixels[own], one.present[own]))
+        return replace(cut, items=self.items[own], failures={})
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        return self._with(move(self.images), lambda one: replace(one, pixels=move(one.pixels)))
+
+    def _with(self, images: Tensor, change: Callable[[Masks], Masks]) -> Batch:
         masks, swaps = (
-            {name: Masks(one.pixels[own], one.present[own]) for name, one in kind.items()}
-            for kind in (self.masks, self.swaps)
+            {name: change(one) for name, one in kind.items()} for kind in (self.masks, self.swaps)
         )
-        return replace(
-            self,
-            items=self.items[own],
-            images=self.images[own],
-            masks=masks,
-            swaps=swaps,
-            failures={},
-        )
+        return replace(self, images=images, masks=masks, swaps=swaps)
 
 
 # --- passes ---------------------------------------------------------------------------------------
 
 LayerCall = tuple[str, int]  # (module path, how many times it had been called before)
-LayerChoice = (
-    str | int
-)  # as declared: a role or a module path, or an index into the execution order
+# As declared: a role or a module path, or an index into the execution order.
+LayerChoice = str | int
 
 
 def layer_name(path: str, call: int, calls: int) -> str:

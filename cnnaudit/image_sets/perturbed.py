@@ -13,7 +13,7 @@ from PIL import Image
 from cnnaudit.image_sets.files import read_image, read_region
 from cnnaudit.image_sets.perturbations import SEVERITIES, perturb_image, perturb_mask
 from cnnaudit.specs import GridSpec, PerturbationSpec
-from cnnaudit.store import canonical_json, digest_bytes
+from cnnaudit.store import digest_json
 from cnnaudit.types import CLEAN, PERTURBATION, SEVERITY, AuditError, ImageSet, Item, Perturbed
 
 
@@ -89,7 +89,7 @@ def _levelled(items: Iterable[Item], perturbation: str, severity: int) -> Iterat
 def _seed(item: Item, uses: str, severity: int, seed: int) -> int:
     """Return the seed of what is drawn for a picture: the same in any order, and in any set."""
     about = [item.image.digest, uses, severity, seed]
-    return int(digest_bytes(canonical_json(about).encode())[:12], 16)
+    return int(digest_json(about)[:12], 16)
 
 
 def _check_names(image_set: ImageSet) -> None:

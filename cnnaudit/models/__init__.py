@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnaudit.models.layers import Layer
+from cnnaudit.numerics import seeded
 from cnnaudit.own_code import source_digests
 from cnnaudit.specs import ModelSpec
 from cnnaudit.store import digest_file
@@ -68,8 +69,6 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     Raises AuditError if the weights cannot be read, do not fit, or have changed since the spec was
     resolved. Untrained networks are seeded.
     """
-    import torch
-
     from cnnaudit import hooks
     from cnnaudit.models.weights import load_weights
     from cnnaudit.outputs import of_model
@@ -78,8 +77,7 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     builder = BUILDERS[spec.builder]
     module = import_module(builder.module)
     make: Callable[..., nn.Module] = getattr(module, builder.make)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = make(spec) if builder.library or builder.own_code else make()
     if spec.weights is not None and not (spec.pretrained and builder.loads_published):
         load_weights(model, spec, getattr(module, "adapt", None))
@@ -123,11 +121,11 @@ def _digest_of(spec: ModelSpec) -> str:
 def library_version(spec: ModelSpec) -> str:
     """Return the version of the library that a model's architecture is from, if it is from one."""
     library = BUILDERS[spec.builder].library
-    return _version_of(library) if library else ""
+    return version_of(library) if library else ""
 
 
 @cache  # every cell asks, and it is read from a file each time
-def _version_of(library: str) -> str:
+def version_of(library: str) -> str:
     return importlib.metadata.version(library)
 
 

@@ -6,6 +6,7 @@ normalisation cannot come apart.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FILTERS = {name: Image.Resampling[name.upper()] for name in RESAMPLING}
+
+
+def preparing(preprocessing: Preprocessing) -> tuple[partial[Tensor], partial[Tensor]]:
+    """Return what prepares pictures, and what prepares masks, for a network's input."""
+    image = partial(prepare_image, preprocessing=preprocessing)
+    return image, partial(prepare_mask, preprocessing=preprocessing)
 
 
 def prepare_image(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
