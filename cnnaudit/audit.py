@@ -33,7 +33,7 @@ from cnnaudit.results import read_results, write_json, write_results
 from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
 from cnnaudit.store import Store, check_writable, digest_json
 from cnnaudit.store import write_atomically as write
-from cnnaudit.types import RUN_SCHEMA, AuditError, Device, ImageSet
+from cnnaudit.types import RUN_SCHEMA, AuditError, Device, HeatmapRequest, ImageSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +72,7 @@ class Prepared:
     audit: AuditSpec
     image_sets: tuple[ImageSet, ...]
     facts: Mapping[str, ModelFacts]
+    requests: Mapping[str, Sequence[HeatmapRequest]]  # of each model
     store: Store
     plan: Plan
 
@@ -110,17 +111,19 @@ def prepare(audit: AuditSpec) -> Prepared:
     )
     facts = {m.name: facts_of(audit, m, store) for m in audit.models}
     _check_truths(image_sets, audit.models, facts)
+    requests = {m.name: requests_of(audit, m, facts[m.name]) for m in audit.models}
+    names = _names(audit, requests)
     by_name = {image_set.spec.name: image_set for image_set in image_sets}
     for contrast in audit.contrasts:
         image_set = by_name[contrast.image_set]
-        check_contrast(contrast, image_set, _names(audit, facts))
+        check_contrast(contrast, image_set, names)
         for check in audit.checks:
             if check.contrast == contrast.name:
                 check_levels(check, contrast, image_set)
-    plan = make_plan(audit, image_sets, facts, store)
+    plan = make_plan(audit, image_sets, requests, store)
     if plan.units:  # what is in the store was measured by the same metrics
         _check_metrics(audit.metrics)
-    return Prepared(audit, image_sets, facts, store, plan)
+    return Prepared(audit, image_sets, facts, requests, store, plan)
 
 
 def run_audit(audit: AuditSpec, invocation: Invocation) -> Outcome:
@@ -185,7 +188,7 @@ def finish(
     """
     from cnnaudit.report.writing import write_report
 
-    catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts)
+    catalogue = make_catalogue(ready.audit, ready.image_sets, ready.facts, ready.requests)
     found = read_results(ready, run_dir, catalogue, watch, make)
     write_results(found, ready, run_dir)
     sentences = [finding["text"] for finding in found.findings]
@@ -253,13 +256,14 @@ def _check_outside(audit: AuditSpec) -> None:
                 )
 
 
-def _names(audit: AuditSpec, facts: Mapping[str, ModelFacts]) -> dict[str, list[str]]:
+def _names(
+    audit: AuditSpec, requests: Mapping[str, Sequence[HeatmapRequest]]
+) -> dict[str, list[str]]:
     """Return what the audit compares beside the factors of its image sets."""
-    requests = [one for spec in audit.models for one in requests_of(audit, spec, facts[spec.name])]
     return {
         "model": [spec.name for spec in audit.models],
         "technique": [technique.name for technique in audit.techniques],
-        "target": list(dict.fromkeys(one.target.name for one in requests)),
+        "target": list(dict.fromkeys(one.target.name for own in requests.values() for one in own)),
     }
 
 

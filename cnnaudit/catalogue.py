@@ -16,21 +16,23 @@ from cnnaudit.metrics.registry import (
     OverlapMetric,
 )
 from cnnaudit.models import ModelFacts
-from cnnaudit.plan import requests_of
 from cnnaudit.specs import AuditSpec, ModelSpec, TechniqueSpec
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.registry import Diagnostic
-from cnnaudit.types import ImageSet
+from cnnaudit.types import HeatmapRequest, ImageSet
 
 
 def make_catalogue(
-    audit: AuditSpec, image_sets: Sequence[ImageSet], facts: Mapping[str, ModelFacts]
+    audit: AuditSpec,
+    image_sets: Sequence[ImageSet],
+    facts: Mapping[str, ModelFacts],
+    requests: Mapping[str, Sequence[HeatmapRequest]],
 ) -> dict[str, Any]:
     """Return titles, meanings, sources and sizes, as `manifest.json` keeps them for the report."""
     apart = told_apart(image_sets)
     return {
         "metrics": _metrics(audit),
-        "techniques": {t.name: _technique(t, audit, facts) for t in audit.techniques},
+        "techniques": {t.name: _technique(t, requests) for t in audit.techniques},
         "models": {m.name: _model(m, audit, facts[m.name]) for m in audit.models},
         "image_sets": {s.spec.name: _image_set(s, apart) for s in image_sets},
     }
@@ -84,13 +86,13 @@ def _metric(
 
 
 def _technique(
-    technique: TechniqueSpec, audit: AuditSpec, facts: Mapping[str, ModelFacts]
+    technique: TechniqueSpec, requests: Mapping[str, Sequence[HeatmapRequest]]
 ) -> dict[str, Any]:
     registered = TECHNIQUES[technique.uses]
     layers = {
-        model.name: request.layer
-        for model in audit.models
-        for request in requests_of(audit, model, facts[model.name])
+        model: request.layer
+        for model, own in requests.items()
+        for request in own
         if request.technique == technique and request.layer
     }
     title = registered.title

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit.executors import Errand
 from cnnaudit.kernels import SECTION, Kernels, ShownKernels
-from cnnaudit.models import ModelFacts
 from cnnaudit.plan import (
     answer_fields,
     check_same,
     item_fields,
-    requests_of,
     run_fields,
     signal_fields,
 )
@@ -49,7 +47,7 @@ class Illustrated:
 
 def to_show(
     audit: AuditSpec,
-    facts: Mapping[str, ModelFacts],
+    requests: Mapping[str, Sequence[HeatmapRequest]],
     image_sets: Iterable[ImageSet],
     totals: Totals,
 ) -> tuple[list[ShownItems], list[ShownKernels]]:
@@ -57,9 +55,9 @@ def to_show(
     image_sets = tuple(image_sets)
     items, kernels = [], []
     for spec in audit.models:
-        requests = requests_of(audit, spec, facts[spec.name])
-        of_model = [one for one in requests if TECHNIQUES[one.technique.uses].sees_no_image]
-        of_items = [one for one in requests if one not in of_model]
+        own = requests[spec.name]
+        of_model = [one for one in own if TECHNIQUES[one.technique.uses].sees_no_image]
+        of_items = [one for one in own if one not in of_model]
         kernels.append(ShownKernels(audit, spec, of_model))
         for image_set in image_sets:
             why = exemplars(image_set)

@@ -62,15 +62,14 @@ class Plan:
 def make_plan(
     audit: AuditSpec,
     image_sets: Iterable[ImageSet],
-    facts: Mapping[str, ModelFacts],
+    requests: Mapping[str, Sequence[HeatmapRequest]],
     store: Store,
 ) -> Plan:
     """Lay out every cell of an audit, and unite those that the store lacks into units.
 
-    `facts` has the name of each model as a key. Raises AuditError for a layer that does not exist.
+    `requests` are by the name of their model.
     """
     parts = [part for image_set in image_sets for part in _parts(image_set)]
-    requests = {model.name: requests_of(audit, model, facts[model.name]) for model in audit.models}
     cells: list[Cell] = []
     units: list[Unit] = []
     planned: set[str] = set()  # what sees no network is the same cell for all models of one input
@@ -90,7 +89,10 @@ def make_plan(
 def requests_of(
     audit: AuditSpec, model: ModelSpec, facts: ModelFacts
 ) -> tuple[HeatmapRequest, ...]:
-    """Return every technique on every target of a model, layers and targets resolved for it."""
+    """Return every technique on every target of a model, layers and targets resolved for it.
+
+    Raises AuditError for a layer or a target that it does not have.
+    """
     declared = audit.targets or (TargetSpec(model.target, model.target, {}),)
     targets = [one for spec in declared for one in resolve_target(spec, model, facts.outputs)]
     requests = []

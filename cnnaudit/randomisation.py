@@ -18,8 +18,7 @@ import pandas as pd
 
 from cnnaudit.agreement import listed
 from cnnaudit.executors import Errand
-from cnnaudit.models import ModelFacts
-from cnnaudit.plan import Asked, check_same, item_fields, request_fields, requests_of, run_fields
+from cnnaudit.plan import Asked, check_same, item_fields, request_fields, run_fields
 from cnnaudit.specs import AuditSpec, ModelSpec, SanitySpec
 from cnnaudit.statistics import estimate
 from cnnaudit.store import Store, cell_key, digest_bytes
@@ -38,14 +37,16 @@ _FILE = "randomisation.json"
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What is asked of one model on some pictures of an image set."""
+class Curves:
+    """The curves that are asked of one model on some pictures of an image set."""
 
     audit: AuditSpec
     spec: ModelSpec
     image_set: str
     items: Sequence[Item]
     sanity: SanitySpec
+    requests: Sequence[HeatmapRequest]
+    died: Set[str] = frozenset()  # items that a process died of already: they are not tried again
 
     def fields(self, request: HeatmapRequest) -> dict[str, Any]:
         """Return what determines the curve of a request."""
@@ -58,95 +59,65 @@ class _Work:
             "items": [{**fields, "regions": None} for fields in pictures],
         }
 
+    @property
+    def keys(self) -> list[str]:
+        """The store's key of each curve."""
+        return [cell_key(self.fields(request)) for request in self.requests]
 
-def randomisation_table(
-    audit: AuditSpec,
-    facts: Mapping[str, ModelFacts],
-    image_sets: Iterable[ImageSet],
-    store: Store,
-) -> pd.DataFrame:
-    """Return the mean correlation over units after each step, with its t interval (95 %).
-
-    Image sets count as they are, not under perturbations. The store must have the curves.
-    """
-    made = _made(audit, facts, image_sets, store)
-    return pd.DataFrame([line for one in made for line in _lines(*one)], columns=COLUMNS)
-
-
-def curve_gaps(
-    audit: AuditSpec,
-    facts: Mapping[str, ModelFacts],
-    image_sets: Iterable[ImageSet],
-    store: Store,
-) -> Iterator[dict[str, Any]]:
-    """Yield of which items a curve lacks a correlation since something failed, and why."""
-    for work, request, about in _made(audit, facts, image_sets, store):
-        by_reason: dict[str, list[str]] = {}
-        for item, reason in about["failures"].items():
-            by_reason.setdefault(reason, []).append(item)
-        for reason, items in by_reason.items():
-            missing = {request.technique.name: [work.sanity.name]}
-            yield failure(work.spec.name, work.image_set, reason, len(items), items, missing)
-
-
-def curve_errands(
-    audit: AuditSpec,
-    facts: Mapping[str, ModelFacts],
-    image_sets: Iterable[ImageSet],
-    store: Store,
-    died: Mapping[Subject, Set[str]],
-) -> Iterator[Errand]:
-    """Yield what is to be made so that the store has every curve that the table rests on.
-
-    `died` has the items of which a process died already: they are not tried again.
-    """
-    for work, requests in _works(audit, facts, image_sets):
-        fields = [(request, work.fields(request)) for request in requests]
+    def errands(self, store: Store) -> Iterator[Errand]:
+        """Yield what makes those that the store lacks."""
+        fields = [(request, self.fields(request)) for request in self.requests]
         missing = [(request, own) for request, own in fields if not store.has(cell_key(own))]
         if missing:
-            title = f"randomised, on {len(work.items)} items of {work.image_set}"
-            left_out = died.get((work.spec.name, work.image_set), set())
-            make, fail = partial(_make, work, missing, left_out), partial(_fail, work, missing)
-            yield Errand(title, work.spec, make, fail)
+            title = f"randomised, on {len(self.items)} items of {self.image_set}"
+            make, fail = partial(_make, self, missing), partial(_fail, self, missing)
+            yield Errand(title, self.spec, make, fail)
+
+    def stored(self, store: Store) -> Iterator[tuple[HeatmapRequest, dict[str, Any]]]:
+        """Yield what the store says of each."""
+        for request, key in zip(self.requests, self.keys, strict=True):
+            yield request, json.loads(store.read(key, _FILE))
+
+    def gaps(self, store: Store) -> Iterator[dict[str, Any]]:
+        """Yield of which items a curve lacks a correlation since something failed, and why."""
+        for request, about in self.stored(store):
+            by_reason: dict[str, list[str]] = {}
+            for item, reason in about["failures"].items():
+                by_reason.setdefault(reason, []).append(item)
+            for reason, items in by_reason.items():
+                missing = {request.technique.name: [self.sanity.name]}
+                yield failure(self.spec.name, self.image_set, reason, len(items), items, missing)
 
 
-def curve_keys(
-    audit: AuditSpec, facts: Mapping[str, ModelFacts], image_sets: Iterable[ImageSet]
-) -> Iterator[str]:
-    """Yield the store's key of every curve that the table rests on."""
-    for work, requests in _works(audit, facts, image_sets):
-        yield from (cell_key(work.fields(request)) for request in requests)
-
-
-def _works(
-    audit: AuditSpec, facts: Mapping[str, ModelFacts], image_sets: Iterable[ImageSet]
-) -> Iterator[tuple[_Work, list[HeatmapRequest]]]:
-    """Yield what is asked of each model on each image set, and of which requests."""
-    as_they_are = [one for one in image_sets if not any(item.perturbed for item in one.items)]
-    chosen = {
-        (sanity.name, image_set.spec.name): _chosen(image_set, sanity.items)
-        for sanity in audit.sanities
-        for image_set in as_they_are
-    }
-    for spec in audit.models:
-        requests = requests_of(audit, spec, facts[spec.name])
-        for sanity in audit.sanities:
-            mine = [one for one in requests if one.technique.name in sanity.techniques]
-            for name in (one.spec.name for one in as_they_are):
-                yield _Work(audit, spec, name, chosen[sanity.name, name], sanity), mine
-
-
-def _made(
+def to_randomise(
     audit: AuditSpec,
-    facts: Mapping[str, ModelFacts],
+    requests: Mapping[str, Sequence[HeatmapRequest]],
     image_sets: Iterable[ImageSet],
-    store: Store,
-) -> Iterator[tuple[_Work, HeatmapRequest, dict[str, Any]]]:
-    """Yield what the store says of each curve."""
-    for work, requests in _works(audit, facts, image_sets):
-        for request in requests:
-            content = store.read(cell_key(work.fields(request)), _FILE)
-            yield work, request, json.loads(content)
+    died: Mapping[Subject, Set[str]] | None = None,
+) -> list[Curves]:
+    """Return the curves that an audit asks for; `requests` are by model.
+
+    Image sets count as they are, not under perturbations.
+    """
+    found = []
+    as_they_are = [one for one in image_sets if not any(item.perturbed for item in one.items)]
+    for spec in audit.models:
+        for sanity in audit.sanities:
+            mine = [one for one in requests[spec.name] if one.technique.name in sanity.techniques]
+            for one in as_they_are:
+                name, items = one.spec.name, _chosen(one, sanity.items)
+                lost = (died or {}).get((spec.name, name), frozenset())
+                found.append(Curves(audit, spec, name, items, sanity, mine, lost))
+    return found
+
+
+def randomisation_table(curves: Iterable[Curves], store: Store) -> pd.DataFrame:
+    """Return the mean correlation over units after each step, with its t interval (95 %).
+
+    The store must have the curves.
+    """
+    made = ((own, *found) for own in curves for found in own.stored(store))
+    return pd.DataFrame([line for one in made for line in _lines(*one)], columns=COLUMNS)
 
 
 def _chosen(image_set: ImageSet, count: int) -> list[Item]:
@@ -189,24 +160,24 @@ def find_randomisation(table: pd.DataFrame, titles: Mapping[str, str]) -> list[d
     return findings
 
 
-def _make(work: _Work, asked: Asked, left_out: Set[str], model: nn.Module, store: Store) -> None:
+def _make(work: Curves, asked: Asked, model: nn.Module, store: Store) -> None:
     """Store the curve of each request."""
     from cnnaudit.randomising import curves
 
     for request, fields in asked:
         check_same(fields, work.fields(request))
     requests, size = [request for request, _ in asked], work.audit.batch_size
-    items = [item for item in work.items if item.id not in left_out]
+    items = [item for item in work.items if item.id not in work.died]
     if not items:
         _fail(work, asked, store, DIED)
         return
-    lost = {item.id: DIED for item in work.items if item.id in left_out}
+    lost = {item.id: DIED for item in work.items if item.id in work.died}
     made = curves(model, work.spec, items, work.sanity, requests, size)
     for (_, fields), curve in zip(asked, made, strict=True):
         _write(store, fields, {**curve, "failures": {**curve["failures"], **lost}})
 
 
-def _fail(work: _Work, asked: Asked, store: Store, reason: str) -> None:
+def _fail(work: Curves, asked: Asked, store: Store, reason: str) -> None:
     failures = {item.id: reason for item in work.items}
     about = {"status": "failed", "reason": reason, "steps": [], "failures": failures}
     for _, fields in asked:
@@ -220,7 +191,7 @@ def _write(store: Store, fields: Mapping[str, Any], about: Mapping[str, Any]) ->
 
 
 def _lines(
-    work: _Work, request: HeatmapRequest, about: Mapping[str, Any]
+    work: Curves, request: HeatmapRequest, about: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     common = {
         "sanity": work.sanity.name,

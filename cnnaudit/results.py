@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnnaudit.executors import Make
     from cnnaudit.illustrations import Illustrations, ShownItems
     from cnnaudit.kernels import ShownKernels
+    from cnnaudit.randomisation import Curves
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,7 @@ def read_results(
     from cnnaudit.agreement import agreement_table, find_agreement
     from cnnaudit.contrasts import contrasts_of
     from cnnaudit.illustrations import illustrations_of, to_show
-    from cnnaudit.randomisation import (
-        curve_errands,
-        curve_gaps,
-        find_randomisation,
-        randomisation_table,
-    )
+    from cnnaudit.randomisation import find_randomisation, randomisation_table, to_randomise
     from cnnaudit.rows import Rows
     from cnnaudit.totals import Totals
 
@@ -71,20 +67,17 @@ def read_results(
         rows = Rows(folder / "rows.parquet", ready.plan.cells, ready.store, totals.add)
         table, gaps = totals.means, totals.gaps
     with watch.stage("illustrate"):
-        items, kernels = to_show(audit, ready.facts, ready.image_sets, totals)
-        shown: list[ShownItems | ShownKernels] = [*items, *kernels]
-        errands = [
-            *curve_errands(audit, ready.facts, ready.image_sets, ready.store, totals.died),
-            *(errand for one in shown for errand in one.errands(ready.store)),
-        ]
+        curves = to_randomise(audit, ready.requests, ready.image_sets, totals.died)
+        items, kernels = to_show(audit, ready.requests, ready.image_sets, totals)
+        made: list[Curves | ShownItems | ShownKernels] = [*curves, *items, *kernels]
+        errands = [errand for one in made for errand in one.errands(ready.store)]
         devices = make(audit, errands, ready.store)
         illustrations = illustrations_of(items, kernels, ready.store)
-        told = {_cause(gap) for gap in gaps}
-        lost = (gap for one in shown for gap in one.gaps(ready.store))
+        randomisation = randomisation_table(curves, ready.store)
+        told = {_cause(gap) for gap in gaps}  # by the rows, which lack the same
+        lost = (gap for one in made for gap in one.gaps(ready.store))
         gaps += [gap for gap in lost if _cause(gap) not in told]
     with watch.stage("judge"):
-        randomisation = randomisation_table(audit, ready.facts, ready.image_sets, ready.store)
-        gaps += curve_gaps(audit, ready.facts, ready.image_sets, ready.store)
         contrasts = contrasts_of(rows.by_metric(), audit.contrasts, audit.seed)
         sentences = findings.find(table, contrasts, audit.contrasts, ready.image_sets, catalogue)
         judgements = checks.judge_each(rows.of, audit.checks, audit.contrasts, audit.seed)
@@ -123,14 +116,16 @@ def count_derived(ready: Prepared) -> dict[str, tuple[int, int]]:
     Only what an audit asks for is among it.
     """
     from cnnaudit.agreement import agreement_keys
-    from cnnaudit.randomisation import curve_keys
+    from cnnaudit.randomisation import to_randomise
 
     audit = ready.audit
     keys = {
         "agreements": [
             *agreement_keys(audit.agreements, audit.contrasts, ready.image_sets, ready.plan.cells)
         ],
-        "randomisation curves": [*curve_keys(audit, ready.facts, ready.image_sets)],
+        "randomisation curves": [
+            key for one in to_randomise(audit, ready.requests, ready.image_sets) for key in one.keys
+        ],
     }
     return {
         name: (len(found), sum(not ready.store.has(key) for key in found))

@@ -24,7 +24,6 @@ from cnnaudit.heatmaps import compute_heatmaps
 from cnnaudit.models import build_model
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.models.untrained import untrained_twin
-from cnnaudit.plan import requests_of
 from cnnaudit.rows import collect_rows
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import Heatmaps, ProcessDied, Signals
@@ -340,7 +339,7 @@ def test_heatmaps_come_in_input_coordinates(overrides: list[str]) -> None:
     ready: Prepared = prepare(load_specs(overrides))
     spec = ready.audit.models[0]
     model = build_model(spec, 0)
-    requests = requests_of(ready.audit, spec, ready.facts[spec.name])
+    requests = ready.requests[spec.name]
     images = torch.randn(2, 3, 64, 80)
     outputs, computed = compute_heatmaps(model, spec.score_from, images, requests)
     assert outputs.shape == (2, 325)

@@ -21,7 +21,6 @@ from cnnaudit.executors import make_here
 from cnnaudit.illustrations import Illustrated, ShownItems, exemplars
 from cnnaudit.kernels import ShownKernels
 from cnnaudit.models.preprocessing import prepare_image
-from cnnaudit.plan import requests_of
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.registry import technique
 from cnnaudit.types import DIED, LayerChoice, Needs, Signals
@@ -34,7 +33,7 @@ def ready(overrides: list[str]) -> Prepared:
 
 def _illustrate(ready: Prepared) -> list[Illustrated]:
     (spec,), (image_set,) = ready.audit.models, ready.image_sets
-    requests = requests_of(ready.audit, spec, ready.facts[spec.name])
+    requests = ready.requests[spec.name]
     shown = ShownItems(ready.audit, spec, image_set, requests, exemplars(image_set))
     make_here(ready.audit, [*shown.errands(ready.store)], ready.store)
     return shown.stored(ready.store)
@@ -55,7 +54,7 @@ def test_exemplars_are_whole_units_and_do_not_depend_on_the_order(ready: Prepare
 def test_what_kills_its_process_is_named_and_made_again(ready: Prepared) -> None:
     """Of a technique that comes to pictures that are there, and where nothing is there yet."""
     (spec,), (image_set,), store = ready.audit.models, ready.image_sets, ready.store
-    first, *others = requests_of(ready.audit, spec, ready.facts[spec.name])
+    first, *others = ready.requests[spec.name]
     alone, whole = (
         ShownItems(ready.audit, spec, image_set, asked, exemplars(image_set))
         for asked in ([first], [first, *others])
@@ -144,7 +143,7 @@ def test_filters_that_cannot_be_made_fail_alone(
 ) -> None:
     ready = prepare(load_specs([*overrides, "technique=[kernels]"]))
     (spec,) = ready.audit.models
-    requests = requests_of(ready.audit, spec, ready.facts[spec.name])
+    requests = ready.requests[spec.name]
     shown, store = ShownKernels(ready.audit, spec, requests), ready.store
 
     def refuse(*_: object) -> None:

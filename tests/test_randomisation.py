@@ -21,12 +21,7 @@ from cnnaudit.config import load_specs
 from cnnaudit.executors import make_here
 from cnnaudit.models import build_model
 from cnnaudit.models.untrained import reinitialise
-from cnnaudit.randomisation import (
-    curve_errands,
-    curve_gaps,
-    find_randomisation,
-    randomisation_table,
-)
+from cnnaudit.randomisation import find_randomisation, randomisation_table, to_randomise
 from cnnaudit.randomising import layers_from_the_top
 from cnnaudit.report.writing import write_report
 from cnnaudit.specs import AuditSpec, SanitySpec
@@ -392,13 +387,14 @@ def test_a_picture_that_cannot_be_read_meanwhile_counts_and_is_tried_again(
 
 def test_what_a_process_died_of_is_not_tried_here(overrides: list[str]) -> None:
     ready = prepare(spec(overrides, "technique=[saliency]"))
-    known = ready.audit, ready.facts, ready.image_sets, ready.store
-    (work, _), *_ = randomisation._works(*known[:3])
-    for dead in ([work.items[0]], work.items):
+    known, store = (ready.audit, ready.requests, ready.image_sets), ready.store
+    (sound,) = to_randomise(*known)
+    for dead in ([sound.items[0]], sound.items):
         died = {("perception", "robot_lighting"): {item.id for item in dead}}
-        make_here(ready.audit, [*curve_errands(*known, died)], ready.store)
-        (gap,) = curve_gaps(*known)
+        (curves,) = to_randomise(*known, died)
+        make_here(ready.audit, [*curves.errands(store)], store)
+        (gap,) = curves.gaps(store)
         assert (gap["reason"], gap["items"]) == (DIED, len(dead))
-        assert set(randomisation_table(*known).scored) == {2 - len(dead)}
-    make_here(ready.audit, [*curve_errands(*known, {})], ready.store)
-    assert [*curve_gaps(*known)] == [*curve_errands(*known, {})] == []
+        assert set(randomisation_table([curves], store).scored) == {2 - len(dead)}
+    make_here(ready.audit, [*sound.errands(store)], store)
+    assert [*sound.gaps(store)] == [*sound.errands(store)] == []

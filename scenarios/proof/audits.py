@@ -19,7 +19,7 @@ import torch
 from cnnaudit.audit import compute_rows
 from cnnaudit.config import load_specs
 from cnnaudit.executors import make_here
-from cnnaudit.randomisation import curve_errands, find_failures, randomisation_table
+from cnnaudit.randomisation import randomisation_table, to_randomise
 from scenarios.proof.alike import write_alike
 from scenarios.proof.evidence import evidence_of
 from scenarios.proof.networks import AUDITED, Ready, make_ready
@@ -89,15 +89,17 @@ def _record(proof: Proof, network: Network, ready: Ready) -> dict[str, Any]:
     audit = load_specs(overrides, HERE / "conf")
     done, _, rows = compute_rows(audit)
     evidence = evidence_of(rows, audit, proof.evidence)
-    asked = done.audit, done.facts, done.image_sets, done.store
-    make_here(done.audit, [*curve_errands(*asked)], done.store)
-    random = randomisation_table(*asked)
+    curves = to_randomise(done.audit, done.requests, done.image_sets)
+    errands = [errand for one in curves for errand in one.errands(done.store)]
+    make_here(done.audit, errands, done.store)
+    random = randomisation_table(curves, done.store)
+    failed = (rows.status == "failed").any() or any([*one.gaps(done.store)] for one in curves)
     return {
         **asdict(network),
         "label": ready.label,
         "matched": ready.matched,
         "conflicting": ready.conflicting,
-        "complete": not (rows.status == "failed").any() and not find_failures(random),
+        "complete": not failed,
         **asdict(evidence),
         "randomisation": _when_random(random),
     }
