@@ -15,11 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from cnnaudit import provenance
+from cnnaudit import cluster, provenance
 from cnnaudit.catalogue import make_catalogue
-from cnnaudit.checks import check_levels
+from cnnaudit.checks import check_levels, told
 from cnnaudit.contrasts import check_contrast
-from cnnaudit.executors import EXECUTORS, device_here
+from cnnaudit.executors import Executor, device_here, execute_here, make_here
 from cnnaudit.facts import checked_files, facts_of
 from cnnaudit.image_sets import load_image_set, not_readable, not_told_apart
 from cnnaudit.image_sets.perturbed import with_perturbed
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from cnnaudit.execute import Finished
     from cnnaudit.executors import Make
 
+EXECUTORS: Mapping[str, Executor] = {
+    "local": Executor(execute_here, make_here),
+    "ray": Executor(cluster.execute, cluster.make),
+}
 _ALWAYS_THERE = ("auto", "cpu")  # of devices
 
 log = logging.getLogger(__name__)
@@ -61,6 +65,7 @@ class Outcome:
     report: Path
     complete: bool
     verdict: str  # "" where nothing is declared to be checked
+    checks: Sequence[str]  # of each what came out
     findings: Sequence[str]
     left_out: Sequence[str]
 
@@ -196,6 +201,7 @@ def finish(
         Outcome,
         complete=found.complete,
         verdict=found.verdict,
+        checks=told(found.judgements),
         findings=sentences,
         left_out=ready.audit.left_out,
     )

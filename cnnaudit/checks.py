@@ -135,6 +135,16 @@ def verdicts(judgements: Iterable[Judgement]) -> dict[str, str]:
     return {check: verdict_of(own) for check, own in by_check.items()}
 
 
+def told(judgements: Sequence[Judgement]) -> list[str]:
+    """Say each check's verdict, and the reason that its first such judgement has, if it has one."""
+    lines = []
+    for check, verdict in verdicts(judgements).items():
+        own = (one for one in judgements if (one.check, one.verdict) == (check, verdict))
+        reason = next((one.reason for one in own if one.reason), "")
+        lines.append(f"{check}: {verdict}" + f" ({reason})" * bool(reason))
+    return lines
+
+
 def verdict_of(judgements: Iterable[Judgement]) -> str:
     """Return the worst verdict, techniques that contradict each other counting as undecided."""
     return worst(

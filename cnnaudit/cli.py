@@ -161,6 +161,8 @@ def _announce(audit: AuditSpec, outcome: Outcome) -> int:
         print(sentence)
     if not outcome.complete:
         print("INCOMPLETE: some of it failed; the report says what and why")
+    for text in outcome.checks:
+        print(f"check {text}")
     if outcome.verdict:
         print(f"verdict: {outcome.verdict}")
     print(f"report: {outcome.report}")

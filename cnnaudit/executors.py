@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -105,20 +105,6 @@ def reason_to_give_up(audit: AuditSpec, attempts: int, death: Exception) -> str:
     return f"{DIED}; attempts: {attempts}" if attempts > audit.executor.retries else ""
 
 
-def execute_on_cluster(audit: AuditSpec, units: Sequence[Unit], store: Store, done: Done) -> None:
-    """Execute units in the actors of Ray, an extra that nothing else needs."""
-    from cnnaudit import cluster
-
-    cluster.execute(audit, units, store, done)
-
-
-def make_on_cluster(audit: AuditSpec, errands: Sequence[Errand], store: Store) -> Sequence[Device]:
-    """Make errands in the actors of Ray."""
-    from cnnaudit import cluster
-
-    return cluster.make(audit, errands, store)
-
-
 def device_here(audit: AuditSpec) -> str:
     """Return the device that a config asks of this process: of its own, where others compute."""
     return audit.device if audit.executor.uses == "local" or audit.device == "cpu" else "auto"
@@ -179,9 +165,3 @@ def loaded(spec: ModelSpec, audit: AuditSpec, device: torch.device) -> Iterator[
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-
-
-EXECUTORS: Mapping[str, Executor] = {
-    "local": Executor(execute_here, make_here),
-    "ray": Executor(execute_on_cluster, make_on_cluster),
-}

@@ -301,6 +301,7 @@ def test_the_gate_lets_the_verdict_count(cli: Callable, overrides: list[str]) ->
     code, out, _ = cli("run", *overrides, "gate=true")
     assert code == 5
     assert "verdict: NOT MEASURED" in out
+    assert "check sees_the_obstacle: NOT MEASURED (3 units, at least " in out
     code, _, err = cli("run", *overrides, "gate=true", "check=[]")
     assert code == 1
     assert "gate: true, but there is no check that could fail" in err
