@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 
 from cnnaudit.metrics import OVERLAP, measure_overlap
 from cnnaudit.metrics.readout import Readout
+from cnnaudit.metrics.registry import FAITHFULNESS
 from cnnaudit.models.layers import Traced, resolve_layer, trace
 from cnnaudit.report.run import (
     COUNTS,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from cnnaudit.heatmaps import Truths
 
 Named = str | Sequence[str] | Mapping[str, Mapping[str, Any]]
-Explained: TypeAlias = "int | str | Tensor"
+Explained: TypeAlias = "int | np.integer | str | Tensor | NDArray[Any] | Sequence[float]"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class FinishedRun:
 
 def explain(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | NDArray[np.floating],
     technique: Named = "grad_cam",
     *,
     layer: LayerChoice | None = None,
@@ -70,24 +72,30 @@ def explain(
     `technique` is a name, or several (a list, or names with their parameters), which share passes
     and come back as a dict. `layer` is a module path, a role such as "last_features", or an index
     into the execution order. `target` is a class index, "predicted" or "all_outputs", the class of
-    each image (B,) as whole numbers, or a weight for each output (N,). Without `upsample` heatmaps
+    each image (B,) as whole numbers, or a weight for each output (N,). Arrays of NumPy will do, and
+    of a target lists. Without `upsample` heatmaps
     stay as coarse as their layer, (B, h, w); "activations" are (B, K, h, w) always. `score_from`
     names the module whose output is explained where that is not the model's own, `output_entry` the
     part of a tuple, dict or dataclass that the model returns, such as "logits" or "0". The model is
     left as it was. Raises AuditError for a name that does not exist, and where a technique has no
     meaning on this model.
     """
+    import torch
+
     from cnnaudit.heatmaps import compute_heatmaps
     from cnnaudit.hooks import pick_output
     from cnnaudit.outputs import of_model
 
-    if images.ndim != 4:
-        raise AuditError(f"images: shape {tuple(images.shape)}, (B, C, H, W) is expected")
-    if not images.is_floating_point():
-        raise AuditError(f"images: {images.dtype}; floating point, as preprocessed, is expected")
+    images = _images(images)
     wanted = _named(technique, _heatmap_techniques(), "technique")
     spec, truths = _target(target, len(images))
-    with pick_output(model, of_model(output_entry)):
+    # Under inference mode, where somebody may call this, nothing has a gradient.
+    with (
+        torch.inference_mode(False),
+        pick_output(model, of_model(output_entry)),
+        _fitting(model, images),
+    ):
+        images = images.clone() if images.is_inference() else images
         traced = cache(partial(trace, model, images[:1], score_from))
         requests = [
             _request(name, parameters, layer, spec, traced) for name, parameters in wanted.items()
@@ -136,6 +144,11 @@ def score(
     """
     import torch
 
+    if isinstance(maps, Mapping):
+        raise AuditError(
+            f"maps: a dict of {', '.join(map(str, maps)) or 'nothing'}; score takes the maps of "
+            "one technique (B, H, W), maps[technique]"
+        )
     maps = torch.as_tensor(maps)
     if maps.ndim != 3:
         raise AuditError(f"maps: shape {tuple(maps.shape)}, (B, H, W) is expected")
@@ -182,8 +195,24 @@ def _named(names: Named, known: Mapping[str, Any], kind: str) -> dict[str, Mappi
     wanted = dict(names) if isinstance(names, Mapping) else {name: {} for name in names}
     for name in wanted:
         if name not in known:
-            raise AuditError(f"{kind}: {unknown(name, sorted(known), kind)}")
+            raise AuditError(f"{kind}: {_said_of(name, sorted(known), kind)}")
     return wanted
+
+
+def _said_of(name: str, allowed: Sequence[str], kind: str) -> str:
+    """Say why a name cannot be used here, also of one that can be elsewhere."""
+    from cnnaudit.config import group_options
+
+    if kind == "metric" and name in FAITHFULNESS:
+        return f"{name!r} asks the network, which score does not know; a run measures it"
+    if kind == "technique" and name in TECHNIQUES:
+        return f"{name!r} shows a network's own filters, whatever its images; a run shows them"
+    if name in group_options(kind, None):
+        return (
+            f"{name!r} is a choice in configs, for one or several of these with their settings; "
+            f"name them here: {', '.join(allowed)}"
+        )
+    return unknown(name, allowed, kind)
 
 
 def _tolerant(
@@ -206,26 +235,73 @@ def _heatmap_techniques() -> dict[str, Technique]:
     return {name: one for name, one in TECHNIQUES.items() if not one.sees_no_image}
 
 
+def _images(images: Tensor | NDArray[np.floating]) -> Tensor:
+    """Return preprocessed images as a tensor; raise AuditError for what they cannot be."""
+    import torch
+
+    if isinstance(images, np.ndarray):
+        images = torch.as_tensor(np.array(images, order="C"))
+    if not isinstance(images, torch.Tensor):
+        raise AuditError(
+            f"images: a {type(images).__name__}; a tensor (B, C, H, W) is expected, preprocessed"
+        )
+    if images.ndim != 4 or not len(images):
+        raise AuditError(
+            f"images: shape {tuple(images.shape)}, (B, C, H, W) is expected, with B at least 1"
+        )
+    if not images.is_floating_point():
+        raise AuditError(f"images: {images.dtype}; floating point, as preprocessed, is expected")
+    bad = (~images.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    if bad:
+        raise AuditError(f"images[{bad[0]}]: it holds NaN or infinity; finite numbers are expected")
+    return images
+
+
+@contextmanager
+def _fitting(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Say of an error of torch's that the images do not fit the network, if that is so."""
+    try:
+        yield
+    except RuntimeError as error:
+        weights = [p for p in model.parameters() if p.is_floating_point()]
+        kinds = {f"{p.dtype} on {p.device}" for p in weights}
+        kind = f"{images.dtype} on {images.device}"
+        if kinds and kind not in kinds:
+            raise AuditError(f"images: {kind}; the network is {', '.join(kinds)}") from error
+        if any(p.is_inference() for p in weights):
+            raise AuditError(
+                "model: it was made under torch.inference_mode, so that nothing has a gradient; "
+                "make it under torch.no_grad, or outside"
+            ) from error
+        raise
+
+
 def _target(target: Explained, b: int) -> tuple[TargetSpec, Truths | None]:
     """Return the resolved target of B images, with their truths where it is their own classes."""
     import torch
 
     plain = [name for name, one in TARGETS.items() if one.is_plain]
-    if isinstance(target, torch.Tensor):
-        if target.ndim == 1 and target.is_floating_point():
-            return TargetSpec("target", "weights", {"values": target.tolist()}), None
-        if target.shape == (b,):
-            classes = target.tolist()
-            return TargetSpec("target", "truth", {}), lambda n: [_one_hot(c, n) for c in classes]
-        raise AuditError(
-            f"target: shape {tuple(target.shape)}, ({b},) whole numbers or (N,) weights is expected"
-        )
-    if isinstance(target, int):
-        return TargetSpec(str(target), "class", {"indices": [target]}), None
-    if target not in plain:
-        allowed = [*plain, "a class index", "a tensor"]
-        raise AuditError(f"target: {unknown(str(target), allowed, 'target')}")
-    return TargetSpec(target, target, {}), None
+    others = ["a class index", f"({b},) whole numbers", "(N,) weights"]
+    if isinstance(target, str):
+        if target not in plain:
+            raise AuditError(f"target: {unknown(target, [*plain, *others], 'target')}")
+        return TargetSpec(target, target, {}), None
+    try:
+        given = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        allowed = ", ".join([*plain, *others])
+        raise AuditError(f"target: {target!r} is none of {allowed}") from error
+    if given.ndim == 1 and given.is_floating_point():
+        return TargetSpec("target", "weights", {"values": given.tolist()}), None
+    is_whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    if is_whole and given.ndim == 0:
+        return TargetSpec(str(int(given)), "class", {"indices": [int(given)]}), None
+    if is_whole and given.shape == (b,):
+        classes = given.tolist()
+        return TargetSpec("target", "truth", {}), lambda n: [_one_hot(c, n) for c in classes]
+    raise AuditError(
+        f"target: shape {tuple(given.shape)} of {given.dtype}, {', '.join(others)} is expected"
+    )
 
 
 def _one_hot(index: int, n: int) -> NDArray[np.float64]:
@@ -252,5 +328,5 @@ def _request(
         registered.check(bound, f"technique.{name}")
     if registered.needs.layer:
         found = traced()
-        resolved = resolve_layer(found.layers, found.roles, bound["layer"], "layer")
+        resolved = resolve_layer(found.layers, found.roles, bound["layer"], f"{name}.layer")
     return HeatmapRequest(TechniqueSpec(name, name, bound), target, resolved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -135,6 +136,24 @@ def test_scores_of_every_status() -> None:
         ({"technique": "grad_cam", "layer": "fc"}, "layer: 'fc' has no spatial output"),
         ({"technique": "saliency", "target": "cat"}, "target: 'cat' is no allowed target"),
         ({"technique": "saliency", "target": 5000}, "output 5000 is out of range"),
+        (
+            {"technique": "saliency", "target": True},
+            r"target: shape \(\) of torch.bool, a class ind",
+        ),
+        (
+            {"technique": "saliency", "target": [True]},
+            r"target: shape \(1,\) of torch.bool, a class",
+        ),
+        (
+            {"technique": "saliency", "target": [1, 2]},
+            r"shape \(2,\) of torch.int64, .*, \(1,\) whole",
+        ),
+        (
+            {"technique": "saliency", "target": None},
+            "target: None is none of all_outputs, predicted",
+        ),
+        ({"technique": "kernels"}, "technique: 'kernels' shows a network's own filters"),
+        ({"technique": "robot"}, "technique: 'robot' is a choice in configs, for one or several"),
         ({"technique": {"saliency": {"reduc": "sum"}}}, "technique.saliency.reduc: 'reduc'"),
     ],
 )
@@ -150,9 +169,88 @@ def test_arrays_of_numpy_are_scored_as_tensors_are() -> None:
     pd.testing.assert_frame_equal(cnnaudit.score(maps, [*masks.numpy()]), expected)
 
 
-def test_pictures_that_are_not_preprocessed_are_refused(resnet: torch.nn.Module) -> None:
-    with pytest.raises(AuditError, match=r"images: torch.uint8; floating point, as preprocessed"):
-        cnnaudit.explain(resnet, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+            "images: torch.uint8; floating point, as pre",
+        ),
+        ([torch.zeros(3, 8, 8)], r"images: a list; a tensor \(B, C, H, W\) is expected"),
+        (Image.new("RGB", (8, 8)), r"images: a Image; a tensor \(B, C, H, W\) is expected"),
+        (torch.zeros(0, 3, 8, 8), r"images: shape \(0, 3, 8, 8\), .*with B at least 1"),
+        (np.zeros((1, 3, 64, 64)), "images: torch.float64 on cpu; the network is torch.float32 on"),
+        (
+            torch.zeros(1, 3, 64, 64).half(),
+            "images: torch.float16 on cpu; the network is torch.floa",
+        ),
+        (torch.tensor([0, torch.nan]).expand(1, 3, 4, 2), r"images\[0\]: it holds NaN or infinity"),
+    ],
+)
+def test_what_no_preprocessed_images_are_is_refused(
+    resnet: torch.nn.Module, images: Any, message: str
+) -> None:
+    with pytest.raises(AuditError, match=message):
+        cnnaudit.explain(resnet, images, "saliency")
+
+
+def test_an_array_of_numpy_is_explained_as_a_tensor_is(resnet: torch.nn.Module) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    backwards = images.flip(1).numpy()[:, ::-1]  # as from OpenCV: strides below 0
+    expected = cnnaudit.explain(resnet, images, "saliency")
+    torch.testing.assert_close(cnnaudit.explain(resnet, backwards, "saliency"), expected)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_classes_may_be_whole_numbers_of_any_kind(resnet: torch.nn.Module, kind: Any) -> None:
+    images, classes = torch.randn(3, 3, 32, 32), [7, 0, 7]
+    several = cnnaudit.explain(resnet, images, "saliency", target=kind(classes))
+    assert isinstance(several, torch.Tensor)
+    for image, heatmap, own in zip(images, several, classes, strict=True):
+        alone = cnnaudit.explain(resnet, image[None], "saliency", target=np.int64(own))
+        torch.testing.assert_close(heatmap[None], alone)
+
+
+def test_inference_mode_changes_nothing(resnet: torch.nn.Module) -> None:
+    images, names = torch.randn(1, 3, 32, 32), ["saliency", "grad_cam"]
+    expected = cnnaudit.explain(resnet, images, names)
+    with torch.inference_mode():
+        found = cnnaudit.explain(resnet, images.clone(), names)
+        made_in_it = torchvision.models.resnet18(weights=None).eval()
+        with pytest.raises(AuditError, match=r"model: it was made under torch.inference_mode"):
+            cnnaudit.explain(made_in_it, images, names)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_network_without_a_spatial_layer() -> None:
+    mlp = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+    with pytest.raises(
+        AuditError, match=r"grad_cam.layer: the technique does not apply to the mod"
+    ):
+        cnnaudit.explain(mlp, torch.randn(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (
+            "overlap",
+            "metric: 'overlap' is a choice in configs, for one or several of these .* auroc",
+        ),
+        ("deletion", "metric: 'deletion' asks the network, which score does not know"),
+    ],
+)
+def test_metrics_that_are_elsewhere(metric: str, message: str) -> None:
+    with pytest.raises(AuditError, match=message):
+        cnnaudit.score(torch.rand(1, 4, 4), [None], metric)
+
+
+def test_maps_of_several_techniques_are_not_scored_at_once() -> None:
+    maps: Any = {"saliency": torch.rand(1, 4, 4), "grad_cam": torch.rand(1, 4, 4)}
+    with pytest.raises(
+        AuditError, match=r"maps: a dict of saliency, grad_cam; score takes the map"
+    ):
+        cnnaudit.score(maps, [None])
 
 
 def test_shapes_that_do_not_fit_are_said(resnet: torch.nn.Module, tmp_path: Path) -> None:

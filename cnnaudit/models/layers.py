@@ -85,6 +85,12 @@ def resolve_layer(
     spatial output (K, h, w); raises AuditError listing what exists.
     """
     names = names_of(layers)
+    spatial = [name for name, known in zip(names, layers, strict=True) if known.is_spatial]
+    if not spatial:
+        raise AuditError(
+            f"{where}: the technique does not apply to {model}, which has no layer with a spatial "
+            "output (K, h, w)"
+        )
     if isinstance(choice, int):
         if not 0 <= choice < len(layers):
             raise AuditError(
@@ -94,7 +100,6 @@ def resolve_layer(
         layer = names[choice]
     else:
         layer = roles.get(choice, choice)
-    spatial = [name for name, known in zip(names, layers, strict=True) if known.is_spatial]
     if layer in spatial:
         return layer
     problem = "has no spatial output" if layer in names else "does not exist"
