@@ -29,7 +29,7 @@ from cnnaudit.report.run import (
 )
 from cnnaudit.sections import bind, parameters_of, unknown
 from cnnaudit.specs import MetricSpec, TargetSpec, TechniqueSpec
-from cnnaudit.targets import TARGETS
+from cnnaudit.targets import TARGETS, check_one_place
 from cnnaudit.techniques import TECHNIQUES, Technique
 from cnnaudit.types import AuditError, HeatmapRequest, LayerChoice, NoHeatmaps
 
@@ -97,6 +97,8 @@ def explain(
     ):
         images = images.clone() if images.is_inference() else images
         traced = cache(partial(trace, model, images[:1], score_from))
+        if TARGETS[spec.uses].of_class:
+            check_one_place(spec, traced().places, "the model")
         requests = [
             _request(name, parameters, layer, spec, traced) for name, parameters in wanted.items()
         ]

@@ -26,14 +26,26 @@ _SMALLEST = 1e-30
 
 def forward(model: nn.Module, images: Tensor, score_from: str | None) -> tuple[Tensor, Tensor]:
     """Return a model's outputs (B, N) and the scores behind them (B, N), without a graph."""
+    outputs, scores = forward_in_shape(model, images, score_from)
+    return flat(outputs), flat(scores)
+
+
+def forward_in_shape(
+    model: nn.Module, images: Tensor, score_from: str | None
+) -> tuple[Tensor, Tensor]:
+    """Return a model's outputs and scores as `forward` does, (B, …) as the model shapes them."""
     with hooks.frozen(model), torch.no_grad():
-        outputs, scores, _ = _forward(model, images, score_from, frozenset(), graph=False)
-    return outputs, scores
+        return _forward(model, images, score_from, frozenset(), graph=False)[:2]
+
+
+def flat(scores: Tensor) -> Tensor:
+    """Return scores (B, …) as (B, N)."""
+    return scores.reshape(len(scores), -1)
 
 
 def scores_of(model: nn.Module, images: Tensor, score_from: str | None) -> Tensor:
     """Return a model's scores (B, N) within the graph that the caller keeps."""
-    return _forward(model, images, score_from, frozenset(), graph=False)[1]
+    return flat(_forward(model, images, score_from, frozenset(), graph=False)[1])
 
 
 def run_passes(
@@ -58,6 +70,7 @@ def run_passes(
         if any(spec.head for spec in specs.values()):
             trace = stack.enter_context(hooks.head(model))
         outputs, scores, captured = _forward(model, leaf, score_from, layers, graph=graph)
+        outputs, scores = flat(outputs), flat(scores)
         signals: dict[str, Signals] = {}
         for name, weigh in targets.items():
             last = len(signals) == len(targets) - 1
@@ -196,4 +209,4 @@ def _as_scores(output: Any, name: str, b: int) -> Tensor:
             f"{name} returns a tensor of shape {tuple(scores.shape)} for {b} images, "
             f"({b}, …) is expected"
         )
-    return scores.reshape(b, -1)
+    return scores

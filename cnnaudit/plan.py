@@ -10,6 +10,7 @@ from typing import Any
 from cnnaudit.image_sets import with_few_levels
 from cnnaudit.image_sets.perturbations import VERSION
 from cnnaudit.metrics import CHANNELS, behaviour_of, metrics_of_heatmaps
+from cnnaudit.metrics.behaviour import STRUCTURED_REGRESSION
 from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, OverlapMetric
 from cnnaudit.models import (
     ModelFacts,
@@ -22,7 +23,7 @@ from cnnaudit.models.layers import resolve_layer
 from cnnaudit.own_code import source_digests
 from cnnaudit.specs import AuditSpec, ModelSpec, TargetSpec
 from cnnaudit.store import Store, cell_key, digest_bytes, digest_json, digest_list
-from cnnaudit.targets import TARGETS, resolve_target
+from cnnaudit.targets import TARGETS, check_one_place, resolve_target
 from cnnaudit.techniques import TECHNIQUES, Technique
 from cnnaudit.types import (
     PERTURBATION,
@@ -95,6 +96,7 @@ def requests_of(
     """
     declared = audit.targets or (TargetSpec(model.target, model.target, {}),)
     targets = [one for spec in declared for one in resolve_target(spec, model, facts.outputs)]
+    has_cells = bool(model.outputs) or model.task == STRUCTURED_REGRESSION  # not classes
     requests = []
     for technique in audit.techniques:
         registered, layer = TECHNIQUES[technique.uses], ""
@@ -107,6 +109,9 @@ def requests_of(
                 f"model {model.name!r}",
             )
         explained = targets if registered.gives == "heatmap" else [NO_TARGET]
+        if registered.explains_network and not has_cells:
+            for target in explained:
+                check_one_place(target, facts.places, f"model.{model.name}")
         requests += [HeatmapRequest(technique, target, layer) for target in explained]
     return tuple(requests)
 

@@ -32,6 +32,7 @@ class Target:
     # (model, outputs N, where, *, declared) → name of each target that is declared → resolved
     resolve: Callable[..., Mapping[str, Resolved]] | None = None
     needs_truth: bool = False
+    of_class: bool = False  # whether it explains a class, of which there is one score
 
     @property
     def is_plain(self) -> bool:
@@ -66,6 +67,16 @@ def resolve_target(target: TargetSpec, spec: ModelSpec, outputs: int) -> Iterato
     for name, parameters in found.items():
         own = target.name if len(found) == 1 else f"{target.name} {name}"
         yield TargetSpec(own, target.uses, parameters, target.sign)
+
+
+def check_one_place(target: TargetSpec, places: int, where: str) -> None:
+    """Refuse to explain a class where scores (B, N, …) have several places, as a segmentation's."""
+    if TARGETS[target.uses].of_class and places > 1:
+        raise AuditError(
+            f"{where}: the target {target.uses!r} is about one score of a class, and each class "
+            f"has {places}, one at each place; possible are all_outputs, a weight for each output, "
+            "another score_from or output_entry, or a network around it that reduces its output"
+        )
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -171,9 +182,9 @@ def _places(axis: OutputAxis, selection: Any, where: str) -> Sequence[int]:
 
 TARGETS: Mapping[str, Target] = {
     "all_outputs": Target(all_outputs),
-    "predicted": Target(predicted),
-    "truth": Target(truth, needs_truth=True),
-    "class": Target(cells, resolve_classes),
+    "predicted": Target(predicted, of_class=True),
+    "truth": Target(truth, needs_truth=True, of_class=True),
+    "class": Target(cells, resolve_classes, of_class=True),
     "outputs": Target(cells, resolve_slice),
     "weights": Target(weighted, resolve_weights),
 }

@@ -299,7 +299,7 @@ def test_the_output_may_be_an_entry_of_a_tuple() -> None:
     maps = cnnaudit.explain(model, images, "saliency", output_entry="1")
     assert maps.shape == (2, 8, 9)
     assert isinstance(model(images), tuple)
-    with pytest.raises(cnnaudit.AuditError, match=r"output_entry: .* entries 0 .*, 1 \(2, 5\)"):
+    with pytest.raises(cnnaudit.AuditError, match=r"output_entry: .* entries 0 .*, 1 \(1, 5\)"):
         cnnaudit.explain(model, images, "saliency")
     assert isinstance(model(images), tuple)
 
@@ -311,3 +311,15 @@ def test_there_is_a_weight_for_each_output(n: int) -> None:
     )
     with pytest.raises(AuditError, match=f"target: {n} weights, the model has 5 outputs"):
         cnnaudit.explain(model, torch.rand(2, 3, 16, 16), "saliency", target=torch.ones(n))
+
+
+@pytest.mark.parametrize("target", ["predicted", 1, [0, 1]])
+def test_a_class_with_a_score_at_every_place_is_refused(target: Any) -> None:
+    dense = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU())
+    images = torch.randn(2, 3, 8, 8)
+    with pytest.raises(AuditError, match=r"is about one score of a class, and each class has 36"):
+        cnnaudit.explain(dense, images, "saliency", target=target)
+    for everywhere in ("all_outputs", torch.ones(2 * 36)):
+        assert cnnaudit.explain(dense, images, "saliency", target=everywhere).shape == (2, 8, 8)
+    pooled = dense.append(torch.nn.AdaptiveAvgPool2d(1))  # (B, C, 1, 1)
+    assert cnnaudit.explain(pooled, images, "saliency", target=target).shape == (2, 8, 8)

@@ -61,6 +61,7 @@ class ModelFacts:
     parameters: int
     input: tuple[int, int, int]  # (C, H, W)
     outputs: int
+    places: int  # at which each class has a score
 
 
 def build_model(spec: ModelSpec, seed: int) -> nn.Module:
@@ -170,6 +171,7 @@ def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
         parameters=sum(p.numel() for p in model.parameters()),
         input=input_shape,
         outputs=scores.shape[1],
+        places=traced.places,
     )
 
 

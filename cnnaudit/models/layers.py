@@ -36,18 +36,20 @@ class Traced:
     roles: Mapping[str, str]  # layer role → module path
     outputs: Tensor  # (B, N)
     scores: Tensor  # (B, N)
+    places: int  # at which each class has a score: h·w of (B, C, h, w), as of a segmentation
 
 
 def trace(model: nn.Module, images: Tensor, score_from: str | None) -> Traced:
     """Run a model once on images (B, C, H, W), and note every call of its modules."""
     from cnnaudit import hooks
     from cnnaudit.models.tracing import trace_roles
-    from cnnaudit.passes import forward
+    from cnnaudit.passes import flat, forward_in_shape
 
     with hooks.execution_order(model) as calls:
-        outputs, scores = forward(model, images, score_from)
+        outputs, scores = forward_in_shape(model, images, score_from)
     layers = tuple(Layer(path, type(module).__name__, _shape(out)) for path, module, out in calls)
-    return Traced(layers, trace_roles(calls), outputs, scores)
+    places = scores.shape[2:].numel()
+    return Traced(layers, trace_roles(calls), flat(outputs), flat(scores), places)
 
 
 def names_of(layers: Sequence[Layer]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,7 @@ from cnnaudit import own_code
 from cnnaudit.audit import Invocation, run_audit
 from cnnaudit.config import load_specs
 from cnnaudit.models import build_model, inspect_model, resolve_model
-from cnnaudit.plan import run_fields
+from cnnaudit.plan import requests_of, run_fields
 from cnnaudit.specs import ModelSpec
 from cnnaudit.types import AuditError
 
@@ -31,6 +32,9 @@ def build(width=WIDTH, classes=3):
         nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(width, classes),
     )
+
+def dense(width=4):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU())
 
 def raises():
     raise RuntimeError("no luck")
@@ -158,6 +162,35 @@ def test_what_is_wrong_with_a_factory_is_said(package: str, factory: str, messag
     with pytest.raises(AuditError, match=message) as error:
         inspect_model(spec_of(factory.format(package)), 1)
     assert str(error.value).startswith("model.factory.factory: ")
+
+
+@pytest.mark.parametrize(
+    ("more", "allowed"),
+    [
+        ([], False),
+        (["target=[truth]"], False),
+        (["target=[class]", "target.class.of=2"], False),
+        (["target=[all_outputs]"], True),
+        (["technique=[edges]"], True),
+        (["model.factory.task=structured_regression"], True),
+        (["+model.factory.outputs={channel:4,y:14,x:18}"], True),
+    ],
+)
+def test_a_class_with_a_score_at_every_place(package: str, more: list[str], allowed: bool) -> None:
+    audit = load_specs(
+        overrides_of(
+            f"{package}.my_model:dense",
+            *("image_set=[folder]", "image_set.folder.root=.", "technique=[saliency]"),
+            *(ALLOW, *more),
+        )
+    )
+    spec = audit.models[0]
+    facts = inspect_model(spec, 1)
+    said = (
+        rf"model.factory: the target '\w+' is about one score .* class has {14 * 18}, one at each"
+    )
+    with nullcontext() if allowed else pytest.raises(AuditError, match=said):
+        requests_of(audit, spec, facts)
 
 
 def test_a_module_that_raises_is_said(package: str, tmp_path: Path) -> None:
