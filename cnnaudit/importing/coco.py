@@ -24,7 +24,7 @@ _NEEDED: Mapping[str, Mapping[str, type]] = {
     "annotations": {"image_id": int, "category_id": int},
     "categories": {"id": int, "name": str},
 }
-_CROWDS = "hold crowds, one outline around many objects, which are part of their category's mask"
+_CROWDS = "crowds, one outline around many objects, which are part of their category's mask"
 
 _Record = Mapping[str, Any]
 

@@ -45,7 +45,8 @@ def _stems(folder: Path, split: str) -> list[str]:
     splits = {path.stem: path for path in sorted(folder.glob("*.txt"))}
     if split not in splits:
         raise AuditError(f"--split: {unknown(split, splits, 'split')} (in {folder})")
-    stems = splits[split].read_text(encoding="utf-8").split()
+    lines = splits[split].read_text(encoding="utf-8").splitlines()
+    stems = [line.strip() for line in lines if line.strip()]
     for stem in stems:
         if stem != Path(stem).name:
             raise AuditError(f"{splits[split]}: {stem!r} is no name of a picture")

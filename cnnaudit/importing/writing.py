@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class Annotated:
     picture: Path
     shows: tuple[str, ...]  # the categories that can be its truth
     regions: Mapping[str, NDArray[np.bool_]]  # category or VOID → (H, W), none of them empty
-    remarks: tuple[str, ...] = ()  # what somebody should know who uses it
+    remarks: tuple[str, ...] = ()  # what it has, for who uses it to know
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,25 @@ class Source:
     names: tuple[str, ...]  # of the pictures: relative paths, each of its own
     read: Callable[[str], Annotated]  # raises LeftOut
 
+    def mask_of(self, name: str) -> str:
+        """Return what a picture's mask is called: as the picture, if no other would share it."""
+        stem = _stem(name)
+        return f"{stem if self._taken[stem] == 1 else name}.png"
+
+    @cached_property
+    def _taken(self) -> Counter[str]:
+        return Counter([*map(_stem, self.names), *self.names])
+
 
 @dataclass(frozen=True)
 class _Converted:
     lines: list[dict[str, str]] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)  # reason → examples
     remarks: Counter[str] = field(default_factory=Counter)
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(PurePosixPath(name).suffix)
 
 
 def check_picture(picture: Path, size: tuple[int, ...]) -> None:
@@ -95,7 +109,8 @@ def write_set(
         if not found.lines:
             raise AuditError("\n".join(["no picture is left:", *_said(source, found)]))
         _write_manifest(folder / "manifest.csv", found.lines, truth)
-    wrote = f"wrote {out / 'manifest.csv'}: {len(found.lines)} pictures"
+    number = len(found.lines)
+    wrote = f"wrote {out / 'manifest.csv'}: {number} picture{'s' * (number > 1)}"
     return "\n".join([wrote, *_said(source, found), ""])
 
 
@@ -134,13 +149,13 @@ def _line(
     line = {"id": name, "image": f"images/{name}"}
     _place(one.picture, folder / line["image"])
     for region, mask in one.regions.items():
-        path = f"masks/{_folder_name(region, source)}/{name}.png"
+        path = f"masks/{_folder_name(region, source)}/{source.mask_of(name)}"
         _write_mask(mask, folder / path)
         line[f"mask:{region}"] = path
     if len(shown) == 1:
         line |= {"truth": shown[0], _OBJECT: line[f"mask:{shown[0]}"]}
     else:
-        remarks["show several of the categories: they have no truth and no mask"] += 1
+        remarks["several of the categories, and so no truth and no mask"] += 1
     remarks.update(one.remarks)
     return line
 
@@ -195,7 +210,10 @@ def _in_its_place(out: Path) -> Iterator[Path]:
 def _said(source: Source, found: _Converted) -> list[str]:
     total = len(source.names)
     return [
-        *(f"{count} of them {remark}" for remark, count in found.remarks.items()),
+        *(
+            f"{count} of them {'has' if count == 1 else 'have'} {remark}"
+            for remark, count in found.remarks.items()
+        ),
         *(
             f"left out: {len(examples)} of {total}, {reason} (such as {examples[0]})"
             for reason, examples in found.left_out.items()

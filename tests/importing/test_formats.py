@@ -20,6 +20,7 @@ from cnnaudit.image_sets import load_image_set
 from cnnaudit.image_sets.files import read_mask
 from cnnaudit.importing import USAGE, import_set
 from cnnaudit.importing.coco import _from_runs
+from cnnaudit.importing.writing import Source
 from cnnaudit.specs import ImageSetSpec
 from cnnaudit.types import AuditError
 from tests.importing.conftest import (
@@ -82,8 +83,8 @@ def test_coco(coco: Path) -> None:
     np.testing.assert_array_equal(mask_of(out, c["mask"]), people)
     assert said.splitlines()[0] == f"wrote {out / 'manifest.csv'}: 3 pictures"
     assert set(said.splitlines()[1:]) == {
-        "1 of them show several of the categories: they have no truth and no mask",
-        "1 of them hold crowds, one outline around many objects, which are part of their "
+        "1 of them has several of the categories, and so no truth and no mask",
+        "1 of them has crowds, one outline around many objects, which are part of their "
         "category's mask",
         "left out: 1 of 4, without an object (such as d.jpg)",
     }
@@ -203,6 +204,11 @@ def test_voc(voc: Path) -> None:
 
 def test_a_split_of_voc(voc: Path) -> None:
     assert set(imported("voc", voc, "--split", "val", out=voc.parent / "out")[0]) == {"a.jpg"}
+    for folder, name in (("JPEGImages", "a.jpg"), ("SegmentationClass", "a.png")):
+        (voc / folder / name).rename(voc / folder / f"my {name}")
+    (voc / "ImageSets/Segmentation/val.txt").write_text("\nmy a \r\nb\n")
+    lines, _ = imported("voc", voc, "--split", "val", out=voc.parent / "spaced")
+    assert set(lines) == {"my a.jpg", "b.jpg"}
     found = refused("voc", voc, voc.parent / "more", "--split=vall")
     assert "--split: 'vall' is no allowed split. Did you mean 'val'? Allowed: train, val" in found
 
@@ -289,10 +295,22 @@ def test_pictures_are_links_or_else_copies(voc: Path, monkeypatch: pytest.Monkey
     assert (voc / "copied/images/a.jpg").read_bytes() == original.read_bytes()
 
 
+def test_masks_are_called_as_their_pictures_are() -> None:
+    def masks(*names: str) -> list[str]:
+        source = Source((), names, read=None)  # type: ignore[arg-type]
+        return [source.mask_of(name) for name in names]
+
+    assert masks("a.jpg", "b/x.png", "c") == ["a.png", "b/x.png", "c.png"]
+    assert masks("x.jpg", "x.png") == ["x.jpg.png", "x.png.png"]
+    assert masks("x.jpg", "x.jpg.png") == ["x.png", "x.jpg.png.png"]
+    assert masks("", "..", "/", "a/.hidden") == [".png", "...png", "/.png", "a/.hidden.png"]
+
+
 def test_a_limit_takes_pictures_by_digest_and_says_what_it_leaves(coco: Path) -> None:
     lines, said = from_coco(coco, "--limit", "1")
     assert len(lines) == 1
     assert "beyond --limit 1" in said
+    assert "manifest.csv: 1 picture\n" in said
     for text in ("0", "-1", "x", "1.5", ""):
         found = refused("coco", coco / "instances.json", coco / "pictures", "o", f"--limit={text}")
         assert found == f"--limit: {text!r} is not a whole number, at least 1"
