@@ -199,6 +199,11 @@ def bind(function: Callable[..., Any], parameters: Mapping[str, Any], where: str
         value = parameters.get(name, parameter.default)
         if value is inspect.Parameter.empty:
             raise AuditError(f"{where}.{name} is missing")
+        if name not in kinds:
+            raise AuditError(
+                f"{where}: the parameter {name!r} of {function.__name__} has no annotation; its "
+                f"code must say of which type it is, as in {name}: float"
+            )
         check_value(value, kinds[name], f"{where}.{name}")
         bound[name] = value
     return bound

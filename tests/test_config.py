@@ -157,3 +157,10 @@ def test_parameters_are_bound_with_their_defaults() -> None:
     assert bind(technique, {"layer": "a"}, "t") == {"layer": "a", "scale": 1.0}
     with pytest.raises(AuditError, match=r"t\.layer is missing"):
         bind(technique, {}, "t")
+
+
+def test_a_parameter_without_a_type_is_said() -> None:
+    def mine(signals: object, *, scale=1.0) -> None: ...
+
+    with pytest.raises(AuditError, match=r"technique.t: the parameter 'scale' of mine has no anno"):
+        bind(mine, {}, "technique.t")
