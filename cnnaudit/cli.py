@@ -61,6 +61,32 @@ keys: cnnaudit run --help. What would be composed: cnnaudit run --cfg job.
 """
 
 
+_USAGES = {
+    "report": """\
+cnnaudit report RUN_DIR [KEY=VALUE …]
+
+Make the report of a run again, from its results. Of a run in shards (outputs/robot/…-shards), once
+all are done, join them, judge, and make its report; only there keys of it may be set anew, and code
+of your own needs allow_code=true.
+""",
+    "reproduce": """\
+cnnaudit reproduce RUN_DIR [KEY=VALUE …]
+
+Compute a run again from scratch, keep nothing, and say which cells agree and what else is different
+now. Keys of its config may be set anew (device=cpu); a run with code of your own needs
+allow_code=true. Relative paths of its config begin where this command runs.
+
+Exit codes: 0 every cell agrees; 1 one does not, or an error.
+""",
+    "init": """\
+cnnaudit init FOLDER
+
+Write FOLDER/conf, a commented config, and FOLDER/images/manifest.csv, an empty manifest, to start
+from, and say what to do next. What is there already is not overwritten.
+""",
+}
+
+
 def main(arguments: Sequence[str] = ()) -> NoReturn:
     """Run the command that the process was called with; `arguments` stand before its own."""
     # Arrow's own allocators keep what was freed, which a table of millions of rows needs but once.
@@ -113,8 +139,8 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
         from cnnaudit.sections import unknown
 
         raise AuditError(unknown(command, commands, "command"))
-    if command in ("report", "reproduce", "init") and {"-h", "--help"} & set(rest):
-        print(_USAGE, end="")  # which says all there is to say of these
+    if command in _USAGES and {"-h", "--help"} & set(rest):
+        print(_USAGES[command], end="")
         return COMPLETE
     return commands[command](rest)
 
@@ -199,6 +225,8 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
     if explains:
         for text in reasons(plan.units, ready.store):
             print(f"  why {text}")
+        if not plan.units:
+            print("no cell is to be computed, so there is nothing to explain")
     if plan.units:
         for text in say_cost(ready.audit, plan.units, choose_device(device_here(ready.audit))):
             print(text)

@@ -41,15 +41,25 @@ def load_specs(overrides: Iterable[str] = (), config_dir: Path | None = None) ->
     return to_specs(_compose(overrides, config_dir), overrides)
 
 
-def stored_specs(text: str, overrides: Iterable[str]) -> tuple[AuditSpec, str]:
-    """Turn a run's stored config, keys of it set anew, into specs; return the config as well."""
+def stored_specs(text: str, overrides: Iterable[str], command: str) -> tuple[AuditSpec, str]:
+    """Turn a run's stored config, keys of it set anew, into specs; return the config as well.
+
+    `command` is what does so, as a message about code of a user's own names it.
+    """
     overrides = tuple(overrides)
     try:
         stored = OmegaConf.create(text)
         assert isinstance(stored, DictConfig)
+        for name in (re.split(r"[.=]", override)[0] for override in overrides):
+            if name not in stored and not name.startswith("+"):
+                raise AuditError(f"{name}: {unknown(name, map(str, stored), 'key')}")
         stored.merge_with_dotlist([override.lstrip("+") for override in overrides])
     except (OmegaConfBaseException, YAMLError, AssertionError, ValueError) as error:
         raise AuditError(f"the stored config cannot be read again: {error}") from error
+    if plain(stored).get(own_code.KEY) is True and not own_code.given(overrides):
+        raise AuditError(
+            f"{own_code.KEY}: this run used code of your own: {command} {own_code.GIVEN}"
+        )
     return to_specs(stored, overrides), config_text(stored)
 
 
@@ -144,6 +154,12 @@ def group_options(group: str, config_dir: Path | None) -> list[str]:
     return sorted({path.stem for folder in folders for path in folder.glob(f"{group}/*.yaml")})
 
 
+def _groups(config_dir: Path | None) -> list[str]:
+    """Return the groups that have options, shipped ones or of the user's own folder."""
+    folders = [shipped.locate("conf"), *([config_dir] if config_dir else [])]
+    return sorted({path.parent.name for folder in folders for path in folder.glob("*/*.yaml")})
+
+
 def check_choices(overrides: Iterable[str], config_dir: Path | None) -> None:
     """Refuse null as the choice of a group, of which Hydra would print a traceback."""
     for text in overrides:
@@ -165,6 +181,8 @@ def explain_key(key: str, overrides: Iterable[str], config_dir: Path | None) -> 
                 chosen = f"'{parts[0]}=[{part}]'"
                 return f"{key}: {part!r} is not part of this audit; choose it: {chosen}"
             known = [str(name) for name in section] if isinstance(section, DictConfig) else []
+            if depth == 0:  # also those of which nothing is chosen
+                known = [*dict.fromkeys([*known, *_groups(config_dir)])]
             added = f"; what a config leaves out is added by +{key}=…" if depth > 1 else ""
             return f"{key}: {unknown(part, known, 'key')}{added}"
         section = section[part]

@@ -14,7 +14,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from cnnaudit.types import AuditError
 
@@ -88,8 +88,20 @@ def _options(words: Sequence[str]) -> Namespace:
     """Return options and overrides as Hydra itself reads them."""
     from hydra._internal.utils import get_args_parser
 
-    options, _ = get_args_parser().parse_known_args(words)
-    given = [f"--{name.replace('_', '-')}" for name in _REFUSED_OPTIONS if getattr(options, name)]
+    from cnnaudit.sections import unknown
+
+    def refuse(message: str) -> NoReturn:
+        raise AuditError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]  # it would print a page of usage
+    options, more = parser.parse_known_args(words)
+    refused = {name: f"--{name.replace('_', '-')}" for name in _REFUSED_OPTIONS}
+    if more:
+        flags = re.findall(r"--[a-z-]+", parser.format_usage())
+        known = [flag for flag in flags if flag not in refused.values()]
+        raise AuditError(f"{unknown(more[0], known, 'option')}, and KEY=VALUE")
+    given = [flag for name, flag in refused.items() if getattr(options, name)]
     given += [text for text in options.overrides if text.lstrip("+~").startswith(_REFUSED_KEYS)]
     for text in given:
         raise AuditError(f"{text}: cnnaudit does not take it; your own configs: --config-dir DIR")
@@ -103,7 +115,7 @@ def _check_hydra_itself(overrides: Sequence[str], config_dir: Path | None) -> No
     """
     from cnnaudit.config import settings_of_hydra
 
-    if config_dir is None:
+    if config_dir is None or not config_dir.is_dir():
         return  # all files are our own
     asked = [text for text in overrides if text.lstrip("+~").startswith("hydra")]
     meant = settings_of_hydra(asked, None)

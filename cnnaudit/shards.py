@@ -115,7 +115,7 @@ def join_shards(run_dir: Path, overrides: Iterable[str] = ()) -> tuple[AuditSpec
     Raises AuditError if a shard has not reported, or if the store lacks a cell.
     """
     reports, overrides = _reports(run_dir), tuple(overrides)
-    audit, invocation = stored_audit(run_dir, overrides)
+    audit, invocation = stored_audit(run_dir, overrides, "report")
     _check_all_reported(run_dir, reports, audit.executor.shards)
     if not any(text.startswith("store_dir=") for text in overrides):
         # Where the shards were called its path may have begun elsewhere than here.

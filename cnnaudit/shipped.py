@@ -34,6 +34,12 @@ def resolve(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def from_here(path: Path) -> str:
+    """Say of a path that is not there where it began, if it may have been relative."""
+    here = Path.cwd()
+    return f"; relative paths begin where the command runs, {here}" * path.is_relative_to(here)
+
+
 def _in_package(text: str) -> Path:
     name, _, relative = text.partition("/")
     found = importlib.util.find_spec(name) if name.isidentifier() else None

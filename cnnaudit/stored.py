@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ CONFIG_FILE = "config.yaml"
 SHARDS = "shards"  # the folder of a run directory that shards write into, a file each
 
 
-def stored_audit(run_dir: Path, overrides: Sequence[str] = ()) -> tuple[AuditSpec, Invocation]:
+def stored_audit(
+    run_dir: Path, overrides: Sequence[str] = (), by: str = "reproduce"
+) -> tuple[AuditSpec, Invocation]:
     """Return the audit of a run directory, keys of it set anew, and how it was called.
 
-    Code of a user's own is allowed by these `overrides` alone, never by what a file says. Raises
-    AuditError if it is no run directory, or if what its config names is no longer there.
+    `by` is the command that asks for it. Code of a user's own is allowed by these `overrides`
+    alone, never by what a file says. Raises AuditError if it is no run directory, or if what its
+    config names is no longer there.
     """
     try:
         text = (run_dir / CONFIG_FILE).read_text(encoding="utf-8")
@@ -30,7 +34,9 @@ def stored_audit(run_dir: Path, overrides: Sequence[str] = ()) -> tuple[AuditSpe
         raise AuditError(
             f"{run_dir} is no run directory: it has no {CONFIG_FILE} with a manifest.json or shards"
         ) from error
-    audit, config = stored_specs(text, overrides)
+    audit, config = stored_specs(
+        text, overrides, shlex.join(["cnnaudit", by, str(run_dir), *overrides])
+    )
     return audit, Invocation(command, [*recorded, *overrides], config)
 
 

@@ -142,6 +142,17 @@ def test_plan_computes_nothing(cli: Callable, overrides: list[str], tmp_path: Pa
     code, out, _ = cli("plan", "--explain", *overrides)
     assert code == 0
     assert out.count("  why perception on robot_lighting, ") == 9
+    assert "nothing to explain" not in out
+
+
+def test_plan_has_nothing_to_explain_where_all_is_there(
+    cli: Callable, overrides: list[str]
+) -> None:
+    asked = ["experiment=none", *overrides, "technique=[edges]"]
+    assert cli("run", *asked)[0] == 0
+    code, out, _ = cli("plan", "--explain", *asked)
+    assert code == 0
+    assert "no cell is to be computed, so there is nothing to explain" in out
 
 
 def test_plan_counts_what_is_made_of_the_cells_as_well(cli: Callable, overrides: list[str]) -> None:
@@ -184,12 +195,20 @@ def test_report_is_made_again_without_torch(
         (["technique=null"], "technique: null is no option; none is chosen by 'technique=[]'"),
         (["seed=99999999999999999999"], "at least 0, at most 9223372036854775807"),
         (["sed=3"], "sed: 'sed' is no allowed key. Did you mean 'seed'?"),
+        (["targt=[truth]"], "targt: 'targt' is no allowed key. Did you mean 'target'?"),
+        (["--explain"], "'--explain' is no allowed option. Allowed: --help, "),
+        (["--config-dir"], "argument --config-dir/-cd: expected one argument"),
+        (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
         (["technique.grad_cam.layr=x"], "technique.grad_cam.layr: 'layr' is no allowed key. Did"),
         (["image_set.folder.root=x"], "'folder' is not part of this audit; choose it: 'image_set"),
         (["model=[]", "model.perception.weights=x"], "'perception' is not part of this audit"),
         (["technique=[saliency"], "no viable alternative at input '[saliency'"),
         (["seed"], "missing EQUAL"),
-        (["image_set=[folder]", "image_set.folder.root=nowhere"], "there is no folder"),
+        (
+            ["image_set=[folder]", "image_set.folder.root=nowhere"],
+            "relative paths begin where the c",
+        ),
+        (["image_set=[folder]", "image_set.folder.root=/nowhere"], "there is no folder /nowhere\n"),
         (["--config-dir", ".", "experiment=none", "--cfg", "job", "sed=3"], "sed: 'sed' is no"),
         (["image_set.folder.root=a=b"], "image_set.folder.root=a=b: mismatched input '='"),
         (["contrast.colour.wthin=[light]"], "added by +contrast.colour.wthin=…"),
@@ -229,7 +248,7 @@ def test_help_and_a_folder_of_runs_are_told_from_a_run(
 ) -> None:
     for command in ("report", "reproduce", "init"):
         code, out, _ = cli(command, "--help")
-        assert (code, "cnnaudit report RUN_DIR" in out) == (0, True)
+        assert (code, out.startswith(f"cnnaudit {command} ")) == (0, True)
     assert cli("run", *overrides, "technique=[saliency]")[0] == 0
     code, _, err = cli("report", str(tmp_path / "out/robot"))
     (run,) = (tmp_path / "out/robot").iterdir()
@@ -263,6 +282,8 @@ def test_commands_that_do_not_exist(cli: Callable) -> None:
     assert code == 1
     assert "Did you mean 'run'" in err
     assert cli("report")[0] == 1
+    code, out, err = cli("layers", "--explain")
+    assert (code, out, err.count("\n")) == (1, "", 1)
 
 
 def test_help_and_version_do_not_wait_for_torch() -> None:

@@ -175,8 +175,11 @@ def test_a_stored_config_cannot_allow_code(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("allow_code: true\nplugins: [evil]\n")
     called = {"command": "cnnaudit run allow_code=true", "overrides": ["allow_code=true"]}
     (tmp_path / "manifest.json").write_text(json.dumps(called))
-    with pytest.raises(AuditError, match="allow_code: true counts only when it is given on the"):
+    said = f"allow_code: this run used code of your own: cnnaudit reproduce {tmp_path} allow_code=t"
+    with pytest.raises(AuditError, match=said):
         stored_audit(tmp_path)
+    with pytest.raises(AuditError, match=r"alow_code: 'alow_code' .*Did you mean 'allow_code'"):
+        stored_audit(tmp_path, ["alow_code=true"])
     with pytest.raises(AuditError, match="is no run directory"):
         stored_audit(tmp_path / "else")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from cnnaudit.image_sets import folder, manifest
 from cnnaudit.image_sets.files import check_files
 from cnnaudit.sections import unknown
+from cnnaudit.shipped import from_here
 from cnnaudit.specs import FACETS, GridSpec, ImageSetSpec
 from cnnaudit.types import AuditError, ImageSet, Item
 
@@ -30,7 +31,7 @@ def load_image_set(spec: ImageSetSpec, check: Check = check_files) -> ImageSet:
     where = f"image_set.{spec.name}"
     folder = spec.root.parent if "{" in spec.root.name else spec.root  # a choice of its pictures
     if not (folder.is_dir() or spec.root.is_dir()):
-        raise AuditError(f"{where}.root: there is no folder {folder}")
+        raise AuditError(f"{where}.root: there is no folder {folder}{from_here(folder)}")
     items, factors = READERS[spec.uses](spec.root, where, **spec.parameters)
     if not items:
         raise AuditError(f"{where}: {spec.root} holds no picture")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from cnnaudit.models.layers import Layer
 from cnnaudit.numerics import seeded
 from cnnaudit.own_code import source_digests
+from cnnaudit.shipped import from_here
 from cnnaudit.specs import ModelSpec
 from cnnaudit.store import digest_file
 from cnnaudit.types import ANY_ERROR, AuditError
@@ -104,7 +105,8 @@ def resolve_model(spec: ModelSpec) -> ModelSpec:
     if spec.pretrained and spec.weights is None:
         spec = import_module(module).resolve(spec)
     if spec.weights is not None and not spec.weights.is_file():
-        raise AuditError(f"model.{spec.name}.weights: there is no file {spec.weights}")
+        said = f"there is no file {spec.weights}{from_here(spec.weights)}"
+        raise AuditError(f"model.{spec.name}.weights: {said}")
     if spec.weights is not None and not spec.weights_digest:
         spec = replace(spec, weights_digest=_digest_of(spec))
     return spec
