@@ -72,13 +72,12 @@ def explain(
     `technique` is a name, or several (a list, or names with their parameters), which share passes
     and come back as a dict. `layer` is a module path, a role such as "last_features", or an index
     into the execution order. `target` is a class index, "predicted" or "all_outputs", the class of
-    each image (B,) as whole numbers, or a weight for each output (N,). Arrays of NumPy will do, and
-    of a target lists. Without `upsample` heatmaps
-    stay as coarse as their layer, (B, h, w); "activations" are (B, K, h, w) always. `score_from`
-    names the module whose output is explained where that is not the model's own, `output_entry` the
-    part of a tuple, dict or dataclass that the model returns, such as "logits" or "0". The model is
-    left as it was. Raises AuditError for a name that does not exist, and where a technique has no
-    meaning on this model.
+    each image (B,) as whole numbers, or a weight for each output (N,); a list or an array will do.
+    Without `upsample` heatmaps stay as coarse as their layer, (B, h, w); "activations" are
+    (B, K, h, w) always. `score_from` names the module whose output is explained where that is not
+    the model's own, `output_entry` the part of a tuple, dict or dataclass that the model returns,
+    such as "logits" or "0". The model is left as it was. Raises AuditError for a name that does not
+    exist, and where a technique has no meaning on this model.
     """
     import torch
 
