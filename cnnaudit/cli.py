@@ -275,7 +275,7 @@ def _compare(rest: Sequence[str]) -> int:
         print(USAGE, end="")
         return COMPLETE
     from cnnaudit.comparing import Refused, compare
-    from cnnaudit.report.comparison import told, write_comparison
+    from cnnaudit.comparing.page import told, write_comparison
     from cnnaudit.report.run import load
 
     try:

@@ -68,13 +68,18 @@ def test_stages_name_no_technique_metric_or_model(stage: str) -> None:
     "module",
     [
         *("cnnaudit.cli", "cnnaudit.jobs", "cnnaudit.config", "cnnaudit.plan", "cnnaudit.summary"),
-        *("cnnaudit.comparing", "cnnaudit.comparing.findings", "cnnaudit.report.comparison"),
+        *("cnnaudit.comparing", "cnnaudit.comparing.findings", "cnnaudit.comparing.page"),
         *("cnnaudit.report", "cnnaudit.asking", "cnnaudit.starting", "cnnaudit.importing"),
     ],
 )
 def test_what_needs_no_torch_does_not_import_it(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_report_of_one_run_knows_nothing_of_comparisons() -> None:
+    for path in sorted((PACKAGE / "report").rglob("*.py")):
+        assert not {name for name in _imports(path) if name.startswith("cnnaudit.comparing")}
 
 
 def test_nothing_is_called_utils() -> None:

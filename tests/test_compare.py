@@ -26,11 +26,11 @@ from scipy import stats
 import cnnaudit.cli
 from cnnaudit.comparing import Comparison, Refused, compare
 from cnnaudit.comparing.changes import BETTER, CHANGED, NARROWER, NOT_MEASURED, SAME, WIDER, WORSE
+from cnnaudit.comparing.effects import declared_apart
 from cnnaudit.comparing.findings import MIXED, find_changes
-from cnnaudit.comparing.gaps import declared_apart
+from cnnaudit.comparing.page import write_comparison
 from cnnaudit.comparing.pairing import Mismatch, Models, definitions, pair_models
 from cnnaudit.models.perception import SimpleCNN
-from cnnaudit.report.comparison import write_comparison
 from cnnaudit.report.run import Run, load
 from cnnaudit.types import AuditError
 from tests.conftest import write_image_set
@@ -174,19 +174,21 @@ def test_references_see_no_network_and_are_not_compared(found: Comparison) -> No
     assert set(found.changes.technique) == {"", "saliency", "grad_cam"}
 
 
-def test_a_gap_is_the_difference_of_differences(runs: Runs, found: Comparison) -> None:
-    gaps = []
+def test_an_effect_changes_by_the_difference_of_differences(runs: Runs, found: Comparison) -> None:
+    effects = []
     for run in (runs.before, runs.after):
         table = pd.read_parquet(run / "results/rows.parquet")
         own = table[(table.metric == TRUE_CELLS) & (table.light == "left") & (table.status == "ok")]
         wide = own.assign(unit=own.unit.astype(str), colour=own.colour.astype(str)).pivot_table(
             index="unit", columns="colour", values="value", observed=True
         )
-        gaps.append((wide["equal"] - wide["different"]).to_numpy())
-    one = _at(found.gaps, contrast="colour", metric=TRUE_CELLS, within="left")
-    change = gaps[1] - gaps[0]
+        effects.append((wide["equal"] - wide["different"]).to_numpy())
+    one = _at(found.effects, contrast="colour", metric=TRUE_CELLS, within="left")
+    change = effects[1] - effects[0]
     low, high = stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
-    assert (one["before"], one["after"]) == tuple(pytest.approx(gap.mean()) for gap in gaps)
+    assert (one["before"], one["after"]) == tuple(
+        pytest.approx(effect.mean()) for effect in effects
+    )
     assert one["difference"] == pytest.approx(change.mean())
     assert (one["low"], one["high"]) == (pytest.approx(low), pytest.approx(high))
 
@@ -198,8 +200,8 @@ def test_a_run_compared_with_itself_shows_nothing(both: tuple[Run, Run]) -> None
     same = compare(both[0], both[0])
     assert (same.changes.difference == 0).all()
     assert (same.changes[["low", "high"]] == 0).all(axis=None)
-    assert (same.gaps.difference == 0).all()
-    assert set(same.changes.outcome) | set(same.gaps.outcome) == {SAME}
+    assert (same.effects.difference == 0).all()
+    assert set(same.changes.outcome) | set(same.effects.outcome) == {SAME}
     assert same.environment == same.config == ()
     assert all(one.before == one.after for one in same.checks)
 
@@ -209,7 +211,7 @@ def test_the_other_way_round_signs_and_meanings_turn(
 ) -> None:
     turned = compare(both[1], both[0])
     keys = ["metric", "technique", "within", "region"]
-    for name in ("changes", "gaps"):
+    for name in ("changes", "effects"):
         by = [*keys, "contrast"]
         first, second = (getattr(one, name).set_index(by).sort_index() for one in (found, turned))
         assert first.index.equals(second.index)
@@ -219,17 +221,17 @@ def test_the_other_way_round_signs_and_meanings_turn(
         opposite = {BETTER: WORSE, WORSE: BETTER, NARROWER: WIDER, WIDER: NARROWER}
         assert [opposite.get(one, one) for one in first.outcome] == second.outcome.tolist()
     assert {BETTER, WORSE, SAME} <= set(found.changes.outcome)
-    assert set(found.gaps.outcome) & {NARROWER, WIDER}
-    nearer = found.gaps.after.abs() < found.gaps.before.abs()
-    assert set(nearer[found.gaps.outcome == NARROWER]) <= {True}
-    assert set(nearer[found.gaps.outcome == WIDER]) <= {False}
+    assert set(found.effects.outcome) & {NARROWER, WIDER}
+    nearer = found.effects.after.abs() < found.effects.before.abs()
+    assert set(nearer[found.effects.outcome == NARROWER]) <= {True}
+    assert set(nearer[found.effects.outcome == WIDER]) <= {False}
 
 
 def test_places_stand_in_the_order_of_their_levels(
     found: Comparison, both: tuple[Run, Run]
 ) -> None:
     declared = both[1].levels("robot_lighting")["light"]
-    for _, part in found.gaps.groupby(["contrast", "metric", "technique", "region"], sort=False):
+    for _, part in found.effects.groupby(["contrast", "metric", "technique", "region"], sort=False):
         assert [*part.within] == [level for level in declared if level in {*part.within}]
 
 
@@ -567,7 +569,7 @@ def test_names_are_text_and_never_elements(tmp_path: Path) -> None:
     inputs = second / "results" / "inputs.parquet"
     pd.read_parquet(inputs).assign(images="others").to_parquet(inputs)
     found = compare(load(first), load(second), force=True)
-    assert len(found.gaps)
+    assert len(found.effects)
     page, table, _ = write_comparison(found, tmp_path / "page.html")
     text = page.read_text()
     assert "<script" not in text

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cnnaudit.comparing import compare
-from cnnaudit.report.comparison import write_comparison
+from cnnaudit.comparing.page import write_comparison
 from cnnaudit.report.run import load
 from tests import test_report_browser as of_report
 from tests.sample_run import build_run, hostile

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cnnaudit.checks import INCOMPLETE
 from cnnaudit.comparing.changes import change_table
-from cnnaudit.comparing.gaps import declared_apart, gap_table
+from cnnaudit.comparing.effects import declared_apart, effect_table
 from cnnaudit.comparing.pairing import (
     Mismatch,
     Models,
@@ -63,7 +63,7 @@ class Comparison:
     mismatches: tuple[Mismatch, ...]
     left_out: tuple[str, ...]
     changes: pd.DataFrame  # a row for each subject at each place
-    gaps: pd.DataFrame  # the same for what a contrast's effect came to
+    effects: pd.DataFrame  # the same for what each contrast came to
     checks: tuple[CheckChange, ...]
     definitions: Mapping[tuple[str, str], str]  # (group, name) → how it differs
     environment: tuple[tuple[str, Any, Any], ...]  # what else differs, and how
@@ -107,7 +107,7 @@ def compare(
         mismatches=found,
         left_out=(*left_out(before, after, models), *declared_apart(before, after)),
         changes=change_table(rows, before, after, seed),
-        gaps=gap_table(rows, before, after, seed),
+        effects=effect_table(rows, before, after, seed),
         checks=tuple(_checks(before, after, models)),
         definitions=definitions(before, after, models),
         environment=tuple(differences(_environment(before), _environment(after))),

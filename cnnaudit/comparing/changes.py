@@ -21,7 +21,7 @@ from cnnaudit.statistics import ALPHA, Array, Ints, estimate, group_means, sign_
 from cnnaudit.types import POOLED
 
 BETTER, WORSE, CHANGED = "better", "worse", "changed"
-NARROWER, WIDER = "narrower", "wider"  # of a gap between two levels
+NARROWER, WIDER = "narrower", "wider"  # of a contrast's effect, the nearer to 0 the narrower
 SAME, NOT_MEASURED = "no change shown", "not measured"
 
 _TEXTS = [

@@ -23,15 +23,15 @@ from cnnaudit.comparing.changes import (
 )
 from cnnaudit.comparing.findings import Finding as Change
 from cnnaudit.comparing.findings import find_changes
+from cnnaudit.comparing.forests import KINDS, Outcome, anchors_of, effects_of, parts_of
+from cnnaudit.comparing.judged import badge_of, checks_of
+from cnnaudit.comparing.side_by_side import tiles_of_both
 from cnnaudit.report.cells import NO_LEVEL, plural
-from cnnaudit.report.changes import KINDS, Outcome, anchors_of, gaps_of, parts_of
-from cnnaudit.report.check_changes import badge_of, checks_of
 from cnnaudit.report.contrasts import primary_metrics
 from cnnaudit.report.findings import Finding, figured
 from cnnaudit.report.page import asset, date_text, policy, templates
 from cnnaudit.report.prediction import inline
 from cnnaudit.report.run import Run
-from cnnaudit.report.side_by_side import tiles_of_both
 from cnnaudit.store import write_atomically
 from cnnaudit.summary import to_csv
 from cnnaudit.types import AuditError
@@ -116,7 +116,7 @@ def _page(found: Comparison, findings: Sequence[Change]) -> dict[str, Any]:
         "columns": _COUNTED,
         "parts": parts_of(found),
         "checks": checks_of(found),
-        "gaps": gaps_of(found),
+        "contrasts": effects_of(found),
         "pictures": tiles_of_both(found),
         "scale": inline(figures.colour_bar(figures.ALPHA), "", None),
         "environment": [_differing(one) for one in found.environment],
@@ -260,7 +260,7 @@ def _table(found: Comparison) -> pd.DataFrame:
 
     `mismatch` is why a line is not comparable; "" where it is.
     """
-    tables = [one for one in (found.changes, found.gaps) if len(one)]
+    tables = [one for one in (found.changes, found.effects) if len(one)]
     table = pd.concat(tables, ignore_index=True).drop(columns="levels")
     about = zip(table["image_set"], table["model"], strict=True)
     return table.assign(mismatch=["; ".join(found.concerns(*one)) for one in about])

@@ -187,7 +187,7 @@ def _effects(one: Record, scale: tuple[float, float]) -> tuple[str, str]:
 
 
 def _outcome(one: Record) -> Outcome:
-    """Say what a difference means, and how much of a gap was closed that kept its side."""
+    """Say what a difference means, and how much of an effect went that kept its side."""
     text = str(one["outcome"])
     if text == NARROWER and one["after"] / one["before"] >= 0:
         text += f" by {1 - one['after'] / one['before']:.0%}"
@@ -208,10 +208,10 @@ def _caveats(found: Comparison, records: Iterable[Record]) -> tuple[str, ...]:
     )
 
 
-def gaps_of(found: Comparison) -> list[Part]:
+def effects_of(found: Comparison) -> list[Part]:
     """Return each contrast with its effects in both runs."""
     parts = []
-    for name, own in found.gaps.groupby("contrast", sort=False):
+    for name, own in found.effects.groupby("contrast", sort=False):
         one = own.iloc[0]
         about = found.after.about("image_sets", one["image_set"])
         words = (about.get("words") or {}).get(one["factor"], {})

@@ -1,4 +1,4 @@
-"""Contrasts in two runs: how wide the gap between two levels is in each, and what it changed by."""
+"""Contrasts in two runs: what the effect is in each, and what it changed by."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from cnnaudit.specs import ContrastSpec
 from cnnaudit.statistics import Array, estimate
 
 
-def gap_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.DataFrame:
-    """Return each contrast's effect in both runs, and what the gap between its levels changed by.
+def effect_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.DataFrame:
+    """Return the effect of each contrast in both runs, and what it changed by.
 
-    The difference is that of differences, unit by unit: an effect on the way to 0 is a gap that
-    closes.
+    The difference is that of differences, unit by unit: an effect on the way to 0 gets narrower.
     """
     lines: list[dict[str, Any]] = []
     samples: list[Array] = []
@@ -47,7 +46,7 @@ def gap_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.Data
             lines.append({**about, **_effects(was, now, change)})
             samples.append(change.difference)
     table = tested(lines, samples, seed, ["contrast", "metric", "region"])
-    table["outcome"] = [_of_gap(one) for one in records_of(table)]
+    table["outcome"] = [_meaning(one) for one in records_of(table)]
     return table
 
 
@@ -73,7 +72,7 @@ def _effects(before: Pairs, after: Pairs, change: Pairs) -> dict[str, Any]:
     return {**numbers, **estimated(estimate(change.difference)), **counted}
 
 
-def _of_gap(one: Record) -> str:
+def _meaning(one: Record) -> str:
     found = outcome_of(one, None)
     if found != CHANGED or abs(one["after"]) == abs(one["before"]):
         return found
