@@ -244,6 +244,15 @@ def test_a_contrast_that_is_declared_differently_is_named(both: tuple[Run, Run])
     ]
 
 
+def test_a_config_is_parsed_once_a_run(
+    both: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse, parsed = yaml.safe_load, []
+    monkeypatch.setattr(yaml, "safe_load", lambda text: parsed.append(text) or parse(text))
+    compare(*map(replace, both))  # copies, which have parsed nothing yet
+    assert parsed.count(both[0].config) == parsed.count(both[1].config) == 1
+
+
 def test_another_version_of_a_metric_is_told(both: tuple[Run, Run]) -> None:
     manifest = copy.deepcopy(dict(both[1].manifest))
     manifest["catalogue"]["metrics"][MASS]["version"] = "99"

@@ -14,7 +14,6 @@ from cnnaudit.comparing.effects import declared_apart, effect_table
 from cnnaudit.comparing.pairing import (
     Mismatch,
     Models,
-    config_of,
     definitions,
     left_out,
     mismatches,
@@ -162,7 +161,7 @@ def _overall(run: Run, judgements: Sequence[Record]) -> str:
 
 
 def _config(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in config_of(run).items() if key not in _OF_NO_NUMBER}
+    return {key: value for key, value in run.declared.items() if key not in _OF_NO_NUMBER}
 
 
 def _environment(run: Run) -> dict[str, Any]:

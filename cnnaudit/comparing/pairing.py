@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from cnnaudit.provenance import differences
 from cnnaudit.report.run import Run, read_parquet
@@ -201,15 +200,7 @@ def _differing(what: str, image_set: str, items: Sequence[str], of: int) -> str:
 
 def section(run: Run, group: str) -> Mapping[str, Any]:
     """Return a group of a run's config, as it was written down."""
-    found = config_of(run).get(group)
-    return found if isinstance(found, Mapping) else {}
-
-
-def config_of(run: Run) -> Mapping[str, Any]:
-    try:
-        found = yaml.safe_load(run.config)
-    except yaml.YAMLError as error:
-        raise AuditError(f"{run.folder / 'config.yaml'} cannot be read ({error})") from error
+    found = run.declared.get(group)
     return found if isinstance(found, Mapping) else {}
 
 

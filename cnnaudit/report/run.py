@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from cnnaudit.numerics import release_memory
 from cnnaudit.rows import read_where
@@ -76,6 +77,15 @@ class Run:
     # Of a model on an image set, what keeps a page small enough:
     most: int = sys.maxsize  # exemplars that it shows
     closer: int = sys.maxsize  # pictures, exemplars first, of which it has the maps for the viewer
+
+    @cached_property
+    def declared(self) -> Mapping[str, Any]:
+        """What config.yaml says, read once."""
+        try:
+            found = yaml.safe_load(self.config)
+        except yaml.YAMLError as error:
+            raise AuditError(f"{self.folder / 'config.yaml'} cannot be read ({error})") from error
+        return found if isinstance(found, Mapping) else {}
 
     @cached_property
     def rows(self) -> pd.DataFrame:
