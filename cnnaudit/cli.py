@@ -275,6 +275,7 @@ def _compare(rest: Sequence[str]) -> int:
         print(USAGE, end="")
         return COMPLETE
     from cnnaudit.comparing import Refused, compare
+    from cnnaudit.comparing.findings import find_changes
     from cnnaudit.comparing.page import told, write_comparison
     from cnnaudit.report.run import load
 
@@ -283,8 +284,9 @@ def _compare(rest: Sequence[str]) -> int:
     except Refused as error:
         _say(f"refused: {error}")
         return REFUSED
-    page, *beside = write_comparison(found, asked.page)
-    for text in told(found):
+    findings = find_changes(found)
+    page, *beside = write_comparison(found, findings, asked.page)
+    for text in told(found, findings):
         print(text)
     print(f"comparison: {page}, with {' and '.join(path.name for path in beside)} beside it")
     return COMPLETE

@@ -110,6 +110,10 @@ def _at(table: pd.DataFrame, **about: str) -> Mapping[str, Any]:
     return chosen.iloc[0]
 
 
+def _page(found: Comparison, folder: Path) -> Path:
+    return write_comparison(found, find_changes(found), folder / "page.html")[0]
+
+
 # --- the numbers ----------------------------------------------------------------------------------
 
 
@@ -468,8 +472,7 @@ def test_what_is_measured_otherwise_is_said_beside_its_numbers(
     manifest["packages"]["torch"] = "1.0"
     found = compare(before, replace(after, config=config, manifest=manifest))
     assert set(found.definitions) == {("metrics", MASS), ("techniques", "grad_cam")}
-    page, *_ = write_comparison(found, tmp_path / "page.html")
-    text = page.read_text()
+    text = _page(found, tmp_path).read_text()
     assert "mass in mask is not the same in both runs: abs False → True" in text
     assert "layer of perception encoder.7 → encoder.4" in text
     assert '<th scope="row">packages.torch</th>' in text
@@ -488,6 +491,18 @@ def test_runs_without_anything_in_common_are_an_error(
 
 
 # --- the command and its files --------------------------------------------------------------------
+
+
+def test_sentences_are_made_once(
+    cli: Callable, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = cnnaudit.comparing.findings._findings, []
+    monkeypatch.setattr(
+        "cnnaudit.comparing.findings._findings", lambda found: made.append(found) or make(found)
+    )
+    page = tmp_path / "page.html"
+    assert cli("compare", str(runs.before), str(runs.after), f"--output={page}")[0] == 0
+    assert len(made) == 1
 
 
 def test_the_command_writes_a_page_a_table_and_sentences(cli: Callable, runs: Runs) -> None:
@@ -542,10 +557,8 @@ def test_help_states_the_exit_codes(cli: Callable) -> None:
 
 
 def test_both_runs_show_their_heatmaps_of_the_same_pictures(runs: Runs, tmp_path: Path) -> None:
-    page, *_ = write_comparison(
-        compare(load(runs.before), load(runs.after)),
-        tmp_path / "c.html",
-    )
+    found = compare(load(runs.before), load(runs.after))
+    page = _page(found, tmp_path)
     text = page.read_text()
     tiles = text[text.index('id="heatmaps"') : text.index('id="else"')]
     shown = [
@@ -579,8 +592,8 @@ def test_names_are_text_and_never_elements(tmp_path: Path) -> None:
     pd.read_parquet(inputs).assign(images="others").to_parquet(inputs)
     found = compare(load(first), load(second), force=True)
     assert len(found.effects)
-    page, table, _ = write_comparison(found, tmp_path / "page.html")
-    text = page.read_text()
+    page = _page(found, tmp_path)
+    text, table = page.read_text(), page.with_suffix(".csv")
     assert "<script" not in text
     assert "onerror=window.ran=1>" not in text
     assert "&lt;script&gt;" in text

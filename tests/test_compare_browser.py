@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cnnaudit.comparing import compare
+from cnnaudit.comparing.findings import find_changes
 from cnnaudit.comparing.page import write_comparison
 from cnnaudit.report.run import load
 from tests import test_report_browser as of_report
@@ -22,7 +23,8 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The comparison of two hostile runs, marked since they do not say what their inputs are."""
     folder = tmp_path_factory.mktemp("compared")
     first, second = (load(build_run(folder / name, hostile)) for name in ("first", "second"))
-    return write_comparison(compare(first, second, force=True), folder / "page.html")[0]
+    found = compare(first, second, force=True)
+    return write_comparison(found, find_changes(found), folder / "page.html")[0]
 
 
 def test_it_opens_from_a_file_and_runs_nothing(browser: Any, page_file: Path) -> None:

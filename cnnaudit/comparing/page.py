@@ -22,7 +22,6 @@ from cnnaudit.comparing.changes import (
     is_exactly_equal,
 )
 from cnnaudit.comparing.findings import Finding as Change
-from cnnaudit.comparing.findings import find_changes
 from cnnaudit.comparing.forests import KINDS, Outcome, anchors_of, effects_of, parts_of
 from cnnaudit.comparing.judged import badge_of, checks_of
 from cnnaudit.comparing.side_by_side import tiles_of_both
@@ -52,9 +51,10 @@ class Overview:
     evidence: str
 
 
-def write_comparison(found: Comparison, page: Path) -> tuple[Path, Path, Path]:
+def write_comparison(
+    found: Comparison, findings: Sequence[Change], page: Path
+) -> tuple[Path, Path, Path]:
     """Write the page, and the table and the sentences beside it; return the three paths."""
-    findings = find_changes(found)
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -67,7 +67,7 @@ def write_comparison(found: Comparison, page: Path) -> tuple[Path, Path, Path]:
     return page, table, sentences
 
 
-def told(found: Comparison) -> list[str]:
+def told(found: Comparison, findings: Sequence[Change]) -> list[str]:
     """Say in lines of text what the head of the page says."""
     verdicts = [
         f"verdict{f' of {label}' if len(found.verdicts) > 1 else ''}: "
@@ -78,7 +78,7 @@ def told(found: Comparison) -> list[str]:
     return [
         *(f"INCOMPLETE: in {which} something could not be computed" for which in found.incomplete),
         *(f"NOT COMPARABLE: {one.says}" for one in found.mismatches),
-        *(one.text for one in _primary(found, find_changes(found))),
+        *(one.text for one in _primary(found, findings)),
         _counted(found),
         *verdicts,
     ]
