@@ -130,4 +130,5 @@ def _image_set(image_set: ImageSet, apart: Container[str]) -> dict[str, Any]:
         "levels": {factor: image_set.levels(factor) for factor in factors},
         "grids": [{"rows": g.rows, "cols": g.cols, "levels": g.levels} for g in spec.grids],
         "words": {factor: dict(words) for factor, words in spec.words.items()},
+        "places": {factor: dict(places) for factor, places in spec.places.items()},
     }

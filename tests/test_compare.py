@@ -325,6 +325,20 @@ def test_each_metric_of_each_technique_has_a_sentence_made_of_its_numbers(
             assert one.outcome in set(own.outcome)
 
 
+def test_a_place_is_said_as_a_place(runs: Runs) -> None:
+    said = _run(
+        runs.before.parents[2],
+        "said",
+        "after",
+        "image_set.robot_lighting.words.light={left: a lit picture, overhead: a picture}",
+        "+image_set.robot_lighting.places.light={left: lit from the left, overhead: lit above}",
+    )
+    texts = [one.text for one in find_changes(compare(load(runs.before), load(said)))]
+    told = [text for text in texts if text.startswith(("Lit from the left, for ", "Lit above, "))]
+    assert len(told) > 2
+    assert not [text for text in texts if "picture," in text]
+
+
 def test_checks_stand_beside_each_other(runs: Runs, found: Comparison) -> None:
     before, after = (json.loads((run / "summary.json").read_text()) for run in
                      (runs.before, runs.after))  # fmt: skip

@@ -132,14 +132,18 @@ def _subject(found: Comparison, one: Record) -> str:
 
 def _where(run: Run, one: Record) -> str:
     """Say a place in the image set's own words; "" where all images are together."""
-    words = run.about("image_sets", one["image_set"]).get("words") or {}
-    named = zip(one["factors"].split(" · "), one["levels"], strict=False)
-    said = [(factor, words.get(factor, {}).get(level), level) for factor, level in named]
-    if len(said) == 2:  # of a grid: its columns, then its rows
-        (col, col_says, col_level), (row, row_says, row_level) = said
-        at = col_says or f"at {col} {col_level!r}"
-        return f"{at}, for {row_says or f'{row} {row_level!r}'}"
-    return ", ".join(f"at {factor} {level!r}" for factor, _, level in said)
+    about = run.about("image_sets", one["image_set"])
+    words, places = about.get("words") or {}, about.get("places") or {}
+    named = list(zip(one["factors"].split(" · "), one["levels"], strict=False))
+    said = [places.get(factor, {}).get(level) for factor, level in named]
+    if len(named) == 2:  # of a grid: its columns, then its rows
+        col, row = (words.get(factor, {}).get(level) for factor, level in named)
+        at = said[0] or col or "at {} {!r}".format(*named[0])
+        return f"{at}, for {row or '{} {!r}'.format(*named[1])}"
+    return ", ".join(
+        place or f"at {factor} {level!r}"
+        for place, (factor, level) in zip(said, named, strict=True)
+    )
 
 
 def _tally(places: Sequence[Record], counted: Mapping[str, int]) -> str:
