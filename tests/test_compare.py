@@ -28,6 +28,7 @@ from cnnaudit.comparing import Comparison, Refused, compare
 from cnnaudit.comparing.changes import BETTER, CHANGED, NARROWER, NOT_MEASURED, SAME, WIDER, WORSE
 from cnnaudit.comparing.effects import declared_apart
 from cnnaudit.comparing.findings import MIXED, find_changes
+from cnnaudit.comparing.page import told as told_of
 from cnnaudit.comparing.page import write_comparison
 from cnnaudit.comparing.pairing import Mismatch, Models, definitions, pair_models
 from cnnaudit.models.perception import SimpleCNN
@@ -428,6 +429,23 @@ def test_what_one_run_has_alone_is_said(both: tuple[Run, Run]) -> None:
     )
     assert set(found.changes.technique) == {""}
     assert "auc" not in set(found.changes.metric)
+
+
+def test_pictures_of_one_run_alone_are_counted_and_named(
+    both: tuple[Run, Run], tmp_path: Path
+) -> None:
+    before, after = both
+    few = with_rows(before, before.rows[before.rows["unit"].astype(str) < "scene_09"])
+    found = compare(few, after)
+    says = "16 pictures of robot_lighting, such as scene_09-left-different, scene_09-left-equal,"
+    (said,) = found.left_out
+    assert said.startswith(f"in the second run alone: {says}")
+    assert compare(after, few).left_out == (said.replace("second", "first"),)
+    assert f"not compared: {said}" in told_of(found, find_changes(found))
+    text = _page(found, tmp_path).read_text()
+    assert f"<li>{said}</li>" in text
+    assert "<dd>robot_lighting, 72 of 88 images paired</dd>" in text
+    assert "<dd>robot_lighting, 88 pairs</dd>" in _page(compare(*both), tmp_path).read_text()
 
 
 # --- what is refused ------------------------------------------------------------------------------

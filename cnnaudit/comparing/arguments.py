@@ -21,8 +21,8 @@ page, and a CSV and a JSON file of the same name beside it.
   --output FILE  the page; RUN_B/comparison-<name of RUN_A>/comparison.html if not given
   --pair A=B     the model A of the first run and B of the second belong together; may be repeated.
                  Models of one name do without, and where each run has one model they do as well
-  --force        compare also runs whose images, masks, truths or preprocessing differ; the page
-                 marks what is affected
+  --force        compare also runs in which an image of both, its mask, its truth or how it is
+                 prepared differs; the page marks what is affected
 
 Exit codes: 0 compared, whatever was found; 1 an error; 2 refused, because inputs differ.
 """

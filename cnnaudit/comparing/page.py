@@ -80,6 +80,7 @@ def told(found: Comparison, findings: Sequence[Change]) -> list[str]:
         *(f"NOT COMPARABLE: {one.says}" for one in found.mismatches),
         *(one.text for one in _primary(found, findings)),
         _counted(found),
+        *(f"not compared: {one}" for one in found.left_out),
         *verdicts,
     ]
 
@@ -189,11 +190,13 @@ def _facts(found: Comparison) -> list[tuple[str, str]]:
         )
         for label, run, place in sides
     ]
-    paired = found.changes.groupby("image_set", sort=False)["items"].max()
-    facts.append(
-        ("images", "; ".join(f"{name}, {plural(int(n), 'pair')}" for name, n in paired.items()))
-    )
-    return facts
+    most = found.changes.groupby("image_set", sort=False)[["paired", "items"]].max().astype(int)
+    pairs = (f"{name}, {_pairs(*counted)}" for name, *counted in most.itertuples())
+    return [*facts, ("images", "; ".join(pairs))]
+
+
+def _pairs(paired: int, items: int) -> str:
+    return plural(items, "pair") if paired == items else f"{paired:,} of {items:,} images paired"
 
 
 def _model(run: Run, model: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cnnaudit.provenance import differences
+from cnnaudit.report.cells import plural
 from cnnaudit.report.run import Run, read_parquet
 from cnnaudit.types import RESERVED_COLUMNS, AuditError
 
@@ -135,9 +136,13 @@ def left_out(before: Run, after: Run, models: Sequence[Models]) -> list[str]:
     """Say what one of the runs has alone, so that it cannot be compared."""
     first, second = _contents(before), _contents(after)
     paired = {pair.before for pair in models}, {pair.after for pair in models}
+    items = [items_of(run).groupby("image_set")["item"] for run in (before, after)]
+    pictures = [{str(name): list(own) for name, own in found} for found in items]
     return [
         *_alone("first", first, {**second, "model": paired[0]}),
+        *_pictures_alone("first", *pictures),
         *_alone("second", second, {**first, "model": paired[1]}),
+        *_pictures_alone("second", *reversed(pictures)),
     ]
 
 
@@ -157,6 +162,18 @@ def _alone(
         if alone:
             word = f"{group.replace('_', ' ')}{'s' if len(alone) > 1 else ''}"
             yield f"in the {which} run alone: {word} {', '.join(alone)}"
+
+
+def _pictures_alone(
+    which: str, mine: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """Say which pictures of the image sets of both runs one of them has alone."""
+    for image_set in (name for name in mine if name in theirs):
+        known = {*theirs[image_set]}
+        alone = [item for item in mine[image_set] if item not in known]
+        if alone:
+            such = f"{plural(len(alone), 'picture')} of {image_set}, such as {_few(alone)}"
+            yield f"in the {which} run alone: {such}"
 
 
 def mismatches(
@@ -194,8 +211,11 @@ def _differ(before: pd.DataFrame, after: pd.DataFrame, image_set: str) -> Iterat
 
 
 def _differing(what: str, image_set: str, items: Sequence[str], of: int) -> str:
-    such = ", ".join(map(str, items[:_SHOWN]))
-    return f"the {what} of {image_set} differ: of {len(items)} of {of} items, such as {such}"
+    return f"the {what} of {image_set} differ: of {len(items)} of {of} items, such as {_few(items)}"
+
+
+def _few(items: Sequence[str]) -> str:
+    return ", ".join(map(str, items[:_SHOWN]))
 
 
 def section(run: Run, group: str) -> Mapping[str, Any]:
