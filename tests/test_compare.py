@@ -304,6 +304,30 @@ def test_too_few_units_are_not_measured(both: tuple[Run, Run]) -> None:
     assert all("could not be compared" in one.text for one in find_changes(found))
 
 
+def test_what_was_not_measured_is_no_equality(both: tuple[Run, Run], tmp_path: Path) -> None:
+    few = with_rows(both[0], both[0].rows[both[0].rows["unit"].astype(str) < "scene_04"])
+    found = compare(few, few)
+    why = "too few units: 4 scenes"
+    says = [
+        f"On robot_lighting nothing could be compared ({why}).",
+        f"None of 47 differences could be measured ({why}).",
+    ]
+    assert [line for line in told_of(found, find_changes(found)) if "4 scenes" in line] == says
+    text = _page(found, tmp_path).read_text()
+    assert all(sentence in text for sentence in says)
+    assert "exactly 0" not in text
+
+
+def test_what_was_measured_is_told_apart_from_what_was_not(both: tuple[Run, Run]) -> None:
+    rows = both[0].rows
+    lacking = (rows["metric"] == TRUE_CELLS) & (rows["unit"].astype(str) > "scene_02")
+    some = with_rows(both[0], rows[~lacking])
+    found = compare(some, some)
+    assert told_of(found, find_changes(found))[-2] == (
+        "Of 47 differences: 42 exactly 0; 5 could not be measured (too few units: 3 scenes)."
+    )
+
+
 def test_each_metric_of_each_technique_has_a_sentence_made_of_its_numbers(
     found: Comparison,
 ) -> None:

@@ -7,7 +7,7 @@ techniques and places.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cnnaudit.comparing.pairing import AFTER, BEFORE, SUBJECT
 from cnnaudit.contrasts import estimated, in_families, numbered
+from cnnaudit.report.cells import plural
 from cnnaudit.report.run import Run
 from cnnaudit.statistics import ALPHA, Array, Ints, estimate, group_means, sign_flip_ps
 from cnnaudit.types import POOLED
@@ -176,6 +177,17 @@ def counts(outcomes: Iterable[str]) -> dict[str, int]:
 
 
 def is_exactly_equal(table: pd.DataFrame) -> bool:
-    """Say whether every difference that there is, is exactly 0."""
-    known = table["difference"].dropna()
+    """Say whether every difference that was measured is exactly 0."""
+    known = table.loc[table["outcome"] != NOT_MEASURED, "difference"]
     return len(known) > 0 and bool((known == 0).all())
+
+
+def why_not_measured(table: pd.DataFrame, unit_of: Callable[[str], str]) -> str:
+    """Say why differences were not measured: how few units each image set has for them."""
+    said = []
+    lacking = table[table["outcome"] == NOT_MEASURED]
+    for image_set, own in lacking.groupby("image_set", sort=False):
+        least, most = int(own["units"].min()), int(own["units"].max())
+        span = f"{least} to " * (least < most) + plural(most, unit_of(str(image_set)))
+        said.append(span + f" of {image_set}" * (table["image_set"].nunique() > 1))
+    return f"too few units: {', '.join(said)}"

@@ -20,6 +20,7 @@ from cnnaudit.comparing.changes import (
     WORSE,
     counts,
     is_exactly_equal,
+    why_not_measured,
 )
 from cnnaudit.comparing.findings import Finding as Change
 from cnnaudit.comparing.forests import KINDS, Outcome, anchors_of, effects_of, parts_of
@@ -79,6 +80,7 @@ def told(found: Comparison, findings: Sequence[Change]) -> list[str]:
         *(f"INCOMPLETE: in {which} something could not be computed" for which in found.incomplete),
         *(f"NOT COMPARABLE: {one.says}" for one in found.mismatches),
         *(one.text for one in _primary(found, findings)),
+        *_unmeasured(found).values(),
         _counted(found),
         *(f"not compared: {one}" for one in found.left_out),
         *verdicts,
@@ -133,18 +135,23 @@ def _page(found: Comparison, findings: Sequence[Change]) -> dict[str, Any]:
 
 
 def _counted(found: Comparison) -> str:
-    """Say how many differences came out how."""
-    if is_exactly_equal(found.changes):
-        return f"All {len(found.changes):,} differences are exactly 0."
+    """Say how many differences came out how, and why some were not measured."""
+    why = why_not_measured(found.changes, found.after.unit)
+    counted, every = counts(found.changes["outcome"]), plural(len(found.changes), "difference")
+    if counted.keys() == {NOT_MEASURED}:
+        return f"None of {every} could be measured ({why})."
+    equal = is_exactly_equal(found.changes)
+    if equal and NOT_MEASURED not in counted:
+        return f"All {every} are exactly 0."
     said = {
         BETTER: "better",
         WORSE: "worse",
         CHANGED: "changed, in what is neither better nor worse",
-        SAME: "show no change",
-        NOT_MEASURED: "could not be measured",
+        SAME: "exactly 0" if equal else "show no change",
+        NOT_MEASURED: f"could not be measured ({why})",
     }
-    parts = [f"{count:,} {said[name]}" for name, count in counts(found.changes["outcome"]).items()]
-    return f"Of {plural(len(found.changes), 'difference')}: {'; '.join(parts)}."
+    parts = [f"{count:,} {said[name]}" for name, count in counted.items()]
+    return f"Of {every}: {'; '.join(parts)}."
 
 
 def _findings(
@@ -156,12 +163,19 @@ def _findings(
         clause, _, rest = one.text.partition("; ")
         anchor = anchors.get((one.image_set, one.metric, one.region), "")
         shown.append(Finding(figured(clause), figured(rest), anchor))
-    known = {one.image_set for one in findings if one.outcome != NOT_MEASURED}
-    for image_set in dict.fromkeys(one.image_set for one in findings):
-        if image_set not in known:
-            text = f"On {image_set} nothing could be compared: it has too few units or values."
-            shown.append(Finding(figured(text), (), _first_anchor(anchors, image_set)))
+    for image_set, text in _unmeasured(found).items():
+        shown.append(Finding(figured(text), (), _first_anchor(anchors, image_set)))
     return shown
+
+
+def _unmeasured(found: Comparison) -> dict[str, str]:
+    """Say of each image set on which nothing was measured why that is."""
+    by_set, unit_of = found.changes.groupby("image_set", sort=False), found.after.unit
+    return {
+        str(name): f"On {name} nothing could be compared ({why_not_measured(own, unit_of)})."
+        for name, own in by_set
+        if {*own["outcome"]} == {NOT_MEASURED}
+    }
 
 
 def _primary(found: Comparison, findings: Sequence[Change]) -> list[Change]:
