@@ -6,6 +6,7 @@ import copy
 import csv
 import itertools
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -27,7 +28,7 @@ import cnnaudit.cli
 from cnnaudit.comparing import Comparison, Refused, compare
 from cnnaudit.comparing.changes import BETTER, CHANGED, NARROWER, NOT_MEASURED, SAME, WIDER, WORSE
 from cnnaudit.comparing.effects import declared_apart
-from cnnaudit.comparing.findings import MIXED, find_changes
+from cnnaudit.comparing.findings import MIXED, find_changes, told_apart
 from cnnaudit.comparing.page import told as told_of
 from cnnaudit.comparing.page import write_comparison
 from cnnaudit.comparing.pairing import Mismatch, Models, definitions, pair_models
@@ -348,6 +349,40 @@ def test_each_metric_of_each_technique_has_a_sentence_made_of_its_numbers(
             assert {BETTER, WORSE} <= set(own.outcome)
         else:
             assert one.outcome in set(own.outcome)
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "texts"),
+    [
+        ((0.0712, 0.3), (0, 1), ("0.07", "0.30")),
+        ((0.0712, 0.0689), (0, 1), ("0.071", "0.069")),
+        ((0.5, 0.5), (0, 1), ("0.50", "0.50")),
+        ((0.4986, 0.49864), (0, 1), ("0.49860", "0.49864")),
+        ((-0.002, 0.001), (-1, 1), ("−0.002", "0.001")),
+        ((12.31, 12.34), (0, np.inf), ("12.31", "12.34")),
+        ((0.044491, 0.0445), (0, np.inf), ("0.04449", "0.04450")),
+        ((123_456.1, 123_456.2), (0, np.inf), ("123,456.1", "123,456.2")),
+        ((0.0, 0.0), (0, np.inf), ("0", "0")),
+        ((np.nan, np.nan), (0, np.inf), ("–", "–")),
+    ],
+)
+def test_numbers_that_differ_do_not_read_alike(
+    values: tuple[float, float], scale: tuple[float, float], texts: tuple[str, str]
+) -> None:
+    assert told_apart(*values, scale=scale) == texts
+
+
+def test_a_sentence_has_the_p_that_decides(found: Comparison) -> None:
+    for one in find_changes(found):
+        own = found.changes[
+            (found.changes.metric == one.metric) & (found.changes.technique == one.technique)
+        ]
+        told = re.findall(r"p (?:= |<\u202f)(\d\.\d{3})\)", one.text)
+        known = {f"{max(p, 0.001):.3f}" for p in own.p_holm}
+        assert told
+        assert {*told} <= known
+        sides = re.findall(r"from (\S+) to (\S+) \((\S+) \[(\S+), (\S+)\]", one.text)
+        assert all(before != after and low != high for before, after, _, low, high in sides)
 
 
 def test_a_place_is_said_as_a_place(runs: Runs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from cnnaudit.report.run import Run
 
 MIXED = "better and worse"
 _SUBJECT = ["image_set", "model", "metric", "region", "technique", "target"]
+_MOST_PLACES = 15  # that a number is written in: more are rounding
 _KINDS = ("behaviour", "overlap", "faithfulness")  # what comes first; the rest after it
 
 
@@ -87,14 +89,14 @@ def _sentence(found: Comparison, places: Sequence[Record], counted: Mapping[str,
         how = "exactly the same" if alike else "the same on average"
         return f"The {subject} is {how} in both runs ({units})."
     if not changed:
-        p = probability(most["p_holm"])
         largest = f"the largest difference is {_effect(run, most)}{where and f' {where}'}"
-        return f"The {subject} shows no change; {largest} ({units}, p {p})."
+        return f"The {subject} shows no change; {largest} ({units}, {_p(most)})."
     opening = f"{where[:1].upper()}{where[1:]}, the" if where else "The"
     verb = "rose" if most["difference"] > 0 else "fell"
-    text = f"{opening} {subject} {verb} {_sides(run, most)} ({_effect(run, most)}, {units}): "
+    shown = f"{_effect(run, most)}, {units}, {_p(most)}"
+    text = f"{opening} {subject} {verb} {_sides(run, most)} ({shown}): {most['outcome']}"
     others = [place for place in changed if place["outcome"] != most["outcome"]]
-    return f"{text}{most['outcome']}{_other_way(run, others)}{_tally(places, counted)}."
+    return f"{text}{_other_way(run, others)}{_tally(places, counted)}."
 
 
 def _largest(places: Sequence[Record]) -> Record:
@@ -102,12 +104,33 @@ def _largest(places: Sequence[Record]) -> Record:
 
 
 def _effect(run: Run, one: Record) -> str:
-    return interval(one["difference"], one["low"], one["high"], run.scale(one["metric"]))
+    ends, scale = (one["difference"], one["low"], one["high"]), run.scale(one["metric"])
+    value, low, high = told_apart(*ends, scale=scale)
+    return max(interval(*ends, scale), f"{value} [{low}, {high}]", key=len)  # the finer one
+
+
+def _p(one: Record) -> str:
+    p = probability(one["p_holm"])
+    return f"p {p}" if p.startswith("<") else f"p = {p}"
 
 
 def _sides(run: Run, one: Record) -> str:
-    scale = run.scale(one["metric"])
-    return f"from {number(one['before'], scale)} to {number(one['after'], scale)}"
+    before, after = told_apart(one["before"], one["after"], scale=run.scale(one["metric"]))
+    return f"from {before} to {after}"
+
+
+def told_apart(*values: float, scale: tuple[float, float]) -> tuple[str, ...]:
+    """Write numbers as tables do; in more digits where two that differ would read alike."""
+    texts = tuple(number(value, scale) for value in values)
+    if not all(map(math.isfinite, values)):
+        return texts
+    places = 2  # of a number on a unit scale; elsewhere three digits are written
+    if max(map(abs, scale)) > 1:
+        places = max(0, 2 - math.floor(math.log10(max(map(abs, values)) or 1)))
+    while len({*texts}) < len({*values}) and places < _MOST_PLACES:
+        places += 1
+        texts = tuple(f"{value:z,.{places}f}".replace("-", "−") for value in values)
+    return texts
 
 
 def _other_way(run: Run, others: Sequence[Record]) -> str:
@@ -115,7 +138,8 @@ def _other_way(run: Run, others: Sequence[Record]) -> str:
     if not others:
         return ""
     one = _largest(others)
-    return f"; {one['outcome']} {_where(run, one)}: {_sides(run, one)} ({_effect(run, one)})"
+    shown = f"{_effect(run, one)}, {_p(one)}"
+    return f"; {one['outcome']} {_where(run, one)}: {_sides(run, one)} ({shown})"
 
 
 def _subject(found: Comparison, one: Record) -> str:

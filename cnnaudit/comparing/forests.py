@@ -20,7 +20,8 @@ from cnnaudit.comparing.changes import (
     Record,
     records_of,
 )
-from cnnaudit.report.cells import interval, number, spaced
+from cnnaudit.comparing.findings import told_apart
+from cnnaudit.report.cells import interval, spaced
 from cnnaudit.report.contrasts import Forest, Line, by_measure, forest, primary_metrics
 from cnnaudit.types import POOLED
 
@@ -175,7 +176,8 @@ Sides = Callable[[Record, tuple[float, float]], tuple[str, str]]
 
 
 def _means(one: Record, scale: tuple[float, float]) -> tuple[str, str]:
-    return number(one["before"], scale), number(one["after"], scale)
+    before, after = told_apart(one["before"], one["after"], scale=scale)
+    return before, after
 
 
 def _effects(one: Record, scale: tuple[float, float]) -> tuple[str, str]:
