@@ -372,6 +372,21 @@ def test_numbers_that_differ_do_not_read_alike(
     assert told_apart(*values, scale=scale) == texts
 
 
+def test_what_got_worse_leads(both: tuple[Run, Run]) -> None:
+    rows, run = both[0].rows.copy(), both[0]
+    heat = (rows.metric == MASS) & (rows.technique == "saliency") & (rows.colour == "equal")
+    rows.loc[heat & (rows.light == "left"), "value"] += 0.5
+    rows.loc[heat & (rows.light == "overhead"), "value"] -= 0.01
+    rows.loc[rows.metric == TRUE_CELLS, "value"] += 0.2
+    found = compare(run, with_rows(run, rows))
+    findings = find_changes(found)
+    lines = told_of(found, findings)
+    assert lines[0].startswith("Under overhead light, for an obstacle of the ground's colour, the")
+    assert re.search(r"mass in mask of Saliency fell .*: worse; better in hard light", lines[0])
+    assert re.search(r"true cells rose .*: better;", lines[1])
+    assert [one.technique for one in findings][:2] == ["", ""]  # as ever where all are listed
+
+
 def test_a_sentence_has_the_p_that_decides(found: Comparison) -> None:
     for one in find_changes(found):
         own = found.changes[

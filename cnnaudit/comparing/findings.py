@@ -73,7 +73,7 @@ def _overall(counted: Mapping[str, int]) -> str:
 
 
 def _sentence(found: Comparison, places: Sequence[Record], counted: Mapping[str, int]) -> str:
-    """Say where a metric changed most, and where most the other way; or that nothing shows."""
+    """Say where a metric got worse most, else where it changed most, and where the other way."""
     run, one = found.after, places[0]
     subject = _subject(found, one)
     measured = [place for place in places if place["outcome"] != NOT_MEASURED]
@@ -82,7 +82,8 @@ def _sentence(found: Comparison, places: Sequence[Record], counted: Mapping[str,
         why = f"{plural(int(one['units']), run.unit(one['image_set']))}, {few}"
         return f"The {subject} could not be compared: {why}."
     changed = [place for place in measured if place["outcome"] != SAME]
-    most = _largest(changed or measured)
+    worse = [place for place in changed if place["outcome"] == WORSE]
+    most = _largest(worse or changed or measured)
     where, units = _where(run, most), plural(int(most["units"]), run.unit(most["image_set"]))
     if not most["difference"]:
         alike = all(place["low"] == place["high"] == 0 for place in measured)
@@ -134,7 +135,7 @@ def told_apart(*values: float, scale: tuple[float, float]) -> tuple[str, ...]:
 
 
 def _other_way(run: Run, others: Sequence[Record]) -> str:
-    """Say where what is better elsewhere is worse, or the reverse; what it cost is news, too."""
+    """Say where what is worse elsewhere is better; what a fix bought is news, too."""
     if not others:
         return ""
     one = _largest(others)

@@ -22,6 +22,7 @@ from cnnaudit.comparing.changes import (
     is_exactly_equal,
     why_not_measured,
 )
+from cnnaudit.comparing.findings import MIXED
 from cnnaudit.comparing.findings import Finding as Change
 from cnnaudit.comparing.forests import KINDS, Outcome, anchors_of, effects_of, parts_of
 from cnnaudit.comparing.judged import badge_of, checks_of
@@ -38,6 +39,7 @@ from cnnaudit.types import AuditError
 
 SCHEMA = 1  # of comparison.json
 MOST_FINDINGS = 20  # at the head of the page
+_NEWS = {WORSE: 0, MIXED: 0, BETTER: 1, CHANGED: 2, SAME: 3}  # in what order they are told
 MOST_LONG = 300  # characters of a value that differs
 
 
@@ -179,10 +181,10 @@ def _unmeasured(found: Comparison) -> dict[str, str]:
 
 
 def _primary(found: Comparison, findings: Sequence[Change]) -> list[Change]:
-    """Return what was measured of the metrics that the audit itself speaks of."""
+    """Return what was measured of the metrics that the audit itself speaks of, the worse first."""
     primary = primary_metrics(found.after, list(dict.fromkeys(one.metric for one in findings)))
     measured = [one for one in findings if one.metric in primary and one.outcome != NOT_MEASURED]
-    return measured[:MOST_FINDINGS]
+    return sorted(measured, key=lambda one: _NEWS[one.outcome])[:MOST_FINDINGS]
 
 
 def _first_anchor(anchors: Mapping[tuple[str, ...], str], image_set: str) -> str:
