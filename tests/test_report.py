@@ -226,12 +226,12 @@ def test_a_mark_lies_where_its_number_says(plain: str) -> None:
     assert '<line class="zero" x1="66.67%" x2="66.67%"' in plain
 
 
-def test_drawings_are_well_formed_and_described(page: str) -> None:
+def test_drawings_are_well_formed_and_stand_beside_their_numbers(page: str) -> None:
     for drawing in re.findall(r"<svg.*?</svg>", page, re.S):
         ElementTree.fromstring(drawing)
     plots = re.findall(r'<svg class="forest".*?</svg>', page, re.S)
-    assert plots
-    assert all("<title>" in one and "<desc>" in one for one in plots)
+    assert len(plots) == page.count('<td class="effect">') > 0  # each beside what it draws
+    assert all('aria-hidden="true"' in one for one in plots)
 
 
 def test_names_are_text_and_never_elements(page: str) -> None:

@@ -115,14 +115,24 @@ def test_every_mark_stands_beside_its_number(
     page, _ = opened(browser, plain, width)
     page.emulate_media(media=media)
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
-    middle = "one => { const box = one.getBoundingClientRect(); return box.y + box.height / 2 }"
-    drawn = page.evaluate(f"[...document.querySelectorAll('.mark circle')].map({middle})")
-    written = page.evaluate(
-        "[...document.querySelectorAll('td.effect')]"
-        f".filter(one => one.textContent !== '–').map({middle})"
+    rows = page.evaluate(
+        """[...document.querySelectorAll('.effects tbody tr')].map(row => {
+          const box = one => one && one.getBoundingClientRect().toJSON();
+          const written = row.querySelector('td.effect'), mark = row.querySelector('.mark');
+          return { says: written.textContent, written: box(written), mark: box(mark),
+            dot: box(mark && mark.querySelector('circle')),
+            axis: box(row.closest('table').querySelector('.axis')) };
+        })"""
     )
-    assert len(drawn) == len(written) > 0
-    assert max(abs(a - b) for a, b in zip(drawn, written, strict=True)) <= 2
+    assert any(one["mark"] for one in rows)
+    for one in rows:
+        assert (one["mark"] is None) == (one["says"] == "–")
+        if one["mark"]:
+            middles = [one[name]["y"] + one[name]["height"] / 2 for name in ("dot", "written")]
+            assert abs(middles[0] - middles[1]) <= 2
+            most = one["dot"]["width"] / 2 + 1  # of a dot that lies at the axis' end
+            assert one["axis"]["left"] - most <= one["mark"]["left"]
+            assert one["mark"]["right"] <= one["axis"]["right"] + most
 
 
 def test_verdicts_differ_without_colour(browser: Any, plain: Path) -> None:

@@ -12,7 +12,6 @@ from cnnaudit.report.run import Run, Variant
 from cnnaudit.report.tables import variant_label
 from cnnaudit.types import POOLED
 
-ROW = 1.9  # height of a row in rem, the same in the style sheet
 MOST_STEPS = 4  # of the axis
 _OWN_ANSWER = "predicted is each image's own answer: the two sides may explain different classes"
 LONG_LABEL = 5  # characters
@@ -28,9 +27,8 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True)
 class Mark:
-    """One difference as it is drawn, in percent of the plot."""
+    """One difference as it is drawn, in percent of the plot's width."""
 
-    y: str
     x: str
     ends: tuple[str, str] | None  # of its interval
     hollow: bool
@@ -60,10 +58,7 @@ class Forest:
     corner: tuple[str, ...]
     ticks: tuple[Tick, ...]
     zero: str
-    marks: tuple[Mark, ...]
-    rules: tuple[str, ...]  # where a group begins, in percent of the height
-    height: str
-    described: str
+    marks: tuple[Mark | None, ...]  # one per line
     lines: tuple[Line, ...]
     nets: tuple[str, ...]  # what differences are shown net of
     noted: bool  # whether any line has notes
@@ -144,10 +139,8 @@ def forest(run: Run, records: Sequence[Record], where: str = "within") -> Forest
     ]
     nets = list(dict.fromkeys(net["net_of"] for record in records for net in record["nets"]))
     lines = _lines(records, heads, nets, own, scale)
-    marks = [_mark(*pair, n, len(records), ticks)
-             for n, pair in enumerate(zip(records, lines, strict=True))]  # fmt: skip
+    marks = [_mark(*pair, ticks) for pair in zip(records, lines, strict=True)]
     lacking = dict.fromkeys(r["status"] for r in records if r["status"] != "ok")
-    starts = [n for n, line in enumerate(lines) if line.begins and n]
     regions = {other["region"] for other in run.contrasts if other["metric"] == one["metric"]}
     title = run.title("metrics", one["metric"])
     return Forest(
@@ -156,10 +149,7 @@ def forest(run: Run, records: Sequence[Record], where: str = "within") -> Forest
         corner=corner,
         ticks=tuple(_labelled(ticks)),
         zero=_percent(0.0, ticks),
-        marks=tuple(mark for mark in marks if mark is not None),
-        rules=tuple(f"{100 * n / len(lines):.2f}" for n in starts),
-        height=f"{ROW * len(lines):.1f}",
-        described=_described(lines),
+        marks=tuple(marks),
         lines=tuple(lines),
         nets=tuple(f"net of {spaced(run.title('techniques', name))}" for name in nets),
         noted=any(line.notes for line in lines),
@@ -257,7 +247,7 @@ def _net(one: Record, reference: str, scale: tuple[float, float]) -> str:
     return next((interval(n["difference"], n["low"], n["high"], scale) for n in found), NO_LEVEL)
 
 
-def _mark(one: Record, line: Line, n: int, rows: int, ticks: Sequence[float]) -> Mark | None:
+def _mark(one: Record, line: Line, ticks: Sequence[float]) -> Mark | None:
     """Place one difference; none where it has no value."""
     value, low, high = one["difference"], one["low"], one["high"]
     if not math.isfinite(value):
@@ -265,7 +255,6 @@ def _mark(one: Record, line: Line, n: int, rows: int, ticks: Sequence[float]) ->
     known = math.isfinite(low) and math.isfinite(high)
     named = " · ".join(name for name, _ in line.heads)
     return Mark(
-        y=f"{100 * (n + 0.5) / rows:.2f}",
         x=_percent(value, ticks),
         ends=(_percent(low, ticks), _percent(high, ticks)) if known else None,
         hollow=one["status"] != "ok",
@@ -299,9 +288,3 @@ def _labelled(ticks: Sequence[float]) -> list[Tick]:
 
 def _percent(value: float, ticks: Sequence[float]) -> str:
     return f"{100 * (value - ticks[0]) / (ticks[-1] - ticks[0]):.2f}"
-
-
-def _described(lines: Sequence[Line]) -> str:
-    return "; ".join(
-        f"{' · '.join(name for name, _ in line.heads)}: {line.effect}" for line in lines
-    )
