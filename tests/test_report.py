@@ -357,7 +357,7 @@ def test_what_does_not_fit_is_left_out_and_said(
     monkeypatch.setattr("cnnaudit.report.facets.MOST_TILES", 1)
     page = write_report(build_run(tmp_path, str)).read_text()
     assert all(rows(panel) == ["cat"] for panel in gallery(page, "image × model: saliency"))
-    assert page.count("1 more exemplar picture in the store, not shown here") == 3  # across, each
+    assert page.count("1 more exemplar picture left out to keep this page") == 3  # across, each
 
 
 def test_what_the_run_left_out_stands_beside_the_gaps(plain: str) -> None:
@@ -721,7 +721,7 @@ def test_a_page_too_large_to_be_mailed_shows_fewer_exemplars_and_says_so(
     size, fewer, fewer_text = shown()
     assert size <= budget
     assert fewer < every
-    told = re.compile(r"(\d+) more exemplar pictures? in the store, not shown here")
+    told = re.compile(r"(\d+) more exemplar pictures? left out to keep this page small")
     assert sum(map(int, told.findall(fewer_text))) > sum(map(int, told.findall(text)))
     monkeypatch.setattr("cnnaudit.report.writing.MOST_BYTES", 1000)
     _, fewest, _ = shown()

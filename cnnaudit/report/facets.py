@@ -61,7 +61,8 @@ def most_items(run: Run, image_set: str) -> int:
 
 def omitted(left: int) -> str:
     """Say how many exemplars the page leaves out."""
-    return f"{plural(left, 'more exemplar picture')} in the store, not shown here" * (left > 0)
+    more = plural(left, "more exemplar picture")
+    return f"{more} left out to keep this page small; the numbers count every picture" * (left > 0)
 
 
 def shows_every_image(declared: Declared) -> bool:
