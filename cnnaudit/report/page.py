@@ -55,7 +55,7 @@ def audit_page(run: Run, pages: Mapping[str, str] = MappingProxyType({})) -> dic
     tables = [one for one in (subject_tables(run, subject) for subject in subjects) if one]
     return {
         **_of_any_page(run),
-        **_pictures(pictures, made),
+        **_pictures(run, pictures, made),
         "pages": pages,
         "cells": run.manifest["cells"],
         "failed": plural(int(run.summary["counts"].get("failed", 0)), "number"),
@@ -88,7 +88,7 @@ def model_page(run: Run, model: str) -> dict[str, Any]:
     pictures = [*map(subject_pictures, tiles)]
     return {
         **_of_any_page(run),
-        **_pictures(pictures, tiles),
+        **_pictures(run, pictures, tiles),
         "model": run.model_label(model),
         "across": (),
         "layers": None,
@@ -109,10 +109,12 @@ def _of_any_page(run: Run) -> dict[str, Any]:
     }
 
 
-def _pictures(pictures: Sequence[SubjectPictures], tiles: Sequence[Tiles]) -> dict[str, Any]:
+def _pictures(
+    run: Run, pictures: Sequence[SubjectPictures], tiles: Sequence[Tiles]
+) -> dict[str, Any]:
     return {
         "pictures": pictures,
-        "looks": viewer_data(tiles),
+        "looks": viewer_data(run, tiles),
         "closer": any(one.is_limited for one in tiles),
         "scale": inline(figures.colour_bar(figures.ALPHA), "", None),
         "answer_scale": inline(figures.colour_bar(), "", None),

@@ -211,14 +211,14 @@ class Tiles:
             scores=tuple((title, text) for title, text in texts if text),
         )
 
-    def measured(self, picture: Picture, variant: Variant) -> list[tuple[str, str]]:
-        """Return each metric of heatmaps that has a value here, and the value."""
+    def measured(self, picture: Picture, variant: Variant) -> list[tuple[str, str, str]]:
+        """Return each metric of heatmaps that has a value here: title, value, and name."""
         several = len(self.about(picture).get("regions", ())) > 1
         found = []
         for kind, on in (("overlap", f", on {self.outlined}" * several), ("faithfulness", "")):
             for name in self.run.metrics(kind):
                 if value := self._value(picture["item"], variant, name):
-                    found.append((f"{self.run.title('metrics', name)}{on}", value))
+                    found.append((f"{self.run.title('metrics', name)}{on}", value, name))
         return found
 
     def about(self, picture: Picture) -> Mapping[str, Any]:

@@ -11,10 +11,11 @@ import numpy as np
 from markupsafe import Markup
 
 from cnnaudit import figures
+from cnnaudit.report.run import Run
 from cnnaudit.report.tiles import Picture, Tiles, explained, lacking, variant_of
 
 
-def viewer_data(tiles: Iterable[Tiles]) -> Markup:
+def viewer_data(run: Run, tiles: Iterable[Tiles]) -> Markup:
     """Return the viewer's data as JSON that can stand in a script element, whatever names hold."""
     pictures = {
         number: _picture(made, picture, places)
@@ -25,6 +26,11 @@ def viewer_data(tiles: Iterable[Tiles]) -> Markup:
         "colours": {name: _base64(_colours(name)) for name in figures.COLOUR_MAPS},
         "opacity": figures.ALPHA,
         "threshold": figures.THRESHOLD,
+        "meanings": {
+            name: run.about("metrics", name).get("meaning") or ""
+            for kind in ("overlap", "faithfulness")
+            for name in run.metrics(kind)
+        },
         "pictures": pictures,
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))

@@ -150,7 +150,7 @@
   function found(map, mask) {
     const over = strong(map), size = over.reduce((sum, one) => sum + one, 0);
     const threshold = Number(controls.threshold.value).toFixed(2);
-    const region = `At least ${threshold} of the maximum: ${(100 * size / over.length).toFixed(1)} % of the picture`;
+    const region = `Strongest region, at least ${threshold} of the maximum: ${(100 * size / over.length).toFixed(1)} % of the picture`;
     if (!mask || mask.values.length !== over.length) return `${region}.`;
     let shared = 0, either = 0;
     over.forEach((strongHere, place) => {
@@ -158,7 +158,7 @@
       shared += strongHere && masked;
       either += strongHere || masked;
     });
-    return `${region}; IoU with ${controls.region.value} ${either ? (shared / either).toFixed(3) : "undefined"}.`;
+    return `${region}; its IoU with ${controls.region.value} ${either ? (shared / either).toFixed(3) : "undefined"}.`;
   }
 
   function ramp() {
@@ -168,10 +168,11 @@
     paint(bar, { width: 256, height: 1, values }, (value) => [...table.slice(3 * value, 3 * value + 3), 255]);
   }
 
-  function list(place, pairs) {
-    place.replaceChildren(...pairs.map(([name, value]) => {
-      const line = document.createElement("div");
-      line.append(element("dt", name), element("dd", value));
+  function list(place, scores) {
+    place.replaceChildren(...scores.map(([title, value, metric]) => {
+      const line = document.createElement("div"), term = element("dt", title), meaning = known.meanings[metric];
+      if (meaning) term.append(Object.assign(element("span", meaning), { className: "note" }));
+      line.append(term, element("dd", value));
       return line;
     }));
   }
