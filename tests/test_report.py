@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from cnnaudit.report.cells import interval, number, probability
-from cnnaudit.report.checks import verdicts_of_models
+from cnnaudit.report.checks import outcomes
 from cnnaudit.report.contrasts import _labelled
 from cnnaudit.report.page import SCRIPTS
 from cnnaudit.report.prediction import prediction
@@ -742,12 +742,29 @@ def test_a_regressions_answer_is_told_in_numbers() -> None:
     assert alone.truth == "4"
 
 
-def test_the_models_that_fail_are_named_first(tmp_path: Path) -> None:
+def test_the_models_that_fail_are_named_first_and_so_is_what_they_fail(tmp_path: Path) -> None:
     run = load(build_run(tmp_path, str, "COMPLETE"))
     models = run.manifest["catalogue"]["models"]
     judged = tuple(
-        {**run.judgements[0], "model": model, "verdict": verdict}
-        for model, verdict in zip(models, ("PASS", "FAIL"), strict=False)
+        {**run.judgements[0], "check": check, "model": model, "verdict": verdict}
+        for model, verdicts in zip(models, ("PASS", "FAIL"), strict=False)
+        for check, verdict in (("sees_the_obstacle", verdicts), ("looks_at_it", "PASS"))
     )
-    told = verdicts_of_models(replace(run, judgements=judged))
-    assert [badge.text for _, badge in told] == ["FAIL", "PASS"]
+    failed, passed = outcomes(replace(run, judgements=judged))
+    assert (failed.badge.text, failed.checks) == ("FAIL", (("check-1", "sees the obstacle"),))
+    assert (passed.badge.text, passed.checks) == ("PASS", ())
+    assert failed.model != passed.model
+
+
+def test_one_model_alone_needs_no_name_and_no_line_where_it_passes(tmp_path: Path) -> None:
+    run = load(build_run(tmp_path, str, "COMPLETE"))
+    catalogue = run.manifest["catalogue"]
+    models = {name: catalogue["models"][name] for name in ["perception"]}
+    alone = replace(run, manifest={**run.manifest, "catalogue": {**catalogue, "models": models}})
+    (found,) = outcomes(alone)
+    assert (found.model, [title for _, title in found.checks]) == ("", ["sees the obstacle"])
+    passing = tuple({**one, "verdict": "PASS"} for one in run.judgements)
+    assert outcomes(replace(alone, judgements=passing)) == []
+    many = tuple({**run.judgements[0], "check": str(n), "verdict": "FAIL"} for n in range(9))
+    (found,) = outcomes(replace(alone, judgements=many))
+    assert (len(found.checks), found.more) == (6, 3)

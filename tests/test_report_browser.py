@@ -135,6 +135,21 @@ def test_every_mark_stands_beside_its_number(
             assert one["mark"]["right"] <= one["axis"]["right"] + most
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
+def test_the_first_screen_holds_what_was_found_and_where_it_failed(
+    browser: Any, plain: Path, width: int, height: int
+) -> None:
+    page, _ = opened(browser, plain, width)
+    page.set_viewport_size({"width": width, "height": height})
+    bottom = "one => one.getBoundingClientRect().bottom"
+    lead, models = (page.locator(one).evaluate(bottom) for one in (".lead", ".by-model"))
+    assert lead <= models <= height
+    for link in page.locator(".by-model a").all():
+        heading = page.locator(f"{link.get_attribute('href')} h3").inner_text()
+        assert heading.split() == [*link.inner_text().split(), "FAIL"]
+    assert page.locator(".by-model a").all_inner_texts() == ["sees the obstacle"]
+
+
 def test_verdicts_differ_without_colour(browser: Any, plain: Path) -> None:
     page, _ = opened(browser, plain)
     found = page.evaluate(

@@ -23,6 +23,7 @@ from cnnaudit.report.tables import variant_label
 from cnnaudit.types import POOLED
 
 FEW, MANY = 6, 8  # judgements shown of a check that has more than MANY; the rest is folded
+MOST_NAMED = 6  # checks that the head names of a model; the others it counts
 _SAY = {
     FAIL: "failed",
     NOT_MEASURED: "could not be measured",
@@ -30,9 +31,9 @@ _SAY = {
     PASS: "passed",
 }
 _MEANING = {
-    FAIL: "A bound is broken by more than chance explains.",
+    FAIL: "A bound is broken by more than chance explains; do not rely on the network there.",
     NOT_MEASURED: "What could not be measured is no pass.",
-    INCONCLUSIVE: "The numbers neither keep every bound surely nor break one surely.",
+    INCONCLUSIVE: "Some bound is neither surely kept nor surely broken; more images may decide.",
     PASS: "Every bound is kept, at every place where it was judged.",
 }
 _STATISTIC = {"level": "value", "lift": "lift", "difference": "difference"}
@@ -64,7 +65,18 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How a model came out, and the checks that made it so where it did not pass."""
+
+    badge: Badge
+    model: str  # "" where a run is about one
+    checks: tuple[tuple[str, str], ...]  # (address within the page, title)
+    more: int  # checks that are not named
+
+
+@dataclass(frozen=True)
 class Check:
+    anchor: str
     title: str
     badge: Badge
     metric: str
@@ -86,17 +98,32 @@ def verdict(run: Run) -> Badge | None:
     return badge(text, f"{_counted(found)} {meaning}".strip())
 
 
-def verdicts_of_models(run: Run) -> list[tuple[str, Badge]]:
-    """Return each model's own verdict, the worst first; nothing where a run is about one model."""
+def outcomes(run: Run) -> list[Outcome]:
+    """Return how each model came out, the worst first; nothing where one alone passes."""
     models = list(run.manifest["catalogue"]["models"])
-    if len(models) < 2 or run.summary["status"] != "COMPLETE":
+    if run.summary["status"] != "COMPLETE":
         return []
+    found = [one for one in (_outcome(run, model) for model in models) if one]
+    told = [one for one in found if len(models) > 1 or one.checks]
+    return sorted(told, key=lambda one: badness(one.badge.text))
+
+
+def _outcome(run: Run, model: str) -> Outcome | None:
     own = {
-        model: verdict_of_records(one for one in run.judgements if one["model"] in ("", model))
-        for model in models
+        (anchor, spaced(name)): [one for one in judgements if one["model"] in ("", model)]
+        for anchor, name, judgements in _in_order(run)
     }
-    judged = sorted(filter(own.get, models), key=lambda model: badness(own[model]))
-    return [(run.model_label(model), badge(own[model])) for model in judged]
+    text = verdict_of_records(one for judgements in own.values() for one in judgements)
+    if not text:
+        return None
+    named = [
+        place
+        for place, judgements in own.items()
+        if text != PASS and verdict_of_records(judgements) == text
+    ]
+    label = run.model_label(model) if len(run.manifest["catalogue"]["models"]) > 1 else ""
+    more = max(0, len(named) - MOST_NAMED)
+    return Outcome(badge(text), label, tuple(named[:MOST_NAMED]), more)
 
 
 def verdict_of_records(records: Iterable[Record]) -> str:
@@ -108,15 +135,20 @@ def verdict_of_records(records: Iterable[Record]) -> str:
 
 def checks(run: Run) -> list[Check]:
     """Return each check with its judgements, the worst first."""
+    return [_check(run, *one) for one in _in_order(run)]
+
+
+def _in_order(run: Run) -> list[tuple[str, str, list[Record]]]:
+    """Return the address, name and judgements of each check, the worst first."""
     own = run.summary["checks"]
     by_check: dict[str, list[Record]] = {name: [] for name in own}
     for one in run.judgements:
         by_check.setdefault(one["check"], []).append(one)
     names = sorted(by_check, key=lambda name: badness(own.get(name, "")))
-    return [_check(run, name, own.get(name, ""), by_check[name]) for name in names]
+    return [(f"check-{n}", name, by_check[name]) for n, name in enumerate(names, start=1)]
 
 
-def _check(run: Run, name: str, text: str, judgements: Sequence[Record]) -> Check:
+def _check(run: Run, anchor: str, name: str, judgements: Sequence[Record]) -> Check:
     ordered = sorted(judgements, key=_badness_of)
     columns, everywhere, places = places_of(run, ordered)
     lines = [_line(run, one, where) for one, where in zip(ordered, places, strict=True)]
@@ -125,8 +157,9 @@ def _check(run: Run, name: str, text: str, judgements: Sequence[Record]) -> Chec
     metrics = list(dict.fromkeys(one["metric"] for one in ordered))
     about = run.about("metrics", metrics[0]) if len(metrics) == 1 else {}
     return Check(
+        anchor=anchor,
         title=spaced(name),
-        badge=badge(text),
+        badge=badge(run.summary["checks"].get(name, "")),
         metric=", ".join(run.title("metrics", one) for one in metrics),
         meaning=str(about.get("meaning") or ""),
         everywhere=everywhere,

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from cnnaudit import figures
 from cnnaudit.report.agreement import agreements
 from cnnaudit.report.cells import plural
-from cnnaudit.report.checks import checks, verdict, verdicts_of_models
+from cnnaudit.report.checks import checks, outcomes, verdict
 from cnnaudit.report.contrasts import contrasts
 from cnnaudit.report.facets import across_models
 from cnnaudit.report.findings import findings
@@ -60,7 +60,7 @@ def audit_page(run: Run, pages: Mapping[str, str] = MappingProxyType({})) -> dic
         "cells": run.manifest["cells"],
         "failed": plural(int(run.summary["counts"].get("failed", 0)), "number"),
         "asked": f"{sum(run.summary['counts'].values()):,}",
-        "by_model": verdicts_of_models(run),
+        "outcomes": outcomes(run),
         "checks": checks(run),
         "contradictions": [str(one) for one in run.summary["contradictions"]],
         "contrasts": contrasts(run),
