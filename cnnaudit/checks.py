@@ -24,6 +24,7 @@ from cnnaudit.types import IN_ROW, AuditError, ImageSet
 INCOMPLETE, FAIL, NOT_MEASURED = "INCOMPLETE", "FAIL", "NOT MEASURED"
 INCONCLUSIVE, PASS = "INCONCLUSIVE", "PASS"
 WORST_FIRST = (INCOMPLETE, FAIL, NOT_MEASURED, INCONCLUSIVE, PASS)
+AT_LEAST, AT_MOST = "≥", "≤"  # what a bound starts with; references are to be beaten: "> 0"
 
 # A dead heatmap is scored as the uniform map; a verdict must hold as well if it had scored the
 # worst or the best.
@@ -390,8 +391,8 @@ def _column_of(requirement: Requirement) -> str:
 
 def _say(requirement: Requirement) -> str:
     if requirement.minimum is not None:
-        return f"≥ {requirement.minimum:g}".replace("-", "−")
-    return f"≤ {requirement.maximum:g}".replace("-", "−")
+        return f"{AT_LEAST} {requirement.minimum:g}".replace("-", "−")
+    return f"{AT_MOST} {requirement.maximum:g}".replace("-", "−")
 
 
 def table_of(judgements: Iterable[Judgement]) -> pd.DataFrame:

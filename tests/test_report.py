@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from cnnaudit.report.cells import interval, number, probability
-from cnnaudit.report.checks import outcomes
+from cnnaudit.report.checks import checks, outcomes
 from cnnaudit.report.contrasts import _labelled
 from cnnaudit.report.page import SCRIPTS
 from cnnaudit.report.prediction import prediction
@@ -768,3 +768,23 @@ def test_one_model_alone_needs_no_name_and_no_line_where_it_passes(tmp_path: Pat
     many = tuple({**run.judgements[0], "check": str(n), "verdict": "FAIL"} for n in range(9))
     (found,) = outcomes(replace(alone, judgements=many))
     assert (len(found.checks), found.more) == (6, 3)
+
+
+@pytest.mark.parametrize(("bound", "worst"), [("≥ −0.1", "−0.90"), ("≤ 0.1", "0.90")])
+def test_what_fails_is_never_folded_and_the_furthest_past_its_bound_is_first(
+    tmp_path: Path, bound: str, worst: str
+) -> None:
+    run = load(build_run(tmp_path, str, "COMPLETE"))
+    failed = {**run.judgements[0], "bound": bound, "verdict": "FAIL", "p": 1e-5}
+    values = [sign * n / 10 for n in range(1, 10) for sign in (-1, 1)]
+    broken = [{**failed, "value": value} for value in values]
+    refused = {**failed, "bound": "", "verdict": "NOT MEASURED", "p": math.nan, "value": math.nan}
+    passed = {**failed, "verdict": "PASS", "p": 1.0}
+    check = next(
+        one
+        for one in checks(replace(run, judgements=(refused, passed, *broken)))
+        if one.title == "sees the obstacle"
+    )
+    assert [line.badge.text for line in check.lines] == ["FAIL"] * len(broken)
+    assert check.lines[0].measured.startswith(worst)
+    assert [line.badge.text for line in check.folded] == ["NOT MEASURED", "PASS"]

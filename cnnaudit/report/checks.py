@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from cnnaudit.checks import (
+    AT_MOST,
     FAIL,
     INCONCLUSIVE,
     NOT_MEASURED,
@@ -152,7 +153,8 @@ def _check(run: Run, anchor: str, name: str, judgements: Sequence[Record]) -> Ch
     ordered = sorted(judgements, key=_badness_of)
     columns, everywhere, places = places_of(run, ordered)
     lines = [_line(run, one, where) for one, where in zip(ordered, places, strict=True)]
-    shown = FEW if len(lines) > MANY else len(lines)
+    broken = sum(one["verdict"] == FAIL for one in ordered)  # never folded
+    shown = max(FEW, broken) if len(lines) > MANY else len(lines)
     folded = tuple(lines[shown:])
     metrics = list(dict.fromkeys(one["metric"] for one in ordered))
     about = run.about("metrics", metrics[0]) if len(metrics) == 1 else {}
@@ -226,9 +228,14 @@ def badness(text: str) -> int:
     return WORST_FIRST.index(text) if text in WORST_FIRST else len(WORST_FIRST)
 
 
-def _badness_of(one: Record) -> tuple[int, float]:
-    """Sort by verdict; among equals, what is nearer to breaking its bound comes first."""
-    return badness(one["verdict"]), one["p"] if math.isfinite(one["p"]) else math.inf
+def _badness_of(one: Record) -> tuple[int, float, float]:
+    """Sort by verdict; among equals, what is nearer to breaking its bound, or past it, comes first.
+
+    Many share the least p that a sign-flip test has: of those, the value tells which is worst.
+    """
+    value = -one["value"] if one["bound"].startswith(AT_MOST) else one["value"]
+    p, value = (number if math.isfinite(number) else math.inf for number in (one["p"], value))
+    return badness(one["verdict"]), p, value
 
 
 def _counted(found: Sequence[str]) -> str:
