@@ -788,3 +788,19 @@ def test_what_fails_is_never_folded_and_the_furthest_past_its_bound_is_first(
     assert [line.badge.text for line in check.lines] == ["FAIL"] * len(broken)
     assert check.lines[0].measured.startswith(worst)
     assert [line.badge.text for line in check.folded] == ["NOT MEASURED", "PASS"]
+
+
+def test_references_are_told_apart_and_have_no_worst_cases(tmp_path: Path) -> None:
+    folder = build_run(tmp_path, str, "COMPLETE")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["catalogue"]["techniques"]["saliency"]["reference"] = True
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    page = write_report(folder).read_text()
+    contrasts, rest = page.split('<section id="contrasts">')[1].split('<section id="matrix">')
+    marked = re.findall(r'title="([^"]*)" class="reference"', contrasts)
+    assert set(marked) == {"saliency: reference, sees no network"}
+    assert "in italics: references" in contrasts
+    assert "reference: sees no network" in rest.split('<section id="heatmaps">')[1]
+    worst = rest.split('<section id="worst">')[1]
+    assert "Worst cases" in worst
+    assert "saliency over" not in worst

@@ -63,7 +63,7 @@ def _shown(found: Comparison, pair: Models, image_set: str) -> _Shown:
         for one in second.variants
         for mine in first.variants
         if (mine.technique, mine.target) == (one.technique, one.target)
-        and not found.after.about("techniques", one.technique).get("reference")
+        and not found.after.is_reference(one.technique)
     ]
     return _Shown(pair, (first, second), tuple(kinds), tuple(items))
 

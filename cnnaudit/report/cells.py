@@ -17,6 +17,7 @@ STATUSES = {
     "failed": "failed",
 }
 NO_LEVEL = "–"
+REFERENCE = "reference: sees no network"
 
 
 class Mean(NamedTuple):

@@ -14,6 +14,7 @@ from cnnaudit.types import POOLED
 
 MOST_STEPS = 4  # of the axis
 _OWN_ANSWER = "predicted is each image's own answer: the two sides may explain different classes"
+_REFERENCES = "in italics: references, which see no network"
 LONG_LABEL = 5  # characters
 
 Record = Mapping[str, Any]
@@ -41,6 +42,7 @@ class Line:
 
     heads: tuple[tuple[str, bool], ...]  # (text, whether the row above says the same)
     begins: bool  # a new group
+    is_reference: bool
     effect: str
     levels: tuple[str, str]
     units: str
@@ -82,7 +84,7 @@ def contrasts(run: Run) -> list[Contrast]:
     by_name: dict[str, list[Record]] = {}
     for one in run.contrasts:
         if one["net_of"]:  # it stands after what it is net of
-            if not run.about("techniques", one["technique"]).get("reference"):
+            if not run.is_reference(one["technique"]):
                 by_name[one["contrast"]][-1]["nets"].append(one)
         else:
             by_name.setdefault(one["contrast"], []).append({**one, "nets": []})
@@ -128,7 +130,7 @@ def primary_metrics(run: Run, metrics: Sequence[str]) -> set[str]:
 
 def forest(run: Run, records: Sequence[Record], where: str = "within") -> Forest:
     """Draw differences of one metric below each other; `where` heads the column of their places."""
-    one, scale = records[0], run.scale(records[0]["metric"])
+    one = records[0]
     corner, heads = _heads(run, records, where)
     ticks = _ticks(records)
     notes = [_notes(record) for record in records]
@@ -138,7 +140,7 @@ def forest(run: Run, records: Sequence[Record], where: str = "within") -> Forest
         for record, found in zip(records, notes, strict=True)
     ]
     nets = list(dict.fromkeys(net["net_of"] for record in records for net in record["nets"]))
-    lines = _lines(records, heads, nets, own, scale)
+    lines = _lines(run, records, heads, nets, own)
     marks = [_mark(*pair, ticks) for pair in zip(records, lines, strict=True)]
     lacking = dict.fromkeys(r["status"] for r in records if r["status"] != "ok")
     regions = {other["region"] for other in run.contrasts if other["metric"] == one["metric"]}
@@ -154,6 +156,10 @@ def forest(run: Run, records: Sequence[Record], where: str = "within") -> Forest
         nets=tuple(f"net of {spaced(run.title('techniques', name))}" for name in nets),
         noted=any(line.notes for line in lines),
         below=(
+            *(
+                ["in italics: references, which see no network"]
+                * any(x.is_reference for x in lines)
+            ),
             *(f"hollow: {status}" for status in lacking),
             *(f"every row: {note}" for note in shared),
             *([_OWN_ANSWER] if any(record["target"] == "predicted" for record in records) else ()),
@@ -197,13 +203,13 @@ def _heads(
 
 
 def _lines(
+    run: Run,
     records: Sequence[Record],
     heads: Sequence[tuple[str, ...]],
     nets: Sequence[str],
     notes: Sequence[tuple[str, ...]],
-    scale: tuple[float, float],
 ) -> list[Line]:
-    lines = []
+    lines, scale = [], run.scale(records[0]["metric"])
     widths = [one["high"] - one["low"] for one in records]
     widest = max((width for width in widths if math.isfinite(width)), default=0.0)
     for n, (one, names) in enumerate(zip(records, heads, strict=True)):
@@ -215,6 +221,7 @@ def _lines(
             Line(
                 heads=tuple(zip(names, [*same, False], strict=True)),
                 begins=len(names) > 1 and not all(same),
+                is_reference=run.is_reference(one["technique"]),
                 effect=interval(one["difference"], one["low"], one["high"], scale, widest),
                 levels=(number(one["first"], scale), number(one["second"], scale)),
                 units=f"{units:.0f}" if math.isfinite(units) else NO_LEVEL,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any
 
-from cnnaudit.report.cells import in_order, plural
+from cnnaudit.report.cells import REFERENCE, in_order, plural
 from cnnaudit.report.run import Run, Subject, Variant
 from cnnaudit.report.tiles import TILE, Gallery, Panel, Picture, Tile, Tiles
 
@@ -170,6 +170,7 @@ class _Facets:
             brightest=self.run.brightest(
                 [fixed[TECHNIQUE]] if fixed[TECHNIQUE] else self.techniques
             ),
+            references=self.run.references(() if fixed[TECHNIQUE] else self.techniques),
         )
 
     def _heat(self, place: Sides, longest: int) -> Tile | None:
@@ -231,10 +232,11 @@ class _Facets:
 
     def _is_repeated(self, technique: str, target: str) -> bool:
         """Say whether a panel would repeat another: a reference sees no target."""
-        reference = self.run.about("techniques", technique).get("reference")
-        return bool(reference) and target not in ("", self.targets[0])
+        return self.run.is_reference(technique) and target not in ("", self.targets[0])
 
     def _layers(self, fixed: Sides) -> str:
+        if self.run.is_reference(fixed[TECHNIQUE]):
+            return REFERENCE
         variants = [one for made in self.tiles.values() for one in made.variants]
         mine = [one.layer for one in variants if one.technique == fixed[TECHNIQUE]]
         return ", ".join(dict.fromkeys(filter(None, mine)))

@@ -143,7 +143,7 @@ class _Maker:
                 numbers=tuple(self._numbers(one)),
                 statuses=_statuses(one),
                 begins=above[n] not in (None, (one["metric"], one["region"])),
-                is_reference=self._is_reference(one),
+                is_reference=self.run.is_reference(one["technique"]),
             )
             for n, one in enumerate(self.records)
         )
@@ -163,7 +163,7 @@ class _Maker:
             notes = [_LOWER] if lower else []
         if name == "technique":
             notes = [one["layer"]] if one["layer"] and "layer" not in self.names else []
-            notes += [_REFERENCE] if self._is_reference(one) else []
+            notes += [_REFERENCE] if self.run.is_reference(one["technique"]) else []
         text = self._say(name, one[name])
         if name == "metric" and one[name] in self.in_regions:
             text = f"{text}, on {one['region']}"
@@ -175,9 +175,6 @@ class _Maker:
         if name == "technique":
             return self.run.title("techniques", text) if text else BEHAVIOUR
         return self.run.model_label(text) if name == "model" else text or NO_LEVEL
-
-    def _is_reference(self, one: Record) -> bool:
-        return bool(self.run.about("techniques", one["technique"]).get("reference"))
 
     def _numbers(self, one: Record) -> Iterator[Entry]:
         yield _value(self.run, one)

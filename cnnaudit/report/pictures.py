@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from cnnaudit.report.cells import in_order
+from cnnaudit.report.cells import REFERENCE, in_order
 from cnnaudit.report.facets import facet_galleries, most_items, omitted, shows_every_image
 from cnnaudit.report.run import Subject, Variant
 from cnnaudit.report.tables import variant_label
@@ -115,7 +115,7 @@ class _Maker:
             self._grid_panel(
                 grid,
                 self.tiles.label(one),
-                one.layer,
+                REFERENCE if self.run.is_reference(one.technique) else one.layer,
                 partial(self.tiles.heat, variant=one),
                 self.run.brightest([one.technique]),
             )
@@ -144,9 +144,11 @@ class _Maker:
         )
 
     def worst(self) -> tuple[tuple[str, tuple[Tile, ...]], ...]:
-        """Gather each technique's worst cases."""
+        """Gather the worst cases of each technique that sees the network."""
         found = []
         for variant in self.tiles.variants:
+            if self.run.is_reference(variant.technique):
+                continue
             mine = [one for one in self.tiles.pictures if WORST + variant.technique in one["why"]]
             tiles = [
                 replace(self.tiles.heat(one, variant), label=self.tiles.full_name(one))
@@ -172,7 +174,8 @@ class _Maker:
             )
             for picture in pictures
         ]
-        return Panel(title, "", "item", ("picture", *labels), tuple(rows), end)
+        references = self.run.references(one.technique for one in variants)
+        return Panel(title, "", "item", ("picture", *labels), tuple(rows), end, references)
 
     def _grid_panel(
         self, grid: _Grid, title: str, detail: str, tile: Callable[[Picture], Tile], end: str

@@ -129,6 +129,16 @@ class Run:
         """Return how the page calls a metric or technique."""
         return str(self.about(group, name).get("title") or name)
 
+    def is_reference(self, technique: str) -> bool:
+        """Say whether a technique is there to be beaten: it sees no network."""
+        return bool(self.about("techniques", technique).get("reference"))
+
+    def references(self, techniques: Iterable[str]) -> frozenset[str]:
+        """Return the titles of those that are references."""
+        return frozenset(
+            self.title("techniques", one) for one in techniques if self.is_reference(one)
+        )
+
     def metrics(self, kind: str) -> list[str]:
         """Return the metrics of a kind in the catalogue's order, the primary one first."""
         known = self.manifest["catalogue"]["metrics"]

@@ -47,6 +47,7 @@ class Panel:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Tile | None, ...]], ...]
     brightest: str  # what the end of its colour scale is; "" where it has none
+    references: frozenset[str] = frozenset()  # labels of columns or rows that see no network
 
 
 Gallery = tuple[str, tuple[Panel, ...]]  # (heading, panels)
