@@ -321,7 +321,8 @@ def _judgement(trial: _Trial, adjusted: Sequence[float], tests: int) -> Judgemen
             either = (f"{one} if they score {score:g}" for one, score in told)
             reason = f"dead heatmaps decide: {', '.join(either)}"
         elif verdict == INCONCLUSIVE and max(trial.p) <= ALPHA:
-            reason = f"alone it would FAIL (p = {max(trial.p):.3f}), not as one of {tests} tests"
+            alone = "p < 0.001" if max(trial.p) < 0.001 else f"p = {max(trial.p):.3f}"
+            reason = f"alone it would FAIL ({alone}), not as one of {tests} tests"
     return Judgement(
         **trial.about,
         value=found.mean,

@@ -14,6 +14,8 @@ from cnnaudit.checks import (
     INCONCLUSIVE,
     NOT_MEASURED,
     PASS,
+    _judgement,
+    _Trial,
     check_levels,
     contradictions,
     judge,
@@ -126,6 +128,14 @@ def test_what_correction_alone_keeps_from_failing_says_so() -> None:
         assert one.reason == (said if kept else "")
     assert any(one.reason for one in judgements)
     assert {one.verdict for one in judgements} == {FAIL, INCONCLUSIVE, PASS}
+
+
+def test_a_small_p_is_never_written_as_none() -> None:
+    margin = np.linspace(-0.5, 0.4, 10)
+    names = ("check", "metric", "model", "target", "technique", "within")
+    about = dict.fromkeys((*names, "statistic", "level", "bound"), "")
+    trial = _Trial(about, (margin, margin), margin, "", [0.0004, 0.0004])
+    assert "(p < 0.001)" in _judgement(trial, [0.09, 0.09], 231).reason
 
 
 def test_techniques_that_contradict_each_other_decide_nothing() -> None:
