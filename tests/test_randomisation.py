@@ -220,7 +220,8 @@ def test_what_shows_the_picture_is_named(overrides: list[str], tmp_path: Path) -
     assert "they are not about this network" in finding["text"]
     page = (run_dir / "report.html").read_text()
     assert '<section id="randomisation">' in page
-    assert page.count("not about this network") == 2  # the finding, and beside the technique
+    # The finding, the name of its link, and beside the technique.
+    assert page.count("not about this network") == 3
 
 
 def test_the_same_command_again_loads_no_model(

@@ -171,10 +171,29 @@ def _luminance(colour: str) -> float:
 
 def test_the_keyboard_reaches_what_scrolls_and_folds(browser: Any, report: Path) -> None:
     page, _ = opened(browser, report, 380)
-    assert page.locator(".scroll:not([tabindex='0'])").count() == 0
     page.keyboard.press("Tab")
     focused = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert focused == "solid"
+    for width in (380, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+        page.wait_for_timeout(100)
+        reached = page.evaluate(
+            """[...document.querySelectorAll('.scroll')].map(one => [one.tabIndex === 0,
+              one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight])"""
+        )
+        assert all(focusable == scrolls for focusable, scrolls in reached)
+        assert {True, False} == {focusable for focusable, _ in reached}
+    without, _ = opened(browser, report, 380, java_script_enabled=False)
+    assert without.locator(".scroll:not([tabindex='0'])").count() == 0
+
+
+def test_links_to_evidence_say_of_what(browser: Any, plain: Path) -> None:
+    page, _ = opened(browser, plain)
+    links = page.locator("#findings .evidence").all()
+    names = [link.get_attribute("aria-label") for link in links]
+    assert len(set(names)) == len(names) > 1
+    assert all(name.startswith("evidence: ") for name in names)
 
 
 def test_tables_say_what_their_headings_head(browser: Any, report: Path) -> None:
