@@ -462,7 +462,7 @@ def test_the_matrix_says_how_many_numbers_are_not_there_and_why(
     count = pd.read_parquet(plain_run / "results" / "rows.parquet")["status"].value_counts()
     text = words(plain.split('<dl class="tally">')[1].split("</dl>")[0])
     assert text == (
-        f"there {count['ok']} not eligible {count['ineligible']} no region "
+        f"with a number {count['ok']} not eligible {count['ineligible']} no region "
         "undefined 0 not applicable 0 failed 0"
     )
     assert "26 rows: 22 on every image, 4 on some of them." in plain

@@ -298,7 +298,7 @@ def _meanings(run: Run, records: Iterable[Record]) -> Iterator[tuple[str, str]]:
 
 def _tallies(run: Run) -> Iterator[Tally]:
     """Count every number that was asked for: those that are there, and the others by reason."""
-    yield Tally("there", f"{run.summary['counts'].get('ok', 0):,}", "")
+    yield Tally("with a number", f"{run.summary['counts'].get('ok', 0):,}", "")
     for status, said in STATUSES.items():
         reasons: Counter[str] = Counter()
         for found in run.lacking.values():
