@@ -229,7 +229,7 @@ class _Grid:
         if test is None:
             return ""
         if test["status"] != "ok":
-            return "; too few to test it"
+            return "; too few to be tested"
         sign = 1 if test["first_level"] == first else -1
         numbers = sign * test["difference"], *sorted((sign * test["low"], sign * test["high"]))
         difference, low, high = (f"{number:z.2f}".replace("-", "−") for number in numbers)
@@ -260,7 +260,7 @@ class _Grid:
         )
         if len(self._levels) > 2:
             text += f", of {len(self._levels)} levels the two that differ most"
-        text += f"{self._certainty(tests[place], most['one'])})"
+        text += f"){self._certainty(tests[place], most['one'])}"
         if most["dead"] >= _MANY_DEAD:
             text += f"; up to {100 * most['dead']:.0f} % of these heatmaps are zero everywhere"
         if len(pairs) > 1 and len({*map(_two, pairs["first"], pairs["second"])}) == 1:

@@ -200,9 +200,9 @@ def test_a_grid_says_how_sure_its_contrast_is() -> None:
     )
     (found,) = _of_grid(rows)
     numbers = [f"{line[name]:.2f}".replace("-", "−") for name in ("difference", "low", "high")]
-    sure = "difference {} [{}, {}], p < 0.001)".format(*numbers)
+    sure = "difference {} [{}, {}], p < 0.001; the difference is smallest ".format(*numbers)
     assert numbers[0].startswith("−0.4")
-    assert f"(m, 12 scenes; {sure}" in found
+    assert f"(m, 12 scenes); {sure}" in found
     (turned,) = _of_grid(rows, replace(COLOUR, levels=COLOUR.levels[::-1]))
     assert turned == found  # whichever of its levels a contrast takes for the first
 
@@ -213,10 +213,10 @@ def test_a_difference_that_its_test_does_not_show_is_told_as_such() -> None:
     behaviour = {"technique": "", "target": "", "layer": "", "region": "", "metric": "seen"}
     assert _of_grid(make_rows(nothing)) == []
     (found,) = _of_grid(make_rows(nothing, **behaviour))
-    assert found.count(": none is shown)") == 1
+    assert found.count(": none is shown; ") == 1
     assert "the other way round" not in found
     (few,) = _of_grid(make_rows(scenes=3, **behaviour))
-    assert "(m, 3 scenes; too few to test it)" in few
+    assert "(m, 3 scenes); too few to be tested" in few
     both = [make_rows(nothing, **behaviour), make_rows(**behaviour).assign(model="n")]
     first, second = _of_grid(pd.concat(both))
     assert ("(n, " in first, "(m, " in second) == (True, True)
