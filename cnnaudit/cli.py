@@ -72,9 +72,10 @@ of your own needs allow_code=true.
     "reproduce": """\
 cnnaudit reproduce RUN_DIR [KEY=VALUE …]
 
-Compute a run again from scratch, keep nothing, and say which cells agree and what else is different
-now. Keys of its config may be set anew (device=cpu); a run with code of your own needs
-allow_code=true. Relative paths of its config begin where this command runs.
+Compute a run again from scratch, keep nothing, and say which cells agree, sanity curves and
+agreement among them, and what else is different now. Keys of its config may be set anew
+(device=cpu); a run with code of your own needs allow_code=true. Relative paths of its config begin
+where this command runs.
 
 Exit codes: 0 every cell agrees; 1 one does not, or an error.
 """,

@@ -40,6 +40,13 @@ def failure(
     }
 
 
+def died_of(rows: pd.DataFrame) -> dict[Subject, set[str]]:
+    """Return the items of which a process died."""
+    died = rows[(rows["status"] == "failed") & rows["reason"].astype(str).str.startswith(DIED)]
+    groups = died.groupby(["model", "image_set"], observed=True)
+    return {(str(model), str(name)): {*own["item"]} for (model, name), own in groups}
+
+
 class Totals:
     """Sums up rows, piece by piece; `rows` are such as `Rows` shows them.
 
@@ -65,10 +72,8 @@ class Totals:
         self.counts.update({str(s): int(n) for s, n in rows["status"].value_counts().items()})
         self._add_gaps(rows)
         self._add_worst(rows)
-        died = rows[(rows["status"] == "failed") & rows["reason"].str.startswith(DIED)]
-        for names, group in died.groupby(["model", "image_set"], observed=True):
-            model, image_set = map(str, names)
-            self.died.setdefault((model, image_set), set()).update(group["item"])
+        for subject, items in died_of(rows).items():
+            self.died.setdefault(subject, set()).update(items)
 
     @property
     def means(self) -> pd.DataFrame:

@@ -51,6 +51,32 @@ def test_a_number_that_is_not_reproduced_is_said(cli: Callable, run_dir: Path) -
     assert "different now: packages.torch is 2." in out
 
 
+def test_curves_and_agreement_are_computed_again(
+    cli: Callable, overrides: list[str], tmp_path: Path
+) -> None:
+    more = ("agreement=[techniques]", "sanity=[randomisation]", "sanity.randomisation.items=2")
+    assert cli("run", *overrides, *PANEL, *more)[0] == 0
+    (run_dir,) = (tmp_path / "out/robot").iterdir()
+    code, out, _ = cli("reproduce", str(run_dir))
+    assert code == 0
+    curve = "perception on robot_lighting, randomised, saliency of all_outputs: 5 rows agree"
+    agreement = "perception on robot_lighting, agreement, all_outputs: "
+    assert f"{curve} exactly" in out
+    assert f"{agreement}1 row agree exactly" in out
+
+    for name in ("randomisation", "agreement"):
+        path = run_dir / f"results/{name}.csv"
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        last = table.index[table.correlation.notna()][-1]
+        table.loc[last, "correlation"] += 0.25
+        table.to_csv(path, index=False)
+    code, out, _ = cli("reproduce", str(run_dir))
+    assert code == 1
+    assert "of all_outputs: 1 of 5 rows DIFFER, by up to 0.25" in out
+    assert "of all_outputs: 5 rows agree exactly" in out
+    assert f"{agreement}1 of 1 row DIFFER, by up to 0.25" in out
+
+
 def test_inputs_that_changed_are_named(
     cli: Callable,
     run_dir: Path,

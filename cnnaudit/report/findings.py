@@ -13,11 +13,9 @@ from cnnaudit.report.tables import SubjectTables
 
 _LAST = 2  # the rank of what can wait
 MOST = 5  # findings that a reader takes in within seconds; more are folded
-# What a reader's eye should find in a sentence: decimals and percentages, not counts, nor the limits
-# of an interval or a p.
-_FIGURES = re.compile(
-    r"(?<![\[\d.−-])(?<![<=] )([−+±-]?\d+\.\d+(?!\d*\])|[−+±-]?\d+(?:\.\d+)? ?%)"
-)
+# What a reader's eye should find in a sentence: decimals and percentages, not counts, nor the
+# limits of an interval or a p.
+_FIGURES = re.compile(r"(?<![\[\d.−-])(?<![<=] )([−+±-]?\d+\.\d+(?!\d*\])|[−+±-]?\d+(?:\.\d+)? ?%)")
 
 Words = tuple[tuple[str, bool], ...]  # (text, whether it is a figure)
 Record = Mapping[str, Any]
