@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -89,8 +89,9 @@ def explain(
     wanted = _named(technique, _heatmap_techniques(), "technique")
     spec, truths = _target(target, len(images))
     # Under inference mode, where somebody may call this, nothing has a gradient.
+    inferring = torch.is_inference_mode_enabled()
     with (
-        torch.inference_mode(False),
+        torch.inference_mode(False) if inferring else nullcontext(),
         pick_output(model, of_model(output_entry)),
         _fitting(model, images),
     ):

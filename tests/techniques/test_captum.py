@@ -479,7 +479,7 @@ def test_captums_version_is_part_of_what_is_computed(monkeypatch: pytest.MonkeyP
     request = HeatmapRequest(declared("method:DeepLift"), PREDICTED, "")
     model = load_specs().models[0]
     before = request_fields(model, request)
-    monkeypatch.setattr("importlib.metadata.version", lambda name: f"another {name}")
+    monkeypatch.setattr("cnnaudit.plan.version_of", lambda name: f"another {name}")
     after = request_fields(model, request)
     assert {name for name in before if before[name] != after[name]} == {"library_of_technique"}
     assert after["library_of_technique"] == "another captum"
