@@ -162,7 +162,6 @@ def _illustrate(
 
     planned.check(_Shared.of(audit, spec, planned.requests))
     keys = {item.id: _Keys(planned, item_fields(item)) for item in items}
-    left = [item for item in items if not keys[item.id].complete(store)]  # by one that died
 
     def keep(item: str, picture: Files, heatmaps: Sequence[tuple[Files, bool]]) -> None:
         keys[item].write(store, picture, heatmaps)
@@ -170,7 +169,8 @@ def _illustrate(
     def fail(item: str, reason: str) -> None:
         keys[item].fail(store, reason)
 
-    illustrate(model, spec, left, planned.requests, audit.batch_size, keep, fail)
+    # All of them, also after a death: in other batches the last bits would be others.
+    illustrate(model, spec, items, planned.requests, audit.batch_size, keep, fail)
 
 
 def _fail(planned: _Shared, items: Sequence[Item], store: Store, reason: str) -> None:
