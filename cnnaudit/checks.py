@@ -18,7 +18,7 @@ import pandas as pd
 
 from cnnaudit.contrasts import Place, Places, none_of
 from cnnaudit.specs import COMPARED, CheckSpec, ContrastSpec, Requirement
-from cnnaudit.statistics import ALPHA, Array, estimate, fewest_units, holm, sign_flip_ps
+from cnnaudit.statistics import ALPHA, Array, estimate, fewest_units, holm, say_p, sign_flip_ps
 from cnnaudit.types import IN_ROW, AuditError, ImageSet
 
 INCOMPLETE, FAIL, NOT_MEASURED = "INCOMPLETE", "FAIL", "NOT MEASURED"
@@ -321,8 +321,7 @@ def _judgement(trial: _Trial, adjusted: Sequence[float], tests: int) -> Judgemen
             either = (f"{one} if they score {score:g}" for one, score in told)
             reason = f"dead heatmaps decide: {', '.join(either)}"
         elif verdict == INCONCLUSIVE and max(trial.p) <= ALPHA:
-            alone = "p < 0.001" if max(trial.p) < 0.001 else f"p = {max(trial.p):.3f}"
-            reason = f"alone it would FAIL ({alone}), not as one of {tests} tests"
+            reason = f"alone it would FAIL ({say_p(max(trial.p))}), not as one of {tests} tests"
     return Judgement(
         **trial.about,
         value=found.mean,

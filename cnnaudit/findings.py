@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cnnaudit.specs import ContrastSpec, GridSpec
-from cnnaudit.statistics import ALPHA
+from cnnaudit.statistics import ALPHA, say_p
 from cnnaudit.summary import factor_columns
 from cnnaudit.types import POOLED, ImageSet
 
@@ -92,10 +92,6 @@ def _is_shown(line: Line) -> bool:
 def _may_be_told(test: Line | None) -> bool:
     """Say whether a difference may be told as one: nobody asked for a test of it, or it shows."""
     return test is None or _is_shown(test)
-
-
-def _p(line: Line | pd.Series) -> str:
-    return "p < 0.001" if line["p_holm"] < 0.001 else f"p = {line['p_holm']:.3f}"
 
 
 def _two(first: float, second: float) -> str:
@@ -234,7 +230,7 @@ class _Grid:
         numbers = sign * test["difference"], *sorted((sign * test["low"], sign * test["high"]))
         difference, low, high = (f"{number:z.2f}".replace("-", "−") for number in numbers)
         none = "" if _is_shown(test) else ": none is shown"
-        return f"; difference {difference} [{low}, {high}], {_p(test)}{none}"
+        return f"; difference {difference} [{low}, {high}], {say_p(test['p_holm'])}{none}"
 
     def _sentence(
         self,
@@ -361,5 +357,5 @@ def _told(
         "model": str(line["model"]),
         "metric": str(line["metric"]),
         "technique": technique,
-        "text": f"{_capital(f'{where} {text}'.lstrip())} ({about}, {_p(line)}).",
+        "text": f"{_capital(f'{where} {text}'.lstrip())} ({about}, {say_p(line['p_holm'])}).",
     }

@@ -102,6 +102,11 @@ def sign_flip_ps(
     return p_values
 
 
+def say_p(p: float) -> str:
+    """Return a p-value as sentences say it."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def _flipped(values: Array, alternative: Alternative, seed: int) -> Array:
     """Return the p-values (m,) of m samples of one size, (m, n)."""
     m, n = values.shape

@@ -17,8 +17,9 @@ from cnnaudit.comparing.changes import (
     counts,
     records_of,
 )
-from cnnaudit.report.cells import interval, number, place_in, plural, probability
+from cnnaudit.report.cells import interval, number, place_in, plural
 from cnnaudit.report.run import Run
+from cnnaudit.statistics import say_p
 
 MIXED = "better and worse"
 _SUBJECT = ["image_set", "model", "metric", "region", "technique", "target"]
@@ -91,10 +92,10 @@ def _sentence(found: Comparison, places: Sequence[Record], counted: Mapping[str,
         return f"The {subject} is {how} in both runs ({units})."
     if not changed:
         largest = f"the largest difference is {_effect(run, most)}{where and f' {where}'}"
-        return f"The {subject} shows no change; {largest} ({units}, {_p(most)})."
+        return f"The {subject} shows no change; {largest} ({units}, {say_p(most['p_holm'])})."
     opening = f"{where[:1].upper()}{where[1:]}, the" if where else "The"
     verb = "rose" if most["difference"] > 0 else "fell"
-    shown = f"{_effect(run, most)}, {units}, {_p(most)}"
+    shown = f"{_effect(run, most)}, {units}, {say_p(most['p_holm'])}"
     text = f"{opening} {subject} {verb} {_sides(run, most)} ({shown}): {most['outcome']}"
     others = [place for place in changed if place["outcome"] != most["outcome"]]
     return f"{text}{_other_way(run, others)}{_tally(places, counted)}."
@@ -108,11 +109,6 @@ def _effect(run: Run, one: Record) -> str:
     ends, scale = (one["difference"], one["low"], one["high"]), run.scale(one["metric"])
     value, low, high = told_apart(*ends, scale=scale)
     return max(interval(*ends, scale), f"{value} [{low}, {high}]", key=len)  # the finer one
-
-
-def _p(one: Record) -> str:
-    p = probability(one["p_holm"])
-    return f"p {p}" if p.startswith("<") else f"p = {p}"
 
 
 def _sides(run: Run, one: Record) -> str:
@@ -139,7 +135,7 @@ def _other_way(run: Run, others: Sequence[Record]) -> str:
     if not others:
         return ""
     one = _largest(others)
-    shown = f"{_effect(run, one)}, {_p(one)}"
+    shown = f"{_effect(run, one)}, {say_p(one['p_holm'])}"
     return f"; {one['outcome']} {_where(run, one)}: {_sides(run, one)} ({shown})"
 
 
