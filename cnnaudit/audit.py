@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit import cluster, provenance
 from cnnaudit.catalogue import make_catalogue
-from cnnaudit.checks import check_levels, told
+from cnnaudit.checks import check_levels
 from cnnaudit.contrasts import check_contrast
 from cnnaudit.executors import Executor, device_here, execute_here, make_here
 from cnnaudit.facts import checked_files, facts_of
@@ -34,6 +34,7 @@ from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
 from cnnaudit.store import Store, check_writable, digest_json
 from cnnaudit.store import write_atomically as write
 from cnnaudit.types import RUN_SCHEMA, AuditError, Device, HeatmapRequest, ImageSet
+from cnnaudit.verdicts import told
 
 if TYPE_CHECKING:
     import pandas as pd

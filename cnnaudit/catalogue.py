@@ -79,6 +79,7 @@ def _metric(
         "kind": kind,
         "range": [limit if isfinite(limit) else None for limit in metric.bounds],
         "higher_is_better": higher_is_better,
+        "binary": getattr(metric, "binary", False),  # whether an image scores 0 or 1
         # a diagnostic's is its technique's
         "version": None if isinstance(metric, Diagnostic) else metric.version,
         "meaning": metric.meaning,

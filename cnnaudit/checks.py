@@ -1,68 +1,59 @@
-"""Declared checks → judgements → verdicts.
+"""Declared checks → judgements, each with its verdict.
 
 A check is judged at every level of the factors that its contrast and it itself name, for every
 technique, never pooled. PASS: the one-sided 95 % interval keeps the bound (all must, so no
 adjustment is needed). FAIL: a one-sided sign-flip test against the bound rejects it, after Holm
 over all judgements. Else INCONCLUSIVE. NOT MEASURED: too few units, too little coverage, or a
-reference level that does not itself see the object.
+reference level that does not itself see the object. Metrics that score an image 0 or 1 are judged
+with a unit more at each end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from cnnaudit.contrasts import Place, Places, none_of
 from cnnaudit.specs import COMPARED, CheckSpec, ContrastSpec, Requirement
-from cnnaudit.statistics import ALPHA, Array, estimate, fewest_units, holm, say_p, sign_flip_ps
+from cnnaudit.statistics import (
+    ALPHA,
+    Array,
+    estimate,
+    fewest_units,
+    holm,
+    say_p,
+    sign_flip_ps,
+    with_ends,
+)
 from cnnaudit.types import IN_ROW, AuditError, ImageSet
-
-INCOMPLETE, FAIL, NOT_MEASURED = "INCOMPLETE", "FAIL", "NOT MEASURED"
-INCONCLUSIVE, PASS = "INCONCLUSIVE", "PASS"
-WORST_FIRST = (INCOMPLETE, FAIL, NOT_MEASURED, INCONCLUSIVE, PASS)
-AT_LEAST, AT_MOST = "≥", "≤"  # what a bound starts with; references are to be beaten: "> 0"
+from cnnaudit.verdicts import AT_LEAST, AT_MOST, FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, Judgement
 
 # A dead heatmap is scored as the uniform map; a verdict must hold as well if it had scored the
 # worst or the best.
 _DEAD_SCORES = (0.0, 1.0)
 
-
-@dataclass(frozen=True)
-class Judgement:
-    """One requirement of one check at one place, with its evidence; one row of `checks.csv`."""
-
-    check: str
-    statistic: str  # level, lift, difference, or the reference that is to be beaten
-    model: str
-    target: str
-    technique: str
-    metric: str
-    within: str
-    level: str  # of the contrast's factor; both for a difference
-    bound: str  # as it was declared
-    value: float
-    low: float  # two-sided 95 %
-    high: float
-    units: int
-    p: float  # one-sided, against the bound; the larger of the two if dead heatmaps matter
-    p_holm: float
-    verdict: str
-    reason: str
+Ends = tuple[float, ...]  # the least and the most of a unit, where images score 0 or 1
 
 
 @dataclass
 class _Trial:
-    """A judgement in the making: its samples under each score that a dead heatmap might have."""
+    """A judgement in the making."""
 
     about: dict[str, str]
-    samples: tuple[Array, ...]  # of value minus bound, turned so that above 0 keeps it
-    value: Array
+    requirement: Requirement
+    values: Sequence[Array]  # of each unit: as it is, and under each score of dead heatmaps
+    ends: Ends
     refusal: str  # why it cannot be measured; "" if it can
     p: list[float] = field(default_factory=list)
+
+    @cached_property
+    def margins(self) -> list[Array]:
+        """By how much each unit keeps the bound, above 0 if it does, under each of the scores."""
+        return [_margin(one, self.ends, self.requirement) for one in self.values[1:]]
 
 
 def judge(
@@ -70,9 +61,13 @@ def judge(
     checks: Sequence[CheckSpec],
     contrasts: Iterable[ContrastSpec],
     seed: int,
+    binary: Collection[str] = (),
 ) -> tuple[Judgement, ...]:
-    """Judge every requirement of every check wherever its contrast looks."""
-    return judge_each(lambda _: rows, checks, contrasts, seed)
+    """Judge every requirement of every check wherever its contrast looks.
+
+    `binary` are the names of metrics that score an image 0 or 1.
+    """
+    return judge_each(lambda _: rows, checks, contrasts, seed, binary)
 
 
 def judge_each(
@@ -80,21 +75,23 @@ def judge_each(
     checks: Sequence[CheckSpec],
     contrasts: Iterable[ContrastSpec],
     seed: int,
+    binary: Collection[str] = (),
 ) -> tuple[Judgement, ...]:
     """Judge as `judge` does, by rows that are had metric by metric, others of no account."""
     by_name = {contrast.name: contrast for contrast in contrasts}
     trials = [
         trial
         for check in checks
-        for trial in _trials(rows_of(check.metric), check, by_name[check.contrast])
+        for trial in _trials(rows_of(check.metric), check, by_name[check.contrast], binary)
     ]
     open_trials = [trial for trial in trials if not trial.refusal]
     fewest = fewest_units(max(1, len(open_trials)))
     for trial in open_trials:
-        if len(trial.value) < fewest:
-            trial.refusal = f"{len(trial.value)} units, at least {fewest} are needed"
-    samples = [sample for trial in open_trials for sample in trial.samples]
-    p_values = sign_flip_ps(samples, "less", seed).reshape(-1, len(_DEAD_SCORES))
+        units = len(trial.values[0])
+        if units < fewest:
+            trial.refusal = f"{units} units, at least {fewest} are needed"
+    margins = [margin for trial in open_trials for margin in trial.margins]
+    p_values = sign_flip_ps(margins, "less", seed).reshape(-1, len(_DEAD_SCORES))
     for trial, p in zip(open_trials, p_values.tolist(), strict=True):
         trial.p = p
     tested = [trial for trial in open_trials if not trial.refusal]
@@ -121,75 +118,13 @@ def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) 
             )
 
 
-def overall(checks: Sequence[CheckSpec], judgements: Iterable[Judgement], *, complete: bool) -> str:
-    """Return the verdict of an audit; "" where it declares no check."""
-    if not checks:
-        return ""
-    return verdict_of(judgements) if complete else INCOMPLETE
-
-
-def verdicts(judgements: Iterable[Judgement]) -> dict[str, str]:
-    """Return each check's own verdict."""
-    by_check: dict[str, list[Judgement]] = {}
-    for one in judgements:
-        by_check.setdefault(one.check, []).append(one)
-    return {check: verdict_of(own) for check, own in by_check.items()}
-
-
-def told(judgements: Sequence[Judgement]) -> list[str]:
-    """Say each check's verdict, and the reason that its first such judgement has, if it has one."""
-    lines = []
-    for check, verdict in verdicts(judgements).items():
-        own = (one for one in judgements if (one.check, one.verdict) == (check, verdict))
-        reason = next((one.reason for one in own if one.reason), "")
-        lines.append(f"{check}: {verdict}" + f" ({reason})" * bool(reason))
-    return lines
-
-
-def verdict_of(judgements: Iterable[Judgement]) -> str:
-    """Return the worst verdict, techniques that contradict each other counting as undecided."""
-    return worst(
-        INCONCLUSIVE if _contradict(alike) else worst(one.verdict for one in alike)
-        for alike in _by_place(judgements).values()
-    )
-
-
-def contradictions(judgements: Iterable[Judgement]) -> list[str]:
-    """Name the places where one technique passes and another fails."""
-    said = []
-    for place, alike in _by_place(judgements).items():
-        if _contradict(alike):
-            passing, failing = (
-                ", ".join(one.technique for one in alike if one.verdict == verdict)
-                for verdict in (PASS, FAIL)
-            )
-            said.append(f"{', '.join(filter(None, place))}: {passing} pass, {failing} fail")
-    return said
-
-
-def _by_place(judgements: Iterable[Judgement]) -> dict[tuple[str, ...], list[Judgement]]:
-    """Return the judgements that differ in nothing but the technique."""
-    places: dict[tuple[str, ...], list[Judgement]] = {}
-    for one in judgements:
-        place = (one.check, one.statistic, one.model, one.target, one.within, one.level)
-        places.setdefault(place, []).append(one)
-    return places
-
-
-def _contradict(alike: Iterable[Judgement]) -> bool:
-    return {PASS, FAIL} <= {one.verdict for one in alike}
-
-
-def worst(verdicts: Iterable[str]) -> str:
-    """Return the worst of some verdicts; without any, nothing was measured."""
-    return min(verdicts, key=WORST_FIRST.index, default=NOT_MEASURED)
-
-
-def _trials(rows: pd.DataFrame, check: CheckSpec, contrast: ContrastSpec) -> Iterator[_Trial]:
+def _trials(
+    rows: pd.DataFrame, check: CheckSpec, contrast: ContrastSpec, binary: Collection[str]
+) -> Iterator[_Trial]:
     own = rows[(rows.metric == check.metric) & rows.technique.isin(check.techniques or [""])]
     each = dict.fromkeys((*contrast.within, *check.each))
     contrast = replace(contrast, within=tuple(name for name in each if name != contrast.factor))
-    places = Places(own, contrast, check.at)
+    places = Places(own, contrast, check.at, binary=binary)
     required = [_required(rows, places, check, one) for one in check.requirements]
     for of_place in zip(*required, strict=True):
         for trials in of_place:
@@ -207,7 +142,8 @@ def _trials(rows: pd.DataFrame, check: CheckSpec, contrast: ContrastSpec) -> Ite
 def _refused(check: CheckSpec, technique: str, reason: str) -> _Trial:
     names = ("model", "target", "within", "statistic", "level", "bound")
     about = dict.fromkeys(names, "") | {"check": check.name, "metric": check.metric}
-    return _Trial(about | {"technique": technique}, (), np.array([]), reason)
+    nothing = Requirement("level"), [np.array([])], ()
+    return _Trial(about | {"technique": technique}, *nothing, reason)
 
 
 def _required(
@@ -222,9 +158,10 @@ def _required(
         return [
             [one for at in zip(*of, strict=True) for one in at] for of in zip(*beaten, strict=True)
         ]
-    scores = _with_dead(places, _column_of(requirement))
+    column = _column_of(requirement)
+    scores, ends = _with_dead(places, column), _ends(places, column)
     about = {"statistic": requirement.statistic, "bound": _say(requirement)}
-    return _at_levels(places, check, requirement, scores, about)
+    return _at_levels(places, check, requirement, scores, ends, about)
 
 
 def _beaten(
@@ -233,7 +170,8 @@ def _beaten(
     earned = _earned(rows, places, check, reference)
     leads = [scores - earned for scores in _with_dead(places, "value")]
     about = {"statistic": f"beats {reference}", "bound": "> 0"}
-    trials = _at_levels(places, check, Requirement("beats", minimum=0.0), leads, about)
+    ends = [[(-1.0, 1.0) if binary else ()] * 2 for binary in places.is_binary]
+    trials = _at_levels(places, check, Requirement("beats", minimum=0.0), leads, ends, about)
     lacks = places.count(places.is_ok & np.isnan(earned))
     levels = _levels(places, check)
     chosen = reference in IN_ROW or reference in set(rows.technique)
@@ -261,16 +199,18 @@ def _at_levels(
     check: CheckSpec,
     requirement: Requirement,
     scores: Sequence[Array],
+    ends: Sequence[Sequence[Ends]],
     about: dict[str, str],
 ) -> list[list[_Trial]]:
-    """Return a trial of each level at each place, of scores as `_with_dead` returns them."""
+    """Return a trial of each level at each place, of scores and ends as they are returned below."""
     means = [places.unit_means(one) for one in scores]
     return [
         [
             _Trial(
                 {**_about(place, check), **about, "level": name},
-                tuple(_kept(one[number][level], requirement) for one in means[1:]),
-                means[0][number][level],
+                requirement,
+                [one[number][level] for one in means],
+                ends[number][level],
                 _too_little(places.eligible[number, level], places.scored[number, level], check),
             )
             for level, name in _levels(places, check)
@@ -294,8 +234,9 @@ def _differences(places: Places, check: CheckSpec, requirement: Requirement) -> 
         [
             _Trial(
                 {**_about(place, check), **about},
-                tuple(_kept(one[number].difference, requirement) for one in pairs[1:]),
-                pairs[0][number].difference,
+                requirement,
+                [one[number].difference for one in pairs],
+                pairs[0][number].ends,
                 _too_little(places.eligible[number].sum(), places.scored[number].sum(), check)
                 or blind[number],
             )
@@ -311,10 +252,10 @@ def _about(place: Place, check: CheckSpec) -> dict[str, str]:
 
 def _judgement(trial: _Trial, adjusted: Sequence[float], tests: int) -> Judgement:
     """Judge a trial by its p-values, as they are after correction for so many tests."""
-    found = estimate(trial.value)
+    found = estimate(trial.values[0], ends=trial.ends)
     verdict, reason = NOT_MEASURED, trial.refusal
     if not trial.refusal:
-        verdicts = [_decide(s, p) for s, p in zip(trial.samples, adjusted, strict=True)]
+        verdicts = [_decide(s, p) for s, p in zip(trial.margins, adjusted, strict=True)]
         verdict = verdicts[0] if len(set(verdicts)) == 1 else INCONCLUSIVE
         if len(set(verdicts)) > 1:
             told = zip(verdicts, _DEAD_SCORES, strict=True)
@@ -342,8 +283,9 @@ def _decide(margin: Array, p: float) -> str:
     return PASS if _least(margin) >= 0 else INCONCLUSIVE
 
 
-def _kept(values: Array, requirement: Requirement) -> Array:
-    """Return the margin by which values keep a bound, above 0 if they do."""
+def _margin(values: Array, ends: Ends, requirement: Requirement) -> Array:
+    """Return the margin by which units keep a bound, above 0 if they do."""
+    values = with_ends(values, ends)
     if requirement.minimum is not None:
         return values - requirement.minimum
     assert requirement.maximum is not None
@@ -356,6 +298,18 @@ def _with_dead(places: Places, column: str) -> list[Array]:
     dead = (places.rows["flag"] == "dead").to_numpy() & places.is_ok
     chance = places.column("chance") if column == "lift" else np.zeros(len(own))
     return [own, *(np.where(dead, (s - chance) / (1 - chance), own) for s in _DEAD_SCORES)]
+
+
+def _ends(places: Places, column: str) -> list[list[Ends]]:
+    """Return the least and the most that a unit can score at both levels of each place."""
+    least = np.zeros(len(places.rows))
+    if column == "lift":
+        chance = places.column("chance")
+        least = np.divide(-chance, 1 - chance, out=np.full_like(chance, np.nan), where=chance < 1)
+    return [
+        [(low, 1.0) if binary else () for low in of_place]
+        for of_place, binary in zip(places.means(least).tolist(), places.is_binary, strict=True)
+    ]
 
 
 def _too_little(eligible: int, scored: int, check: CheckSpec) -> str:
@@ -372,12 +326,15 @@ def _blind_references(places: Places, check: CheckSpec) -> list[str]:
     """
     level = places.contrast.levels[1]
     own = next((r for r in check.requirements if r.statistic in ("level", "lift")), None)
-    values = places.unit_means(places.column(_column_of(own) if own else "lift"))
+    required = own or Requirement("lift", minimum=0.0)
+    column = _column_of(required)
+    means, ends = places.unit_means(places.column(column)), _ends(places, column)
+    least = [_least(_margin(of[1], its[1], required)) for of, its in zip(means, ends, strict=True)]
     if own is not None:
         blind = f"{level!r} itself does not keep {own.statistic} {_say(own)}"
-        return ["" if _least(_kept(of, own)) >= 0 else blind for _, of in values]
+        return ["" if one >= 0 else blind for one in least]
     blind = f"the heatmaps at {level!r} are not above chance"
-    return ["" if not check.techniques or _least(of) > 0 else blind for _, of in values]
+    return ["" if not check.techniques or one > 0 else blind for one in least]
 
 
 def _least(values: Array) -> float:
@@ -393,9 +350,3 @@ def _say(requirement: Requirement) -> str:
     if requirement.minimum is not None:
         return f"{AT_LEAST} {requirement.minimum:g}".replace("-", "−")
     return f"{AT_MOST} {requirement.maximum:g}".replace("-", "−")
-
-
-def table_of(judgements: Iterable[Judgement]) -> pd.DataFrame:
-    """Return judgements as a table, in their order."""
-    columns: list[Any] = list(Judgement.__dataclass_fields__)
-    return pd.DataFrame([vars(one) for one in judgements], columns=columns)

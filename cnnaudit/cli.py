@@ -175,7 +175,7 @@ def _run_shard(audit: AuditSpec, invocation: Invocation) -> int:
 
 
 def _verdict_code(verdict: str) -> int:
-    from cnnaudit.checks import FAIL, PASS
+    from cnnaudit.verdicts import FAIL, PASS
 
     return {PASS: COMPLETE, FAIL: FAILED}.get(verdict, UNDECIDED)
 

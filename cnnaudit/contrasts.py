@@ -5,7 +5,7 @@ A pair is what agrees in every block factor; a unit's value is the mean over its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -42,16 +42,22 @@ class Pairs:
     second: Array  # (n,), the reference
     scored: int  # items with a value
     eligible: int  # items that could have one
+    ends: tuple[float, ...] = ()  # of a difference, where images score 0 or 1
 
     @property
     def difference(self) -> Array:
         return self.first - self.second
 
-    def net_of(self, other: Pairs) -> Array:
-        """Return the difference less another subject's, over the units that both have."""
+    @property
+    def estimate(self) -> Estimate:
+        return estimate(self.difference, ends=self.ends)
+
+    def net_of(self, other: Pairs) -> Estimate:
+        """Estimate the difference less another subject's, over the units that both have."""
         theirs = dict(zip(other.units, other.difference, strict=True))
         own = zip(self.units, self.difference, strict=True)
-        return np.array([value - theirs[unit] for unit, value in own if unit in theirs])
+        net = np.array([value - theirs[unit] for unit, value in own if unit in theirs])
+        return estimate(net, ends=[2 * end for end in self.ends])
 
 
 def none_of(image_set: ImageSet, name: str) -> str:
@@ -117,11 +123,17 @@ class Places:
     """All places of a contrast, their rows side by side: what is asked is computed of all at once.
 
     A place has rows at both levels of the contrast, or at `levels`. Arrays of values are (n,), one
-    for each of `rows`; arrays of counts are (places, 2), one for each level.
+    for each of `rows`; arrays of counts are (places, 2), one for each level. `binary` are the names
+    of metrics that score an image 0 or 1.
     """
 
     def __init__(
-        self, rows: pd.DataFrame, contrast: ContrastSpec, levels: Sequence[str] = ()
+        self,
+        rows: pd.DataFrame,
+        contrast: ContrastSpec,
+        levels: Sequence[str] = (),
+        *,
+        binary: Collection[str] = (),
     ) -> None:
         compared = {contrast.factor, "layer"} if contrast.factor in COMPARED else set()
         columns = [name for name in SUBJECT if name not in compared]
@@ -137,6 +149,7 @@ class Places:
                 strict=True,
             )
         ]
+        self.is_binary = [place.about["metric"] in binary for place in self.places]
         at_level = np.full(len(own), -1)
         for place, level in enumerate(contrast.levels):
             at_level[own[contrast.factor] == level] = place
@@ -193,7 +206,14 @@ class Places:
         scored = self.count(~np.isnan(values)).sum(axis=1)
         eligible = self.eligible.sum(axis=1)
         return [
-            Pairs(tuple(names[a:b]), first[a:b], second[a:b], int(scored[n]), int(eligible[n]))
+            Pairs(
+                units=tuple(names[a:b]),
+                first=first[a:b],
+                second=second[a:b],
+                scored=int(scored[n]),
+                eligible=int(eligible[n]),
+                ends=(-1.0, 1.0) if self.is_binary[n] else (),
+            )
             for n, (a, b) in enumerate(pairwise(of_place))
         ]
 
@@ -234,7 +254,10 @@ def numbered(rows: pd.DataFrame, columns: list[str]) -> tuple[Ints, Ints]:
 
 
 def contrast_table(
-    rows: pd.DataFrame, contrasts: Iterable[ContrastSpec], seed: int
+    rows: pd.DataFrame,
+    contrasts: Iterable[ContrastSpec],
+    seed: int,
+    binary: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return every contrast of every subject: both levels, difference, interval, p, Holm.
 
@@ -242,17 +265,20 @@ def contrast_table(
     levels. After each line stand those that are net of a reference's own difference; they are not
     tested.
     """
-    lines = [line for contrast in contrasts for line in _lines(rows, contrast, seed)]
+    lines = [line for contrast in contrasts for line in _lines(rows, contrast, seed, binary)]
     return in_families(pd.DataFrame(lines, columns=_COLUMNS), ["contrast", "metric", "region"])
 
 
 def contrasts_of(
-    tables: Iterable[pd.DataFrame], contrasts: Sequence[ContrastSpec], seed: int
+    tables: Iterable[pd.DataFrame],
+    contrasts: Sequence[ContrastSpec],
+    seed: int,
+    binary: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return what `contrast_table` does of rows that come in tables, a metric's in one of them."""
     if not contrasts:
         return pd.DataFrame(columns=_COLUMNS)
-    made = [contrast_table(rows, contrasts, seed) for rows in tables]
+    made = [contrast_table(rows, contrasts, seed, binary) for rows in tables]
     found = [table for table in made if len(table)] or made  # without a line numbers have no type
     if len(found) == 1:
         return found[0]
@@ -286,8 +312,10 @@ _COLUMNS = [
 ]
 
 
-def _lines(rows: pd.DataFrame, contrast: ContrastSpec, seed: int) -> Iterator[dict[str, object]]:
-    places = Places(rows, contrast)
+def _lines(
+    rows: pd.DataFrame, contrast: ContrastSpec, seed: int, binary: Collection[str]
+) -> Iterator[dict[str, object]]:
+    places = Places(rows, contrast, binary=binary)
     pairs = places.pairs(places.column("value"))
     p_values = sign_flip_ps([one.difference for one in pairs], seed=seed)
     dead = places.means(np.where(places.is_ok, places.rows["flag"] == "dead", np.nan))
@@ -298,8 +326,8 @@ def _lines(rows: pd.DataFrame, contrast: ContrastSpec, seed: int) -> Iterator[di
             for reference in contrast.net_of:
                 theirs = references.at(number, reference)
                 if theirs is not None and theirs.units:
-                    found = estimate(own.net_of(theirs))
-                    yield {**described(contrast, place), "net_of": reference, **estimated(found)}
+                    net = estimated(own.net_of(theirs))
+                    yield {**described(contrast, place), "net_of": reference, **net}
 
 
 class _References:
@@ -332,7 +360,7 @@ class _References:
 def _line(
     contrast: ContrastSpec, place: Place, pairs: Pairs, p: float, dead: Array
 ) -> dict[str, object]:
-    found = estimate(pairs.difference)
+    found = pairs.estimate
     is_heatmap = contrast.factor == "technique" or place.about["technique"] != ""
     return {
         **described(contrast, place),

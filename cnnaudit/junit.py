@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from cnnaudit.checks import FAIL, PASS, Judgement, verdicts
+from cnnaudit.verdicts import FAIL, PASS, Judgement, verdicts
 
 
 def junit_xml(

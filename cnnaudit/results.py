@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit.image_sets import told_apart
+from cnnaudit.metrics import binary_metrics
 from cnnaudit.store import write_atomically as write
 from cnnaudit.types import RUN_SCHEMA, Device
 
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cnnaudit.audit import Prepared, Stopwatch
-    from cnnaudit.checks import Judgement
     from cnnaudit.executors import Make
     from cnnaudit.illustrations import Illustrations, ShownItems
     from cnnaudit.kernels import ShownKernels
     from cnnaudit.randomisation import Curves
+    from cnnaudit.verdicts import Judgement
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ def read_results(
     make: Make,
 ) -> Results:
     """Summarise, judge and illustrate what the store has now, made by `make`; write its rows."""
-    from cnnaudit import checks, findings
+    from cnnaudit import findings, verdicts
     from cnnaudit.agreement import agreement_table, find_agreement
+    from cnnaudit.checks import judge_each
     from cnnaudit.contrasts import contrasts_of
     from cnnaudit.illustrations import illustrations_of, to_show
     from cnnaudit.randomisation import find_randomisation, randomisation_table, to_randomise
@@ -78,11 +80,12 @@ def read_results(
         lost = (gap for one in made for gap in one.gaps(ready.store))
         gaps += [gap for gap in lost if _cause(gap) not in told]
     with watch.stage("judge"):
-        contrasts = contrasts_of(rows.by_metric(), audit.contrasts, audit.seed)
+        binary = binary_metrics(audit.metrics)
+        contrasts = contrasts_of(rows.by_metric(), audit.contrasts, audit.seed, binary)
         sentences = findings.find(table, contrasts, audit.contrasts, ready.image_sets, catalogue)
-        judgements = checks.judge_each(rows.of, audit.checks, audit.contrasts, audit.seed)
+        judgements = judge_each(rows.of, audit.checks, audit.contrasts, audit.seed, binary)
         complete = not any(gap["status"] == "failed" for gap in gaps)
-        verdict = checks.overall(audit.checks, judgements, complete=complete)
+        verdict = verdicts.overall(audit.checks, judgements, complete=complete)
     with watch.stage("agree"):
         agreement = agreement_table(
             audit.agreements, audit.contrasts, ready.image_sets, ready.plan.cells, ready.store
@@ -136,7 +139,7 @@ def count_derived(ready: Prepared) -> dict[str, tuple[int, int]]:
 
 def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     """Write the tables, the verdict and what the report needs into a run directory."""
-    from cnnaudit import checks, summary
+    from cnnaudit import summary, verdicts
     from cnnaudit.inputs import write_inputs
     from cnnaudit.junit import junit_xml
     from cnnaudit.regions import write_regions
@@ -149,7 +152,7 @@ def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
     write(folder / "agreement.csv", summary.to_csv(found.agreement))
     write(folder / "randomisation.csv", summary.to_csv(found.randomisation))
-    write(folder / "checks.csv", summary.to_csv(checks.table_of(found.judgements)))
+    write(folder / "checks.csv", summary.to_csv(verdicts.table_of(found.judgements)))
     write(run_dir / "junit.xml", junit_xml(audit.name, found.judgements, failures))
     write_json(folder / "illustrations.json", {"schema": RUN_SCHEMA, **found.illustrations})
     if audit.regions:
@@ -161,8 +164,8 @@ def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
             "name": audit.name,
             "status": "COMPLETE" if found.complete else "INCOMPLETE",
             "verdict": found.verdict,
-            "checks": checks.verdicts(found.judgements),
-            "contradictions": checks.contradictions(found.judgements),
+            "checks": verdicts.verdicts(found.judgements),
+            "contradictions": verdicts.contradictions(found.judgements),
             "left_out": audit.left_out,
             "findings": found.findings,
             "counts": dict(found.counts.most_common()),

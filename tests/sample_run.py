@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cnnaudit.checks import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, Judgement, table_of
 from cnnaudit.contrasts import _COLUMNS as CONTRAST_COLUMNS
 from cnnaudit.figures import coded
 from cnnaudit.randomisation import COLUMNS as RANDOM_COLUMNS
 from cnnaudit.store import Store, digest_bytes
 from cnnaudit.summary import to_csv
 from cnnaudit.types import INPUTS, RUN_SCHEMA
+from cnnaudit.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, Judgement, table_of
 
 EVIL = "<script>window.ran=1</script><img src=x onerror=window.ran=1>\"'{{7*7}}javascript:alert(1)"
 FACTORS = ["colour", "light", "presence"]

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cnnaudit.checks import (
+from cnnaudit.checks import _judgement, _Trial, check_levels, judge
+from cnnaudit.junit import junit_xml
+from cnnaudit.specs import CheckSpec, Requirement
+from cnnaudit.types import AuditError
+from cnnaudit.verdicts import (
     FAIL,
     INCOMPLETE,
     INCONCLUSIVE,
     NOT_MEASURED,
     PASS,
-    _judgement,
-    _Trial,
-    check_levels,
     contradictions,
-    judge,
     overall,
     verdict_of,
     verdicts,
     worst,
 )
-from cnnaudit.junit import junit_xml
-from cnnaudit.specs import CheckSpec, Requirement
-from cnnaudit.types import AuditError
 from tests.test_contrasts import COLOUR, make_image_set, make_rows
 
 DIFFERENCE = Requirement("difference", minimum=-0.1)
@@ -134,7 +132,8 @@ def test_a_small_p_is_never_written_as_none() -> None:
     margin = np.linspace(-0.5, 0.4, 10)
     names = ("check", "metric", "model", "target", "technique", "within")
     about = dict.fromkeys((*names, "statistic", "level", "bound"), "")
-    trial = _Trial(about, (margin, margin), margin, "", [0.0004, 0.0004])
+    required = Requirement("level", minimum=0.0)
+    trial = _Trial(about, required, [margin] * 3, (), "", [0.0004, 0.0004])
     assert "(p < 0.001)" in _judgement(trial, [0.09, 0.09], 231).reason
 
 
@@ -315,3 +314,75 @@ def test_each_check_has_its_verdict() -> None:
     strict = replace(CHECK, name="strict", requirements=(Requirement("difference", minimum=0.9),))
     rows = make_rows({"left": 0.3, "overhead": 0.3})
     assert verdicts(judge(rows, [CHECK, strict], [COLOUR], 0)) == {"looks": PASS, "strict": FAIL}
+
+
+# --- metrics that score an image 0 or 1 -----------------------------------------------------------
+
+
+def _hits(rate: dict[str, Sequence[float]], scenes: int) -> pd.DataFrame:
+    """Rows of a metric that is 0 or 1: at each level of the contrast the hits, over and over."""
+    rows = make_rows(scenes=scenes)
+    scene = rows.unit.str.removeprefix("scene_").astype(int)
+    rows["value"] = [
+        rate[colour][number % len(rate[colour])]
+        for colour, number in zip(rows.colour, scene, strict=True)
+    ]
+    return rows.assign(lift=(rows.value - rows.chance) / (1 - rows.chance))
+
+
+def _of_hits(rows: pd.DataFrame, *required: Requirement, binary: bool = True) -> set[str]:
+    check = replace(CHECK, requirements=required)
+    names = {"mass"} if binary else ()
+    return {one.verdict for one in judge(rows, [check], [COLOUR], 0, names)}
+
+
+ALL = {"equal": [1.0], "different": [1.0]}
+NONE = {"equal": [0.0], "different": [0.0]}
+
+
+def test_twelve_right_of_twelve_do_not_prove_nine_of_ten() -> None:
+    required = Requirement("level", minimum=0.9)
+    assert _of_hits(_hits(ALL, 12), required) == {INCONCLUSIVE}
+    assert _of_hits(_hits(ALL, 12), Requirement("level", minimum=0.7)) == {PASS}
+    assert _of_hits(_hits(ALL, 60), required) == {PASS}
+    assert _of_hits(_hits(ALL, 12), required, binary=False) == {
+        PASS
+    }  # of what is measured, they do
+
+
+def test_no_hit_of_twelve_proves_that_not_half_are_hit_and_no_more() -> None:
+    assert _of_hits(_hits(NONE, 12), Requirement("level", minimum=0.5)) == {FAIL}
+    assert _of_hits(_hits(NONE, 12), Requirement("level", minimum=0.1)) == {INCONCLUSIVE}
+
+
+def test_the_lift_of_hits_has_the_ends_of_a_lift() -> None:
+    low = Requirement("lift", minimum=0.05)
+    assert _of_hits(_hits(NONE, 12), low) == {INCONCLUSIVE}
+    assert _of_hits(_hits(NONE, 12), low, binary=False) == {FAIL}
+    (first, *_) = judge(
+        _hits(ALL, 12), [replace(CHECK, requirements=(low,))], [COLOUR], 0, {"mass"}
+    )
+    assert first.value == pytest.approx(1)
+    assert 0.6 < first.low < 0.8
+    assert first.high == pytest.approx(1)
+
+
+def test_twelve_equal_pairs_do_not_prove_that_there_is_no_difference() -> None:
+    assert _of_hits(_hits(ALL, 12), DIFFERENCE) == {INCONCLUSIVE}
+    assert _of_hits(_hits(ALL, 60), DIFFERENCE) == {PASS}
+    worse = {"equal": [0.0, 0.0, 1.0], "different": [1.0]}
+    assert _of_hits(_hits(worse, 12), DIFFERENCE) == {FAIL}
+
+
+def test_hits_that_are_few_do_not_show_that_the_reference_sees() -> None:
+    """Ten of twelve at the reference level: above chance, and not surely above 0.7."""
+    seen = {"equal": [0.0], "different": [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]}
+    level = Requirement("level", minimum=0.7)
+    assert NOT_MEASURED in _of_hits(_hits(seen, 12), level, DIFFERENCE)
+    assert _of_hits(_hits(seen, 12), DIFFERENCE) == {FAIL}
+
+
+def test_hits_beat_a_reference_that_never_hits() -> None:
+    beats = Requirement("beats", references=("image_swap",))
+    assert _of_hits(_hits(ALL, 12).assign(swap=0.0), beats) == {PASS}
+    assert _of_hits(_hits(ALL, 12).assign(swap=1.0), beats) == {INCONCLUSIVE}

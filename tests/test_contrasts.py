@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from cnnaudit.contrasts import Places, check_contrast, contrast_table, contrasts_of
-from cnnaudit.specs import ContrastSpec, ImageSetSpec
+from cnnaudit.metrics import binary_metrics
+from cnnaudit.specs import ContrastSpec, ImageSetSpec, MetricSpec
 from cnnaudit.types import AuditError, File, ImageSet, Item
 
 COLOUR = ContrastSpec(
@@ -257,3 +258,21 @@ def test_models_are_compared_where_both_have_a_value() -> None:
     after.loc[after["item"] == "0-left-equal", ["value", "status"]] = [np.nan, "undefined"]
     table = contrast_table(pd.concat([before, after]), [MODELS], seed=0)
     assert table.difference.to_numpy() == pytest.approx([0.2, 0.2])
+
+
+def test_pairs_that_agree_on_hits_are_no_certainty() -> None:
+    rows = make_rows().assign(value=1.0, swap=0.0)
+    net = [replace(COLOUR, net_of=("image_swap",))]
+    table = contrast_table(rows, net, 0, {"mass"})
+    own, other = table[table.net_of == ""], table[table.net_of != ""]
+    assert (own.difference == 0).all()
+    assert (own.low < -0.1).all()
+    assert own.high.to_numpy() == pytest.approx(-own.low.to_numpy())
+    assert other.low.to_numpy() == pytest.approx(2 * own.low.to_numpy())
+    assert (contrast_table(rows, net, 0).low == 0).all()
+
+
+def test_what_scores_an_image_0_or_1() -> None:
+    named = MetricSpec("hits", "pointing_game", "mask", {"tolerance": 5})
+    others = MetricSpec("mass", "mass_in_mask", "mask", {}), MetricSpec("gone", "deletion", "", {})
+    assert binary_metrics([named, *others]) == {"hits", "correct"}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cnnaudit.statistics import estimate, fewest_units, holm, sign_flip_ps
+from cnnaudit.statistics import estimate, fewest_units, holm, sign_flip_ps, with_ends
 
 # Darwin's maize: differences in height (eighths of an inch) of 15 pairs of cross- and
 # self-fertilised plants; Fisher (1935, §21) counts 863 of 32768 sums at least as large.
@@ -72,6 +72,61 @@ def test_laws_of_sign_flips(values: list[float]) -> None:
     assert _p(-array) == p
     assert _p(array * 4) == p
     assert _p(array, "greater") == _p(-array, "less")
+
+
+def _is_above(share: float, units: int, ends: tuple[float, ...]) -> float:
+    """Return how often the lower end of a one-sided 95 % interval lies above the true share."""
+    drawn = np.random.default_rng(units).random((2000, units)) < share
+    lows = [estimate(hits.astype(float), 0.9, ends).low for hits in drawn]
+    return float(np.mean(np.array(lows) > share + 1e-9))
+
+
+@pytest.mark.parametrize("units", [6, 12, 24, 50])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.9, 0.95, 0.98])
+def test_the_interval_of_a_share_is_rarely_above_it(share: float, units: int) -> None:
+    assert _is_above(share, units, (0.0, 1.0)) < 0.085
+
+
+def test_students_interval_of_a_share_is_not_an_interval_of_a_share() -> None:
+    """Why there are ends: of twelve that hit all, Student knows that the next one will."""
+    assert _is_above(0.95, 12, ()) > 0.5
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 1.0)])
+def test_the_interval_of_a_difference_of_shares_is_rarely_above_it(
+    ends: tuple[float, float],
+) -> None:
+    rng = np.random.default_rng(3)
+    drawn = np.where(rng.random((2000, 12)) < 0.05, ends[0], ends[1] * (ends[0] == 0))
+    true = drawn.mean()
+    above = np.mean([estimate(one, 0.9, ends).low > true for one in drawn])
+    assert above < 0.085 < np.mean([estimate(one, 0.9).low > true for one in drawn])
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=2, max_size=30))
+def test_laws_of_intervals_with_ends(values: list[float]) -> None:
+    array = np.array(values)
+    found, mirrored = estimate(array, ends=(0.0, 1.0)), estimate(1 - array, ends=(0.0, 1.0))
+    assert found.mean == array.mean()
+    assert found.units == len(array)
+    assert 0 <= found.low <= found.mean <= found.high <= 1
+    assert found.low < found.high
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1 - found.low))
+    better = estimate(np.append(array[1:], 1.0), ends=(0.0, 1.0))  # one more hit
+    assert better.low >= found.low - 1e-9 or array[0] == 1.0
+
+
+def test_ends_keep_a_test_from_being_sure_of_few_misses() -> None:
+    """None of eight hits, and one of ten should: that happens in 43 % of samples."""
+    none = np.zeros(8)
+    assert _p(none - 0.1, "less") < 0.01
+    assert _p(with_ends(none, (0.0, 1.0)) - 0.1, "less") > 0.4
+    assert _p(with_ends(none, (0.0, 1.0)) - 0.5, "less") < 0.05
+
+
+def test_where_nothing_was_measured_there_are_no_ends() -> None:
+    assert len(with_ends(np.array([]), (0.0, 1.0))) == 0
+    assert np.isnan(estimate(np.array([1.0]), ends=(0.0, 1.0)).low)
 
 
 def test_the_interval_is_students() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from cnnaudit.checks import INCOMPLETE
 from cnnaudit.comparing.changes import change_table
 from cnnaudit.comparing.effects import declared_apart, effect_table
 from cnnaudit.comparing.pairing import (
@@ -24,6 +23,7 @@ from cnnaudit.provenance import differences
 from cnnaudit.report.checks import verdict_of_records
 from cnnaudit.report.run import Run
 from cnnaudit.types import AuditError
+from cnnaudit.verdicts import INCOMPLETE
 
 # Of manifest.json: what numbers depend on beside the config.
 _ENVIRONMENT = (

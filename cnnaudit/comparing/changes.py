@@ -7,7 +7,7 @@ techniques and places.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def change_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.D
     for image_set in dict.fromkeys(rows["image_set"]):
         own = rows[rows["image_set"] == image_set]
         for kept, levels in _kept_apart(after, image_set, own):
-            for line, sample in _changes(own, kept, levels):
+            for line, sample in _changes(own, kept, levels, after.binary):
                 lines.append(line)
                 samples.append(sample)
     table = tested(lines, samples, seed, ["image_set", "metric", "region"])
@@ -88,7 +88,10 @@ def _kept_apart(
 
 
 def _changes(
-    rows: pd.DataFrame, kept: list[str], levels: Mapping[str, Sequence[str]]
+    rows: pd.DataFrame,
+    kept: list[str],
+    levels: Mapping[str, Sequence[str]],
+    binary: Collection[str],
 ) -> Iterator[tuple[dict[str, Any], Array]]:
     """Yield each place's line without its p, and its units' differences."""
     for name in kept:
@@ -105,8 +108,8 @@ def _changes(
         if not items[place]:
             continue
         value, was, now = (of[1][ends[place] : ends[place + 1]] for of in means)
-        found = estimate(value)
         about = rows.iloc[at]
+        found = estimate(value, ends=(-1.0, 1.0) if about["metric"] in binary else ())
         yield (
             {
                 **{name: about[name] for name in (*SUBJECT, "layer")},

@@ -35,7 +35,7 @@ def effect_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.D
     for contrast in _contrasts(before, after):
         if not {contrast.factor, *contrast.within} <= {*rows}:
             continue
-        places = Places(rows, contrast)
+        places = Places(rows, contrast, binary=after.binary)
         sides = [places.pairs(places.column(name)) for name in (BEFORE, AFTER, "value")]
         rank = _in_declared_order(after, contrast)
         found = sorted(zip(places.places, *sides, strict=True), key=lambda one: rank(one[0]))
@@ -58,7 +58,7 @@ def _in_declared_order(run: Run, contrast: ContrastSpec) -> Callable[[Place], in
 
 
 def _effects(before: Pairs, after: Pairs, change: Pairs) -> dict[str, Any]:
-    effects = {"before": estimate(before.difference), "after": estimate(after.difference)}
+    effects = {"before": before.estimate, "after": after.estimate}
     numbers = {
         name: value
         for side, found in effects.items()
@@ -69,7 +69,8 @@ def _effects(before: Pairs, after: Pairs, change: Pairs) -> dict[str, Any]:
         )
     }
     counted = {"paired": change.scored, "items": change.eligible}
-    return {**numbers, **estimated(estimate(change.difference)), **counted}
+    found = estimate(change.difference, ends=[2 * end for end in change.ends])
+    return {**numbers, **estimated(found), **counted}
 
 
 def _meaning(one: Record) -> str:

@@ -20,6 +20,7 @@ from cnnaudit.comparing.changes import (
     WORSE,
     counts,
     is_exactly_equal,
+    records_of,
     why_not_measured,
 )
 from cnnaudit.comparing.findings import MIXED
@@ -113,6 +114,7 @@ def _page(found: Comparison, findings: Sequence[Change]) -> dict[str, Any]:
             for pair in found.models
         ],
         "counted": _counted(found),
+        "binary": found.after.binary_titles(records_of(found.changes)),
         "findings": _findings(found, findings, anchors),
         "facts": _facts(found),
         "left_out": found.left_out,

@@ -7,7 +7,7 @@ all of them (which images have no value and why, dead heatmaps, chance, lift) is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ __all__ = [
     "Score",
     "behaviour",
     "behaviour_of",
+    "binary_metrics",
     "channels",
     "faithfulness",
     "is_dead",
@@ -90,6 +91,12 @@ Columns = dict[str, list[Score]]  # metric → a score of each image
 def is_dead(heatmaps: Tensor) -> Tensor:
     """Say which of the heatmaps (B, H, W) are zero everywhere, (B,) bool."""
     return _peak(heatmaps) == 0
+
+
+def binary_metrics(declared: Iterable[MetricSpec]) -> frozenset[str]:
+    """Return the names of what scores an image 0 or 1: declared metrics, and behaviour."""
+    overlap = {one.name for one in declared if one.uses in OVERLAP and OVERLAP[one.uses].binary}
+    return frozenset(overlap | {name for name, metric in BEHAVIOUR.items() if metric.binary})
 
 
 def measure_overlap(

@@ -45,6 +45,7 @@ def answer(task: str, prediction: Cells, gives: str = "logits") -> Cells:
     title="accuracy",
     meaning="1 where the true class gets a higher score than every other, else 0",
     higher_is_better=True,
+    binary=True,
 )
 def correct(prediction: Cells, truth: Cells) -> float:
     """Return 1 if the truth has the highest probability alone, else 0."""

@@ -50,6 +50,7 @@ def _share_of_dilated_mask(overlay: Overlay, *, tolerance: int = 0) -> Tensor:
     title="pointing game",
     meaning="whether the heatmap's maximum lies on the object",
     chance=_share_of_dilated_mask,
+    binary=True,
 )
 def pointing_game(overlay: Overlay, *, tolerance: int = 0) -> Tensor:
     """Return the share of tied maxima within `tolerance` pixels (Euclidean, ≤) of M, (B,) in 0–1.

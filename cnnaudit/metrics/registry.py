@@ -62,6 +62,7 @@ class OverlapMetric:
     title: str
     meaning: str
     bounds: tuple[float, float]  # lowest and highest value
+    binary: bool  # whether an image scores 0 or 1, and between them only where something ties
     higher_is_better: bool
     version: int  # raise it when the same parameters give other numbers
 
@@ -90,6 +91,7 @@ class BehaviourMetric:
     title: str
     meaning: str
     bounds: tuple[float, float]  # lowest and highest value
+    binary: bool  # whether a prediction scores 0 or 1
     higher_is_better: bool
     version: int
 
@@ -122,6 +124,7 @@ def overlap_metric(
     meaning: str,
     chance: Callable[..., Tensor | None],
     bounds: tuple[float, float] = (0.0, 1.0),
+    binary: bool = False,
     higher_is_better: bool = True,
     version: int = 1,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
@@ -135,7 +138,7 @@ def overlap_metric(
         if name in OVERLAP or name in FAITHFULNESS:
             raise ValueError(f"a metric named {name!r} is registered already")
         OVERLAP[name] = OverlapMetric(
-            compute, chance, title, meaning, bounds, higher_is_better, version
+            compute, chance, title, meaning, bounds, binary, higher_is_better, version
         )
         return compute
 
@@ -169,6 +172,7 @@ def behaviour_metric(
     meaning: str,
     higher_is_better: bool,
     bounds: tuple[float, float] = (0.0, 1.0),
+    binary: bool = False,
     version: int = 1,
 ) -> Callable[[Callable[..., float]], Callable[..., float]]:
     """Register a function ``(prediction (N,), truth (N,)) -> float`` under its own name."""
@@ -178,7 +182,7 @@ def behaviour_metric(
         if name in BEHAVIOUR:
             raise ValueError(f"a behaviour metric named {name!r} is registered already")
         BEHAVIOUR[name] = BehaviourMetric(
-            task, compute, title, meaning, bounds, higher_is_better, version
+            task, compute, title, meaning, bounds, binary, higher_is_better, version
         )
         return compute
 

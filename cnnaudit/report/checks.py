@@ -8,7 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cnnaudit.checks import (
+from cnnaudit.report.cells import NO_LEVEL, interval, plural, probability, spaced
+from cnnaudit.report.run import Run, Variant
+from cnnaudit.report.tables import variant_label
+from cnnaudit.types import POOLED
+from cnnaudit.verdicts import (
     AT_MOST,
     FAIL,
     INCONCLUSIVE,
@@ -18,10 +22,6 @@ from cnnaudit.checks import (
     Judgement,
     verdict_of,
 )
-from cnnaudit.report.cells import NO_LEVEL, interval, plural, probability, spaced
-from cnnaudit.report.run import Run, Variant
-from cnnaudit.report.tables import variant_label
-from cnnaudit.types import POOLED
 
 FEW, MANY = 6, 8  # judgements shown of a check that has more than MANY; the rest is folded
 MOST_NAMED = 6  # checks that the head names of a model; the others it counts

@@ -64,6 +64,8 @@ def audit_page(run: Run, pages: Mapping[str, str] = MappingProxyType({})) -> dic
         "checks": checks(run),
         "contradictions": [str(one) for one in run.summary["contradictions"]],
         "contrasts": contrasts(run),
+        "binary": run.binary_titles(run.contrasts),
+        "binary_checked": run.binary_titles(run.judgements),
         "findings": findings(run, tables),
         "facts": _facts(run),
         "matrix": matrix(run),

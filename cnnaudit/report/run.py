@@ -120,6 +120,17 @@ class Run:
     def _rows_file(self) -> Path:
         return self.folder / "results" / "rows.parquet"
 
+    @property
+    def binary(self) -> frozenset[str]:
+        """The metrics that score an image 0 or 1."""
+        metrics = self.manifest["catalogue"]["metrics"]
+        return frozenset(name for name, about in metrics.items() if about.get("binary"))
+
+    def binary_titles(self, lines: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Return what the page calls those of them that some lines of results are about."""
+        named = dict.fromkeys(one["metric"] for one in lines)
+        return [self.title("metrics", name) for name in named if name in self.binary]
+
     def about(self, group: str, name: str) -> Mapping[str, Any]:
         """Return what the manifest's catalogue says of a metric, technique, model or image set."""
         found: Mapping[str, Any] = self.manifest["catalogue"].get(group, {}).get(name, {})

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from cnnaudit.checks import judge, table_of, verdict_of
+from cnnaudit.checks import judge
+from cnnaudit.metrics import binary_metrics
 from cnnaudit.specs import AuditSpec, CheckSpec
+from cnnaudit.verdicts import Judgement, table_of, verdict_of
 
 CROSSED, ALIKE = "crossed", "alike"
 SETS = {"tank": CROSSED, "alike": ALIKE}  # image set → what its pictures are
@@ -48,8 +50,14 @@ def _by(technique: str, checks: Sequence[CheckSpec]) -> list[CheckSpec]:
     return [replace(check, techniques=(technique,)) for check in checks]
 
 
+def _judge(
+    rows: pd.DataFrame, checks: Sequence[CheckSpec], audit: AuditSpec
+) -> tuple[Judgement, ...]:
+    return judge(rows, checks, audit.contrasts, audit.seed, binary_metrics(audit.metrics))
+
+
 def _verdict(rows: pd.DataFrame, audit: AuditSpec, checks: Sequence[CheckSpec]) -> str:
-    return verdict_of(judge(rows, checks, audit.contrasts, audit.seed))
+    return verdict_of(_judge(rows, checks, audit))
 
 
 def _heatmap_scores(rows: pd.DataFrame) -> list[dict[str, str | float]]:
@@ -70,7 +78,7 @@ def _heatmap_scores(rows: pd.DataFrame) -> list[dict[str, str | float]]:
 def _behaviour_scores(rows: pd.DataFrame, audit: AuditSpec) -> list[dict[str, str | float]]:
     """Return what the behaviour checks look at, where each is at its worst."""
     behaviour = [check for check in audit.checks if not check.techniques]
-    found = table_of(judge(rows, behaviour, audit.contrasts, audit.seed))
+    found = table_of(_judge(rows, behaviour, audit))
     crossed = found[found.metric == "truth_probability"]
     level = crossed[crossed.statistic == "level"].value.min()
     difference = crossed[crossed.statistic == "difference"].value.abs().max()

@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from cnnaudit.audit import compute_rows
-from cnnaudit.checks import judge, table_of, worst
+from cnnaudit.checks import judge
 from cnnaudit.config import load_specs
+from cnnaudit.metrics import binary_metrics
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.shipped import locate
 from cnnaudit.specs import Preprocessing
+from cnnaudit.verdicts import table_of, worst
 from scenarios import cards
 from scenarios.proof.cues import mark
 from scenarios.proof.networks import SPOILS
@@ -74,7 +76,9 @@ def _verdicts(proof: Proof, arm: Arm, weights: Path) -> dict[str, str]:
     ]
     audit = load_specs(overrides, HERE / "conf")
     _, _, rows = compute_rows(audit)
-    found = table_of(judge(rows, audit.checks, audit.contrasts, audit.seed))
+    found = table_of(
+        judge(rows, audit.checks, audit.contrasts, audit.seed, binary_metrics(audit.metrics))
+    )
     return dict(found.groupby("check", sort=False).verdict.agg(worst))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from cnnaudit.checks import FAIL, PASS
+from cnnaudit.verdicts import FAIL, PASS
 from scenarios.proof.cues import WEATHER
 from scenarios.proof.evidence import CROSSED
 from scenarios.proof.plan import Proof

@@ -29,7 +29,6 @@ from PIL import Image
 
 from cnnaudit import figures
 from cnnaudit.agreement import COLUMNS as AGREEMENT_COLUMNS
-from cnnaudit.checks import table_of
 from cnnaudit.contrasts import _COLUMNS as CONTRAST_COLUMNS
 from cnnaudit.randomisation import COLUMNS as RANDOM_COLUMNS
 from cnnaudit.report.tiles import TILE
@@ -37,6 +36,7 @@ from cnnaudit.report.writing import write_report
 from cnnaudit.store import Store, digest_bytes
 from cnnaudit.summary import summarise, to_csv
 from cnnaudit.types import RUN_SCHEMA
+from cnnaudit.verdicts import table_of
 
 CHROMIUM = "/usr/bin/chromium"
 ITEMS = [f"picture_{n:02d}" for n in range(12)]
