@@ -223,7 +223,9 @@ def _between_levels(
         for item in cell.chunk:
             of_item.setdefault(item.id, {})[tuple(_names(cell).values())] = cell
     for first, second in _pairs(contrast, image_set):
-        within = " · ".join(first.factors.get(name, "") for name in contrast.within) or POOLED
+        if not {*contrast.within} <= {*first.factors}:
+            continue  # an item without a level is not at one
+        within = " · ".join(first.factors[name] for name in contrast.within) or POOLED
         for names, cell in of_item.get(first.id, {}).items():
             about = {"image_set": image_set.spec.name, "between": contrast.name, "within": within}
             about |= _names(cell)

@@ -10,7 +10,7 @@ with a unit more at each end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -35,6 +35,8 @@ from cnnaudit.verdicts import AT_LEAST, AT_MOST, FAIL, INCONCLUSIVE, NOT_MEASURE
 # A dead heatmap is scored as the uniform map; a verdict must hold as well if it had scored the
 # worst or the best.
 _DEAD_SCORES = (0.0, 1.0)
+
+_SUBJECT = ("model", "target", "technique")
 
 Ends = tuple[float, ...]  # the least and the most of a unit, where images score 0 or 1
 
@@ -82,7 +84,13 @@ def judge_each(
     trials = [
         trial
         for check in checks
-        for trial in _trials(rows_of(check.metric), check, by_name[check.contrast], binary)
+        for trial in _Judging(
+            rows_of(check.metric),
+            check,
+            by_name[check.contrast],
+            _seeing(check, checks, by_name),
+            binary,
+        ).trials()
     ]
     open_trials = [trial for trial in trials if not trial.refusal]
     fewest = fewest_units(max(1, len(open_trials)))
@@ -100,6 +108,25 @@ def judge_each(
     return tuple(_judgement(trial, of_trial.get(id(trial), []), len(tested)) for trial in trials)
 
 
+def _seeing(
+    check: CheckSpec, checks: Iterable[CheckSpec], contrasts: Mapping[str, ContrastSpec]
+) -> Requirement | None:
+    """Return what a level must keep to be seen itself: a bound of the check, or else above chance.
+
+    Of answers nobody knows what chance is: another check of the same metric may have the bound.
+    """
+    image_set = contrasts[check.contrast].image_set
+    others = (
+        one
+        for one in checks
+        if not check.techniques
+        and (one.metric, contrasts[one.contrast].image_set) == (check.metric, image_set)
+    )
+    bounds = (r for one in (check, *others) for r in one.requirements)
+    own = next((one for one in bounds if one.statistic in ("level", "lift")), None)
+    return own or (Requirement("lift", minimum=0.0) if check.techniques else None)
+
+
 def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) -> None:
     """Raise AuditError if a check asks for the levels of what is no factor of an image set."""
     for name in check.each:
@@ -108,6 +135,13 @@ def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) 
             raise AuditError(
                 f"check.{check.name}.each: {name!r} is {none_of(image_set, name)}; "
                 f"allowed are {known}"
+            )
+        further = [one for one in image_set.levels(name) if one not in contrast.levels]
+        if name == contrast.factor and further and not check.at:
+            raise AuditError(
+                f"check.{check.name}.each: {name!r} has further levels than the contrast "
+                f"{contrast.name} compares, such as {further[0]!r}, which would not be judged; "
+                "declare a contrast for each, or leave it out of each"
             )
         compares = any(required.statistic == "difference" for required in check.requirements)
         stays_equal = contrast.factor in COMPARED or name in (contrast.factor, *contrast.blocks)
@@ -118,136 +152,183 @@ def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) 
             )
 
 
-def _trials(
-    rows: pd.DataFrame, check: CheckSpec, contrast: ContrastSpec, binary: Collection[str]
-) -> Iterator[_Trial]:
-    own = rows[(rows.metric == check.metric) & rows.technique.isin(check.techniques or [""])]
-    each = dict.fromkeys((*contrast.within, *check.each))
-    contrast = replace(contrast, within=tuple(name for name in each if name != contrast.factor))
-    places = Places(own, contrast, check.at, binary=binary)
-    required = [_required(rows, places, check, one) for one in check.requirements]
-    for of_place in zip(*required, strict=True):
-        for trials in of_place:
-            yield from trials
-    absent = sorted(set(check.techniques) - set(own.technique))
-    measured = check.metric in set(rows.metric)
-    for technique in absent:
-        lacking = technique if measured else check.metric
-        yield _refused(check, technique, f"{lacking} is not part of this audit")
-    if not (len(places) or absent):
+class _Judging:
+    """One check, wherever its contrast looks."""
+
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        check: CheckSpec,
+        contrast: ContrastSpec,
+        seeing: Requirement | None,
+        binary: Collection[str],
+    ) -> None:
+        each = dict.fromkeys((*contrast.within, *check.each))
+        within = tuple(name for name in each if name != contrast.factor)
+        self.rows, self.check, self.seeing = rows, check, seeing
+        self.own = rows[
+            (rows.metric == check.metric)
+            & rows.technique.isin(check.techniques or [""])
+            & (rows.image_set == contrast.image_set)
+        ]
+        contrast = replace(contrast, within=within)
+        self.places = Places(self.own, contrast, check.at, binary=binary)
+
+    def trials(self) -> Iterator[_Trial]:
+        """Yield the trials of each place, requirement by requirement, and what has none."""
+        required = [self._required(one) for one in self.check.requirements]
+        for of_place in zip(*required, strict=True):
+            for trials in of_place:
+                yield from trials
+        yield from self._absent()
+
+    def _absent(self) -> Iterator[_Trial]:
+        """Yield trials, refused, of techniques and models that the check should be about."""
+        check, places = self.check, self.places
+        absent = sorted({*check.techniques} - {*self.own.technique})
+        measured = check.metric in {*self.rows.metric}
+        for technique in absent:
+            lacking = technique if measured else check.metric
+            yield _refused(check, f"{lacking} is not part of this audit", technique=technique)
         where = " and ".join(check.at) or "both levels of the contrast"
-        yield _refused(check, "", f"no {check.metric} at {where}")
+        lacking = f"no {check.metric} at {where}"
+        names = [one for one in _SUBJECT if one != places.contrast.factor]
+        judged = {tuple(place.about[name] for name in names) for place in places.places}
+        for subject in self.own[names].drop_duplicates().astype(str).itertuples(index=False):
+            if tuple(subject) not in judged:
+                yield _refused(check, lacking, **dict(zip(names, subject, strict=True)))
+        if self.own.empty and not absent:
+            yield _refused(check, lacking)
 
+    def _required(self, requirement: Requirement) -> list[list[_Trial]]:
+        """Return the trials of a requirement at each place."""
+        if requirement.statistic == "difference":
+            return self._differences(requirement)
+        if requirement.statistic == "beats":
+            beaten = [self._beaten(one) for one in requirement.references]
+            # At each place level by level, at each level all references.
+            return [
+                [one for at in zip(*of, strict=True) for one in at]
+                for of in zip(*beaten, strict=True)
+            ]
+        column = _column_of(requirement)
+        scores, ends = _with_dead(self.places, column), _ends(self.places, column)
+        about = {"statistic": requirement.statistic, "bound": _say(requirement)}
+        return self._at_levels(requirement, scores, ends, about)
 
-def _refused(check: CheckSpec, technique: str, reason: str) -> _Trial:
-    names = ("model", "target", "within", "statistic", "level", "bound")
-    about = dict.fromkeys(names, "") | {"check": check.name, "metric": check.metric}
-    nothing = Requirement("level"), [np.array([])], ()
-    return _Trial(about | {"technique": technique}, *nothing, reason)
+    def _beaten(self, reference: str) -> list[list[_Trial]]:
+        places = self.places
+        earned = places.earned(reference, self.rows)
+        leads = [scores - earned for scores in _with_dead(places, "value")]
+        about = {"statistic": f"beats {reference}", "bound": "> 0"}
+        ends = [[(-1.0, 1.0) if binary else ()] * 2 for binary in places.is_binary]
+        trials = self._at_levels(Requirement("beats", minimum=0.0), leads, ends, about)
+        lacks = places.count(places.is_ok & np.isnan(earned))
+        chosen = reference in IN_ROW or reference in {*self.rows.technique}
+        lacking = "has no value for some of the images" if chosen else "is not part of this audit"
+        for number, of_place in enumerate(trials):
+            for (level, _), trial in zip(self._levels, of_place, strict=True):
+                if lacks[number, level]:
+                    trial.refusal = f"{reference} {lacking}"
+        return trials
 
-
-def _required(
-    rows: pd.DataFrame, places: Places, check: CheckSpec, requirement: Requirement
-) -> list[list[_Trial]]:
-    """Return the trials of a requirement at each place."""
-    if requirement.statistic == "difference":
-        return _differences(places, check, requirement)
-    if requirement.statistic == "beats":
-        beaten = [_beaten(rows, places, check, one) for one in requirement.references]
-        # At each place level by level, at each level all references.
+    def _at_levels(
+        self,
+        requirement: Requirement,
+        scores: Sequence[Array],
+        ends: Sequence[Sequence[Ends]],
+        about: dict[str, str],
+    ) -> list[list[_Trial]]:
+        """Return a trial of each level at each place, of scores as `_with_dead` returns them."""
+        means = [self.places.unit_means(one) for one in scores]
+        lacking = self._lacking(scores[0])
         return [
-            [one for at in zip(*of, strict=True) for one in at] for of in zip(*beaten, strict=True)
+            [
+                _Trial(
+                    {**self._about(place), **about, "level": name},
+                    requirement,
+                    [one[number][level] for one in means],
+                    ends[number][level],
+                    lacking[number][level],
+                )
+                for level, name in self._levels
+            ]
+            for number, place in enumerate(self.places.places)
         ]
-    column = _column_of(requirement)
-    scores, ends = _with_dead(places, column), _ends(places, column)
-    about = {"statistic": requirement.statistic, "bound": _say(requirement)}
-    return _at_levels(places, check, requirement, scores, ends, about)
 
+    @property
+    def _levels(self) -> list[tuple[int, str]]:
+        """The levels that the check is judged at, each with its place in the contrast."""
+        levels = self.places.contrast.levels
+        return [(levels.index(level), level) for level in self.check.at or levels]
 
-def _beaten(
-    rows: pd.DataFrame, places: Places, check: CheckSpec, reference: str
-) -> list[list[_Trial]]:
-    earned = _earned(rows, places, check, reference)
-    leads = [scores - earned for scores in _with_dead(places, "value")]
-    about = {"statistic": f"beats {reference}", "bound": "> 0"}
-    ends = [[(-1.0, 1.0) if binary else ()] * 2 for binary in places.is_binary]
-    trials = _at_levels(places, check, Requirement("beats", minimum=0.0), leads, ends, about)
-    lacks = places.count(places.is_ok & np.isnan(earned))
-    levels = _levels(places, check)
-    chosen = reference in IN_ROW or reference in set(rows.technique)
-    lacking = "has no value for some of the images" if chosen else "is not part of this audit"
-    for number, of_place in enumerate(trials):
-        for (level, _), trial in zip(levels, of_place, strict=True):
-            if not trial.refusal and lacks[number, level]:
-                trial.refusal = f"{reference} {lacking}"
-    return trials
-
-
-def _earned(rows: pd.DataFrame, places: Places, check: CheckSpec, reference: str) -> Array:
-    """Return what a reference earns on the image of each row, NaN where it has no value."""
-    if reference in IN_ROW:
-        return places.column(IN_ROW[reference])
-    keys = ["model", "target", "image_set", "item"]  # of a level that is compared, its own
-    theirs = rows[(rows.technique == reference) & (rows.metric == check.metric)]
-    theirs = theirs[[*keys, "value"]]
-    joined = places.rows[keys].merge(theirs, on=keys, how="left", validate="many_to_one")
-    return joined["value"].to_numpy(np.float64)
-
-
-def _at_levels(
-    places: Places,
-    check: CheckSpec,
-    requirement: Requirement,
-    scores: Sequence[Array],
-    ends: Sequence[Sequence[Ends]],
-    about: dict[str, str],
-) -> list[list[_Trial]]:
-    """Return a trial of each level at each place, of scores and ends as they are returned below."""
-    means = [places.unit_means(one) for one in scores]
-    return [
-        [
-            _Trial(
-                {**_about(place, check), **about, "level": name},
-                requirement,
-                [one[number][level] for one in means],
-                ends[number][level],
-                _too_little(places.eligible[number, level], places.scored[number, level], check),
-            )
-            for level, name in _levels(places, check)
+    def _differences(self, requirement: Requirement) -> list[list[_Trial]]:
+        first, second = self.places.contrast.levels
+        about = {"statistic": "difference", "bound": _say(requirement)}
+        about["level"] = f"{first} − {second}"
+        scores = _with_dead(self.places, "value")
+        pairs = [self.places.pairs(one) for one in scores]
+        lacking, blind = self._lacking(scores[0]), self._blind(requirement)
+        return [
+            [
+                _Trial(
+                    {**self._about(place), **about},
+                    requirement,
+                    [one[number].difference for one in pairs],
+                    pairs[0][number].ends,
+                    next(filter(None, lacking[number]), "") or blind[number],
+                )
+            ]
+            for number, place in enumerate(self.places.places)
         ]
-        for number, place in enumerate(places.places)
-    ]
 
+    def _about(self, place: Place) -> dict[str, str]:
+        subject = {name: place.about[name] for name in _SUBJECT}
+        about = {"check": self.check.name, "metric": self.check.metric, "within": place.within}
+        return {**subject, **about}
 
-def _levels(places: Places, check: CheckSpec) -> list[tuple[int, str]]:
-    """Return the levels that a check is judged at, each with its place in the contrast."""
-    levels = places.contrast.levels
-    return [(levels.index(level), level) for level in check.at or levels]
-
-
-def _differences(places: Places, check: CheckSpec, requirement: Requirement) -> list[list[_Trial]]:
-    first, second = places.contrast.levels
-    about = {"statistic": "difference", "level": f"{first} − {second}", "bound": _say(requirement)}
-    pairs = [places.pairs(scores) for scores in _with_dead(places, "value")]
-    blind = _blind_references(places, check)
-    return [
-        [
-            _Trial(
-                {**_about(place, check), **about},
-                requirement,
-                [one[number].difference for one in pairs],
-                pairs[0][number].ends,
-                _too_little(places.eligible[number].sum(), places.scored[number].sum(), check)
-                or blind[number],
-            )
+    def _lacking(self, scores: Array) -> list[list[str]]:
+        """Say of both levels of each place if too few of its images have a score."""
+        least = self.check.coverage
+        scored = self.places.count(~np.isnan(scores)).tolist()
+        return [
+            [
+                ""
+                if of and has >= least * of
+                else f"{has} of {of} eligible images have a value, {least:.0%} are asked"
+                for has, of in zip(*counts, strict=True)
+            ]
+            for counts in zip(scored, self.places.eligible.tolist(), strict=True)
         ]
-        for number, place in enumerate(places.places)
-    ]
+
+    def _blind(self, requirement: Requirement) -> list[str]:
+        """Say of each place if the level that has to see the object does not: no news, then.
+
+        It is the level that may not be much better: were it blind, any other would keep the bound.
+        """
+        places, seeing = self.places, self.seeing
+        if seeing is None:
+            missing = f"no check says what {self.check.metric} must be: require a level as well"
+            return [missing] * len(places)
+        is_second = (requirement.minimum is None) == (seeing.minimum is None)
+        level = places.contrast.levels[is_second]
+        column = _column_of(seeing)
+        means, ends = places.unit_means(places.column(column)), _ends(places, column)
+        least = [
+            _least(_margin(of[is_second], its[is_second], seeing))
+            for of, its in zip(means, ends, strict=True)
+        ]
+        if (seeing.statistic, seeing.minimum) == ("lift", 0.0):
+            blind = f"the heatmaps at {level!r} are not above chance"
+            return ["" if one > 0 else blind for one in least]
+        blind = f"{level!r} itself does not keep {seeing.statistic} {_say(seeing)}"
+        return ["" if one >= 0 else blind for one in least]
 
 
-def _about(place: Place, check: CheckSpec) -> dict[str, str]:
-    names = {name: place.about[name] for name in ("model", "target", "technique")}
-    return names | {"check": check.name, "metric": check.metric, "within": place.within}
+def _refused(check: CheckSpec, reason: str, **subject: str) -> _Trial:
+    names = (*_SUBJECT, "within", "statistic", "level", "bound")
+    about = dict.fromkeys(names, "") | {"check": check.name, "metric": check.metric} | subject
+    return _Trial(about, Requirement("level"), [np.array([])], (), reason)
 
 
 def _judgement(trial: _Trial, adjusted: Sequence[float], tests: int) -> Judgement:
@@ -310,31 +391,6 @@ def _ends(places: Places, column: str) -> list[list[Ends]]:
         [(low, 1.0) if binary else () for low in of_place]
         for of_place, binary in zip(places.means(least).tolist(), places.is_binary, strict=True)
     ]
-
-
-def _too_little(eligible: int, scored: int, check: CheckSpec) -> str:
-    if eligible and scored >= check.coverage * eligible:
-        return ""
-    return f"{scored} of {eligible} eligible images have a value, {check.coverage:.0%} are asked"
-
-
-def _blind_references(places: Places, check: CheckSpec) -> list[str]:
-    """Say of each place if the reference level does not itself see the object.
-
-    Then no difference is no news. It does if it keeps the check's own bound on the level, or else
-    scores above chance, by the one-sided 95 % interval.
-    """
-    level = places.contrast.levels[1]
-    own = next((r for r in check.requirements if r.statistic in ("level", "lift")), None)
-    required = own or Requirement("lift", minimum=0.0)
-    column = _column_of(required)
-    means, ends = places.unit_means(places.column(column)), _ends(places, column)
-    least = [_least(_margin(of[1], its[1], required)) for of, its in zip(means, ends, strict=True)]
-    if own is not None:
-        blind = f"{level!r} itself does not keep {own.statistic} {_say(own)}"
-        return ["" if one >= 0 else blind for one in least]
-    blind = f"the heatmaps at {level!r} are not above chance"
-    return ["" if not check.techniques or one > 0 else blind for one in least]
 
 
 def _least(values: Array) -> float:

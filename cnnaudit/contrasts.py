@@ -37,7 +37,6 @@ SUBJECT = ("model", "target", "technique", "layer", "region", "metric")
 class Pairs:
     """The values of both levels of a contrast for one subject, one per unit, paired."""
 
-    units: tuple[str, ...]
     first: Array  # (n,)
     second: Array  # (n,), the reference
     scored: int  # items with a value
@@ -52,12 +51,10 @@ class Pairs:
     def estimate(self) -> Estimate:
         return estimate(self.difference, ends=self.ends)
 
-    def net_of(self, other: Pairs) -> Estimate:
-        """Estimate the difference less another subject's, over the units that both have."""
-        theirs = dict(zip(other.units, other.difference, strict=True))
-        own = zip(self.units, self.difference, strict=True)
-        net = np.array([value - theirs[unit] for unit, value in own if unit in theirs])
-        return estimate(net, ends=[2 * end for end in self.ends])
+    @property
+    def of_differences(self) -> Estimate:
+        """What `estimate` is where the values are differences themselves."""
+        return estimate(self.difference, ends=[2 * end for end in self.ends])
 
 
 def none_of(image_set: ImageSet, name: str) -> str:
@@ -150,17 +147,13 @@ class Places:
             )
         ]
         self.is_binary = [place.about["metric"] in binary for place in self.places]
-        at_level = np.full(len(own), -1)
-        for place, level in enumerate(contrast.levels):
-            at_level[own[contrast.factor] == level] = place
-        compares = at_level >= 0
-        self.rows = own[compares]
-        self._place, self._level = number[compares], at_level[compares]
+        self.rows, self._place = own, number
+        self._level = (own[contrast.factor] == contrast.levels[1]).to_numpy().astype(np.int64)
         self._unit, of_unit = numbered(self.rows, ["unit"])
         self._units = self.rows["unit"].iloc[of_unit].astype(str).to_numpy()
         self.is_ok = (self.rows["status"] == "ok").to_numpy()
-        self.eligible = self.count((self.rows["status"] != "ineligible").to_numpy())
-        self.scored = self.count(self.is_ok)
+        self.is_eligible = (self.rows["status"] != "ineligible").to_numpy()
+        self.eligible = self.count(self.is_eligible)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -190,24 +183,25 @@ class Places:
     def pairs(self, values: Array) -> list[Pairs]:
         """Pair the values of each place.
 
-        Pairs of which one side has no value are left out of the means and stay in the counts.
+        Pairs of which something has no value are left out of the means and stay in the counts: of
+        a side under two lights, the other light alone is not the same thing.
         """
         block, of_block, blocks = self._blocks
-        sides, means = group_means(2 * (self._place * blocks + block) + self._level, values)
+        side = 2 * (self._place * blocks + block) + self._level
+        known = ~np.isnan(values)
+        lacks = np.unique(side[self.is_eligible & ~known])
+        sides, means = group_means(side, np.where(np.isin(side, lacks), np.nan, values))
         firsts = np.flatnonzero(sides[:-1] // 2 == sides[1:] // 2)  # the next one is its second
         pair = sides[firsts] // 2
         units = max(len(self._units), 1)
         group = pair // max(blocks, 1) * units + self._unit[of_block[pair % max(blocks, 1)]]
         numbers, first = group_means(group, means[firsts])
         _, second = group_means(group, means[firsts + 1])
-        places = numbers // units
-        names = self._units[numbers % units]
-        of_place = np.searchsorted(places, np.arange(len(self) + 1))
-        scored = self.count(~np.isnan(values)).sum(axis=1)
+        of_place = np.searchsorted(numbers // units, np.arange(len(self) + 1))
+        scored = self.count(known).sum(axis=1)
         eligible = self.eligible.sum(axis=1)
         return [
             Pairs(
-                units=tuple(names[a:b]),
                 first=first[a:b],
                 second=second[a:b],
                 scored=int(scored[n]),
@@ -216,6 +210,18 @@ class Places:
             )
             for n, (a, b) in enumerate(pairwise(of_place))
         ]
+
+    def earned(self, reference: str, rows: pd.DataFrame) -> Array:
+        """Return what a reference earns on the image of each row, NaN where it has no value.
+
+        It stands in the row, or is a technique with rows of its own among `rows`.
+        """
+        if reference in IN_ROW:
+            return self.column(IN_ROW[reference])
+        keys = ["model", "target", "image_set", "item", "region", "metric"]
+        theirs = rows.loc[rows["technique"] == reference, [*keys, "value"]]
+        joined = self.rows[keys].merge(theirs, on=keys, how="left", validate="many_to_one")
+        return joined["value"].to_numpy(np.float64)
 
     @cached_property
     def _blocks(self) -> tuple[Ints, Ints, int]:
@@ -232,6 +238,7 @@ def _of_subjects(
 ) -> pd.DataFrame:
     """Return the rows of what has values at all levels, and is at a level of each `within`."""
     own = rows[rows["image_set"] == contrast.image_set]
+    own = own[own[contrast.factor].isin(contrast.levels)]
     number, _ = numbered(own, columns)
     eligible = (own["status"] != "ineligible").to_numpy()
     wanted = np.ones(len(own), bool)
@@ -316,45 +323,19 @@ def _lines(
     rows: pd.DataFrame, contrast: ContrastSpec, seed: int, binary: Collection[str]
 ) -> Iterator[dict[str, object]]:
     places = Places(rows, contrast, binary=binary)
-    pairs = places.pairs(places.column("value"))
+    values = places.column("value")
+    pairs = places.pairs(values)
     p_values = sign_flip_ps([one.difference for one in pairs], seed=seed)
     dead = places.means(np.where(places.is_ok, places.rows["flag"] == "dead", np.nan))
-    references = _References(places, pairs)
+    net = {one: places.pairs(values - places.earned(one, rows)) for one in contrast.net_of}
     for number, (place, own) in enumerate(zip(places.places, pairs, strict=True)):
         yield _line(contrast, place, own, p_values[number], dead[number])
         if place.about["technique"] not in ("", *contrast.net_of):
-            for reference in contrast.net_of:
-                theirs = references.at(number, reference)
-                if theirs is not None and theirs.units:
-                    net = estimated(own.net_of(theirs))
-                    yield {**described(contrast, place), "net_of": reference, **net}
-
-
-class _References:
-    """What a contrast's references show of its difference themselves, place by place."""
-
-    def __init__(self, places: Places, pairs: Sequence[Pairs]) -> None:
-        self._places = places.places
-        self._in_row = {
-            name: places.pairs(places.column(IN_ROW[name]))
-            for name in places.contrast.net_of
-            if name in IN_ROW
-        }
-        self._of_technique = {
-            self._key(place, place.about["technique"]): own
-            for place, own in zip(places.places, pairs, strict=True)
-        }
-
-    def at(self, number: int, reference: str) -> Pairs | None:
-        """Return a reference's own pairs where a place is; None where it has none."""
-        if reference in self._in_row:
-            return self._in_row[reference][number]
-        return self._of_technique.get(self._key(self._places[number], reference))
-
-    @staticmethod
-    def _key(place: Place, technique: str) -> tuple[str, ...]:
-        alike = (place.about[name] for name in ("model", "target", "region", "metric"))
-        return (technique, place.within, *alike)
+            for reference, beside in net.items():
+                own = beside[number]
+                if len(own.first):
+                    about = {**described(contrast, place), "net_of": reference}
+                    yield {**about, **estimated(own.of_differences), **counted(own)}
 
 
 def _line(
@@ -371,9 +352,13 @@ def _line(
         "p": p,
         "dead_first": dead[0] if is_heatmap else np.nan,
         "dead_second": dead[1] if is_heatmap else np.nan,
-        "scored": pairs.scored,
-        "eligible": pairs.eligible,
+        **counted(pairs),
     }
+
+
+def counted(pairs: Pairs) -> dict[str, object]:
+    """Return how many images have a value and how many could, as columns of a table."""
+    return {"scored": pairs.scored, "eligible": pairs.eligible}
 
 
 def described(contrast: ContrastSpec, place: Place) -> dict[str, object]:

@@ -190,6 +190,7 @@ class _Grid:
                 yield {**about, "text": self._sentence_of_one(subject, model, part)}, 0.0
                 continue
             tests = [self._test(about, pair) for pair in part.to_dict("records")]
+            part = _as_tested(part, tests)
             shown = [place for place, test in enumerate(tests) if _may_be_told(test)]
             seen = any(map(_is_seen, part["first"], part["second"]))
             if technique and not (shown and seen):
@@ -295,6 +296,18 @@ class _Grid:
         return renamed[["technique", "target", "col", "level", "first", "chance", "units"]]
 
 
+def _as_tested(pairs: pd.DataFrame, tests: Sequence[Line | None]) -> pd.DataFrame:
+    """Return pairs of means with those that were tested, which are of pairs of images alone."""
+    pairs = pairs.copy()
+    for index, test in zip(pairs.index, tests, strict=True):
+        if test is not None and test["units"]:
+            sides = (test["first"], test["second"])
+            turned = test["first_level"] != pairs.loc[index, "one"]
+            pairs.loc[index, ["first", "second"]] = sides[::-1] if turned else sides
+            pairs.loc[index, "units"] = test["units"]
+    return pairs
+
+
 def _most_apart(
     means: pd.DataFrame, rows: str, cols: str, levels: tuple[str, ...]
 ) -> tuple[str, str]:
@@ -328,11 +341,12 @@ def _of_contrasts(
         if contrast.factor in shown:
             continue
         lines = table[(table.contrast == contrast.name) & (table.net_of == "")]
-        differs = lines[(lines.status == "ok") & (lines.p_holm <= ALPHA)]
-        for _, of_model in differs.groupby("model", sort=False, observed=True):
+        for _, of_model in lines.groupby("model", sort=False, observed=True):
             for kind in ("behaviour", "overlap"):
+                # Chosen before it is seen what differs: of many metrics one does by chance.
                 metric = next(iter(_named(catalogue, kind, of_model["metric"].unique())), None)
-                own = of_model[of_model.metric == metric]
+                differs = (of_model.status == "ok") & (of_model.p_holm <= ALPHA)
+                own = of_model[differs & (of_model.metric == metric)]
                 for _, part in own.groupby(["technique", "target"], sort=False, observed=True):
                     most = part.iloc[part.difference.abs().argmax()]
                     seen = kind == "behaviour" or _is_seen(most["first"], most["second"])

@@ -148,11 +148,12 @@ def find_randomisation(table: pd.DataFrame, titles: Mapping[str, str]) -> list[d
         over = int((part.correlation >= part.bound).sum())
         text = f"With every layer of {model} re-initialised, heatmaps agree with what they were by "
         text += f"{listed(said[:over] or said)} (mean rank correlation on {image_set})"
-        text += (
-            f": they are not about this network, the bound is {part.bound.iloc[0]:g}"
-            if over
-            else ": they depend on what it learnt"
-        )
+        if over:
+            text += f": they are not about this network, the bound is {part.bound.iloc[0]:g}"
+        elif (part.high < part.bound).all():
+            text += ": they depend on what it learnt"
+        else:
+            text += f": images are too few to place all below the bound, {part.bound.iloc[0]:g}"
         if 0 < over < len(said):
             text += f"; the others agree by {listed(said[over:])}"
         about = {"sanity": str(sanity), "image_set": str(image_set), "model": str(model)}

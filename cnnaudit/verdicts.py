@@ -66,10 +66,15 @@ def told(judgements: Sequence[Judgement]) -> list[str]:
 
 def verdict_of(judgements: Iterable[Judgement]) -> str:
     """Return the worst verdict, techniques that contradict each other counting as undecided."""
-    return worst(
-        INCONCLUSIVE if _contradict(alike) else worst(one.verdict for one in alike)
-        for alike in _by_place(judgements).values()
-    )
+    return worst(_of_alike(alike) for alike in _by_place(judgements).values())
+
+
+def _of_alike(judgements: Sequence[Judgement]) -> str:
+    """Return the verdict of judgements that differ in nothing but the technique."""
+    verdicts = [one.verdict for one in judgements]
+    if _contradict(judgements):
+        return worst([INCONCLUSIVE, *(one for one in verdicts if one not in (PASS, FAIL))])
+    return worst(verdicts)
 
 
 def contradictions(judgements: Iterable[Judgement]) -> list[str]:

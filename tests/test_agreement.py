@@ -146,6 +146,19 @@ def test_levels_are_compared_within_the_pairs_of_a_contrast(
     assert (left["first"], left["second"], left.total) == ("equal", "different", 3)
 
 
+def test_pictures_without_a_level_are_at_none(overrides: list[str], image_set: Path) -> None:
+    with (image_set / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        lines = [*csv.DictReader(file)]
+    write_manifest(
+        image_set, [line | {"light": line["light"] if "_02" not in line["id"] else ""}
+                    for line in lines]
+    )  # fmt: skip
+    asked = ("contrast=[colour]", "agreement=[levels]", "agreement.levels.contrast=colour")
+    table = table_of(spec(overrides, "technique=[saliency]", *asked))
+    assert {*table["within"]} == {"left", "overhead"}
+    assert {*table["total"]} == {2}
+
+
 def test_models_that_see_different_parts_are_compared_where_both_look(tmp_path: Path) -> None:
     """Heatmaps that depend on the picture's own place agree once they are laid over each other."""
     ramp = np.linspace(0, 255, 120).astype(np.uint8)

@@ -386,3 +386,120 @@ def test_hits_beat_a_reference_that_never_hits() -> None:
     beats = Requirement("beats", references=("image_swap",))
     assert _of_hits(_hits(ALL, 12).assign(swap=0.0), beats) == {PASS}
     assert _of_hits(_hits(ALL, 12).assign(swap=1.0), beats) == {INCONCLUSIVE}
+
+
+# --- what a check has to be about -----------------------------------------------------------------
+
+BLOCK_OF_LIGHTS = replace(COLOUR, blocks=("scene",), within=())
+
+
+def test_a_row_that_is_missing_does_not_make_the_sides_of_a_pair_unlike() -> None:
+    """Without blocks of one light, what is dark on one side alone would be told as an effect."""
+    dark = {"left": 0.0, "overhead": 0.0}
+    rows = make_rows(dark, scenes=20)
+    rows["value"] -= 0.3 * (rows.light == "overhead")
+    gone = (rows.light == "left") & (rows.colour == "equal") & (rows.unit < "scene_08")
+    rows.loc[gone, ["value", "lift", "status"]] = [np.nan, np.nan, "undefined"]
+    (found,) = judge(rows, [replace(CHECK, coverage=0.75)], [BLOCK_OF_LIGHTS], 0)
+    assert found.value == pytest.approx(0, abs=0.02)
+    assert (found.units, found.verdict) == (12, PASS)
+
+
+def test_an_upper_bound_asks_whether_the_first_level_sees() -> None:
+    """It may not be much above the second: were it blind, it never would be."""
+    most = replace(CHECK, requirements=(Requirement("difference", maximum=0.1),))
+    blind = make_rows({"left": 0.0, "overhead": 0.0})
+    blind["value"] = 0.1 + 0.5 * (blind.colour == "equal")
+    blind["lift"] = (blind.value - 0.1) / 0.9
+    assert _one(blind, most) == FAIL  # the second is at chance, which is what is asked about
+    other = blind.assign(value=0.1, lift=0.0)
+    (reason,) = {one.reason for one in judge(other, [most], [COLOUR], 0)}
+    assert reason == "the heatmaps at 'equal' are not above chance"
+
+
+def _answers(**columns: object) -> pd.DataFrame:
+    own = {"technique": "", "layer": "", "region": "", "chance": np.nan, "lift": np.nan}
+    return make_rows({"left": 0.0, "overhead": 0.0}, metric="right", **(own | columns))
+
+
+def test_answers_that_are_wrong_at_both_levels_are_no_robustness() -> None:
+    costs = CheckSpec("costs", "colour", "right", (), (DIFFERENCE,), 0.9)
+    knows = replace(costs, name="knows", requirements=(LEVEL,))
+    high, low = _answers(), _answers()
+    low["value"] -= 0.55
+    of_one = judge(low, [costs], [COLOUR], 0)
+    assert {one.verdict for one in of_one} == {NOT_MEASURED}
+    assert of_one[0].reason == "no check says what right must be: require a level as well"
+    for rows, verdict, reason in (
+        (low, NOT_MEASURED, "'different' itself does not keep level ≥ 0.5"),
+        (high, PASS, ""),
+    ):
+        found = [one for one in judge(rows, [costs, knows], [COLOUR], 0) if one.check == "costs"]
+        assert {(one.verdict, one.reason) for one in found} == {(verdict, reason)}
+
+
+def test_where_less_is_better_the_other_level_has_to_see() -> None:
+    """Of an error the first level may be far above the second, unless the first is good."""
+    least = Requirement("difference", minimum=-0.1)
+    error = CheckSpec("error", "colour", "right", (), (Requirement("level", maximum=0.3), least), 1)
+    found = judge(_answers(), [error], [COLOUR], 0)
+    (reason,) = {one.reason for one in found if one.statistic == "difference"}
+    assert reason == "'equal' itself does not keep level ≤ 0.3"
+
+
+def test_an_image_without_a_lift_does_not_count_as_measured() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0}, scenes=20)
+    rows.loc[rows.unit < "scene_10", "lift"] = np.nan
+    lift = replace(CHECK, requirements=(Requirement("lift", minimum=0.1),))
+    (reason,) = {one.reason for one in judge(rows, [lift], [COLOUR], 0)}
+    assert reason == "10 of 20 eligible images have a value, 90% are asked"
+
+
+def test_each_level_of_a_difference_has_to_be_covered() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0}, scenes=20)
+    gone = (rows.colour == "equal") & (rows.unit < "scene_04")
+    rows.loc[gone, ["value", "lift", "status"]] = [np.nan, np.nan, "undefined"]
+    (reason,) = {one.reason for one in judge(rows, [CHECK], [COLOUR], 0)}
+    assert reason == "16 of 20 eligible images have a value, 90% are asked"
+
+
+def test_a_model_that_cannot_be_judged_is_named() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0})
+    other = rows.assign(model="other")
+    out = other.colour == "different"
+    other.loc[out, ["value", "lift", "status"]] = [np.nan, np.nan, "ineligible"]
+    found = judge(pd.concat([rows, other]), [CHECK], [COLOUR], 0)
+    assert {one.verdict for one in found if one.model == "m"} == {PASS}
+    (refused,) = [one for one in found if one.model == "other"]
+    assert (refused.verdict, refused.technique) == (NOT_MEASURED, "cam")
+    assert refused.reason == "no mass at both levels of the contrast"
+
+
+def test_a_level_of_another_factor_without_the_contrasts_levels_is_no_place() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0})
+    night = rows[rows.light == "left"].assign(light="night", colour="third")
+    night["item"] += "-night"
+    judgements = judge(pd.concat([rows, night]), [CHECK], [COLOUR], 0)
+    assert [one.within for one in judgements] == ["left", "overhead"]
+
+
+def test_each_of_the_contrasts_factor_has_no_further_level() -> None:
+    check = replace(CHECK, each=("colour",))
+    check_levels(check, COLOUR, make_image_set())
+    items = [replace(item, factors={**item.factors, "colour": "third"})
+             if item.id.endswith("-") else item for item in make_image_set().items]  # fmt: skip
+    image_set = make_image_set(lambda _: items)
+    with pytest.raises(AuditError, match=r"check.looks.each: 'colour' has further levels .*third"):
+        check_levels(check, COLOUR, image_set)
+    check_levels(replace(check, at=("equal",)), COLOUR, image_set)
+
+
+def test_a_contradiction_does_not_hide_what_could_not_be_measured() -> None:
+    def of(*verdicts: str) -> str:
+        rows = make_rows({"left": 0.0, "overhead": 0.0})
+        (one, *_) = judge(rows, [CHECK], [COLOUR], 0)
+        return verdict_of(replace(one, technique=v, verdict=v) for v in verdicts)
+
+    assert of(PASS, FAIL) == INCONCLUSIVE
+    assert of(PASS, FAIL, NOT_MEASURED) == NOT_MEASURED
+    assert of(PASS, NOT_MEASURED) == NOT_MEASURED

@@ -27,7 +27,7 @@ from scipy import stats
 import cnnaudit.cli
 from cnnaudit.comparing import Comparison, Refused, compare
 from cnnaudit.comparing.changes import BETTER, CHANGED, NARROWER, NOT_MEASURED, SAME, WIDER, WORSE
-from cnnaudit.comparing.effects import declared_apart
+from cnnaudit.comparing.effects import _meaning, declared_apart
 from cnnaudit.comparing.findings import MIXED, find_changes, told_apart
 from cnnaudit.comparing.page import told as told_of
 from cnnaudit.comparing.page import write_comparison
@@ -200,6 +200,13 @@ def test_an_effect_changes_by_the_difference_of_differences(runs: Runs, found: C
 
 
 # --- what it means --------------------------------------------------------------------------------
+
+
+def test_an_effect_that_turned_got_neither_narrower_nor_wider() -> None:
+    shown = {"status": "ok", "p_holm": 0.001, "difference": -0.58}
+    assert _meaning({**shown, "before": 0.30, "after": -0.28}) == CHANGED
+    assert _meaning({**shown, "before": -0.30, "after": -0.88}) == WIDER
+    assert _meaning({**shown, "before": 0.60, "after": 0.02}) == NARROWER
 
 
 def test_a_run_compared_with_itself_shows_nothing(both: tuple[Run, Run]) -> None:

@@ -252,6 +252,21 @@ def test_net_of_a_reference_are_the_units_that_it_has() -> None:
     assert set(table[table.net_of == "edges"].units) == {11}
 
 
+def test_net_of_a_reference_is_of_the_images_that_both_have() -> None:
+    """A twin that earns just the same leaves nothing, whichever of its values are missing."""
+    rows = make_rows({"left": -0.1, "overhead": -0.4}, twin=0.0)
+    rows["twin"] = rows.value.where(rows.light != "overhead")
+    net = replace(COLOUR, net_of=("untrained_twin",))
+    table = contrast_table(rows, [net], 0).query("net_of != ''")
+    assert list(table.within) == ["left"]
+    pooled = replace(net, blocks=("scene",), within=())
+    assert contrast_table(rows, [pooled], 0).query("net_of != ''").empty
+    rows["twin"] = rows.value.where(rows.unit != "scene_03")
+    (line,) = contrast_table(rows, [pooled], 0).query("net_of != ''").to_dict("records")
+    assert line["difference"] == pytest.approx(0)
+    assert (line["units"], line["scored"], line["eligible"]) == (11, 44, 48)
+
+
 def test_models_are_compared_where_both_have_a_value() -> None:
     before = make_rows()
     after = before.assign(model="mended", value=before.value + 0.2)

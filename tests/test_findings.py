@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from cnnaudit.contrasts import contrast_table
@@ -168,6 +169,28 @@ def test_a_contrast_whose_test_finds_nothing_is_no_finding() -> None:
     table = contrast_table(rows, [COLOUR], seed=0)
     assert table.p_holm.min() > 0.05
     assert _find(summarise(rows), make_image_set(), table, (COLOUR,)) == []
+
+
+def test_the_metric_that_is_told_is_chosen_before_it_is_seen_what_differs() -> None:
+    """Of many metrics one differs by chance."""
+    nothing = make_rows({"left": 0.0, "overhead": 0.0}, metric="mass", technique="cam")
+    by_chance = make_rows({"left": -0.3, "overhead": -0.3}, metric="iou", technique="cam")
+    rows = pd.concat([nothing, by_chance])
+    table = contrast_table(rows, [COLOUR], seed=0)
+    assert table[table.metric == "iou"].p_holm.max() < 0.05
+    assert _find(summarise(rows), make_image_set(), table, (COLOUR,)) == []
+
+
+def test_a_grid_tells_the_means_that_were_tested() -> None:
+    """Those of pairs, not of whatever has a value: some of the best have no counterpart."""
+    rows = make_rows({"left": -0.1, "overhead": -0.4})
+    rows["value"] += 0.3 * (rows.unit < "scene_04")
+    gone = (rows.colour == "different") & (rows.unit < "scene_04")
+    rows.loc[gone, ["value", "lift", "status"]] = [np.nan, np.nan, "undefined"]
+    line = contrast_table(rows, [COLOUR], seed=0).query("within == 'overhead'").iloc[0]
+    (found,) = _of_grid(rows)
+    assert f"is {line['first']:.2f} for colour 'equal' and {line['second']:.2f} for" in found
+    assert "(m, 8 scenes)" in found
 
 
 def test_the_model_that_differs_most_comes_first(rows: pd.DataFrame, image_set: ImageSet) -> None:

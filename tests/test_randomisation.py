@@ -306,7 +306,8 @@ def test_configs_say_what_is_wrong(overrides: list[str]) -> None:
 def test_findings_say_it_in_words() -> None:
     about = {"sanity": "randomisation", "image_set": "folder", "model": "net", "bound": 0.5}
     table = pd.DataFrame(
-        {**about, "target": "", "technique": name, "share": share, "correlation": value}
+        {**about, "target": "", "technique": name, "share": share, "correlation": value,
+         "high": value + 0.1}
         for name, share, value in (
             ("saliency", 0.4, 0.9), ("saliency", 1.0, 0.1),
             ("guided", 1.0, 0.8), ("cam", 1.0, np.nan),
@@ -322,6 +323,9 @@ def test_findings_say_it_in_words() -> None:
     (finding,) = find_randomisation(table[table.technique == "saliency"], titles)
     assert finding["text"].endswith("by 0.10 under Saliency (mean rank correlation on folder): "
                                     "they depend on what it learnt.")  # fmt: skip
+    unsure = table[table.technique == "saliency"].assign(high=0.7)  # of few images
+    (finding,) = find_randomisation(unsure, titles)
+    assert finding["text"].endswith(": images are too few to place all below the bound, 0.5.")
 
 
 @pytest.fixture

@@ -49,6 +49,14 @@ def test_monte_carlo_is_near_the_exact_value_and_never_zero() -> None:
     assert _p(np.ones(30)) == pytest.approx(1 / (2**16 + 1))
 
 
+def test_a_large_family_can_still_decide() -> None:
+    """With 2¹⁶ patterns alone Holm would raise the smallest p of 4,000 tests above 5 %."""
+    rng = np.random.default_rng(0)
+    p_values = sign_flip_ps([rng.normal(-3, 1, 40) for _ in range(4000)], "less")
+    assert holm(p_values).max() < 0.05
+    assert fewest_units(4000) <= 40
+
+
 def test_the_patterns_of_many_units_are_drawn_block_by_block() -> None:
     """Those of 2,000 units are 1 GB; the p-values are those of all patterns at once."""
     samples = list(np.random.default_rng(0).normal(0.03, 1, (3, 2000)))

@@ -22,7 +22,7 @@ from cnnaudit.entries import read_contrast
 from cnnaudit.report.run import Run
 from cnnaudit.sections import Section
 from cnnaudit.specs import ContrastSpec
-from cnnaudit.statistics import Array, estimate
+from cnnaudit.statistics import Array
 
 
 def effect_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def effect_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.D
         rank = _in_declared_order(after, contrast)
         found = sorted(zip(places.places, *sides, strict=True), key=lambda one: rank(one[0]))
         for place, was, now, change in found:
-            if not len(change.units):
+            if not len(change.first):
                 continue
             about = {**described(contrast, place), "factors": " · ".join(contrast.within)}
             lines.append({**about, **_effects(was, now, change)})
@@ -69,13 +69,13 @@ def _effects(before: Pairs, after: Pairs, change: Pairs) -> dict[str, Any]:
         )
     }
     counted = {"paired": change.scored, "items": change.eligible}
-    found = estimate(change.difference, ends=[2 * end for end in change.ends])
-    return {**numbers, **estimated(found), **counted}
+    return {**numbers, **estimated(change.of_differences), **counted}
 
 
 def _meaning(one: Record) -> str:
     found = outcome_of(one, None)
-    if found != CHANGED or abs(one["after"]) == abs(one["before"]):
+    turned = one["before"] * one["after"] < 0  # what crossed 0 got neither narrower nor wider
+    if found != CHANGED or turned or abs(one["after"]) == abs(one["before"]):
         return found
     return NARROWER if abs(one["after"]) < abs(one["before"]) else WIDER
 

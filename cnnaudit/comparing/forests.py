@@ -189,9 +189,9 @@ def _effects(one: Record, scale: tuple[float, float]) -> tuple[str, str]:
 
 
 def _outcome(one: Record) -> Outcome:
-    """Say what a difference means, and how much of an effect went that kept its side."""
+    """Say what a difference means, and how much of an effect went."""
     text = str(one["outcome"])
-    if text == NARROWER and one["after"] / one["before"] >= 0:
+    if text == NARROWER:
         text += f" by {1 - one['after'] / one['before']:.0%}"
     return Outcome(text, KINDS[one["outcome"]])
 
