@@ -23,16 +23,18 @@ from cnnaudit.executors import Executor, device_here, execute_here, make_here
 from cnnaudit.facts import checked_files, facts_of
 from cnnaudit.image_sets import load_image_set, not_readable, not_told_apart
 from cnnaudit.image_sets.perturbed import with_perturbed
-from cnnaudit.metrics import measure_overlap
+from cnnaudit.metrics import measure_overlap, metrics_of_heatmaps
 from cnnaudit.metrics.readout import Readout
 from cnnaudit.metrics.truths import check_truth
-from cnnaudit.models import ModelFacts, choose_device, resolve_model
+from cnnaudit.models import ModelFacts, choose_device, resolve_model, source_digests_of
+from cnnaudit.own_code import source_digests
 from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
 from cnnaudit.progress import Status, progress, reported
 from cnnaudit.results import read_results, write_json, write_results
 from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
 from cnnaudit.store import Store, check_writable, digest_json
 from cnnaudit.store import write_atomically as write
+from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import RUN_SCHEMA, AuditError, Device, HeatmapRequest, ImageSet
 from cnnaudit.verdicts import told
 
@@ -340,10 +342,25 @@ def environment(ready: Prepared, executed: Executed) -> dict[str, Any]:
         "digests": {
             "weights": {m.name: m.weights_digest or None for m in audit.models},
             "image_sets": {s.spec.name: image_set_digest(s) for s in ready.image_sets},
+            "code": _own_code(audit),
         },
         "seed": audit.seed,
         **describe(audit),
     }
+
+
+def _own_code(audit: AuditSpec) -> dict[str, list[str]]:
+    """Return the digests of the sources of each model, technique and metric that is a user's."""
+    registered = metrics_of_heatmaps()
+    found = {
+        **{f"model.{m.name}": source_digests_of(m) for m in audit.models if m.factory},
+        **{
+            f"technique.{t.name}": source_digests(TECHNIQUES[t.uses].compute)
+            for t in audit.techniques
+        },
+        **{f"metric.{m.name}": source_digests(registered[m.uses].compute) for m in audit.metrics},
+    }
+    return {name: [*digests] for name, digests in found.items() if digests}
 
 
 def _make_run_dir(audit: AuditSpec, invocation: Invocation) -> Path:

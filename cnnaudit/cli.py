@@ -10,6 +10,7 @@ it refuses runs whose inputs differ.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
@@ -17,9 +18,10 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from cnnaudit.jobs import (
     COMPLETE,
@@ -88,30 +90,46 @@ from, and say what to do next. What is there already is not overwritten.
 }
 
 
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+_NOT_WRITTEN = (errno.ENOSPC, errno.EIO)  # of standard output: its file is full, its terminal gone
+
+
 def main(arguments: Sequence[str] = ()) -> NoReturn:
     """Run the command that the process was called with; `arguments` stand before its own."""
     # Arrow's own allocators keep what was freed, which a table of millions of rows needs but once.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    # How schedulers and containers ask a process to end: it is to be what Ctrl-C is.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # How schedulers, containers and closed terminals ask a process to end: as Ctrl-C does. What is
+    # ignored, as under nohup, stays so.
+    ends = [one for one in _ENDS if signal.getsignal(one) is signal.SIG_DFL]
+    for one in ends:
+        signal.signal(one, signal.default_int_handler)
     arguments = [*arguments, *sys.argv[1:]]
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     try:
-        sys.exit(_dispatch(command, rest))
+        code = _dispatch(command, rest)
+        sys.stdout.flush()
+        sys.exit(code)
     except AuditError as error:
         _say(f"error: {error}")
         sys.exit(ERROR)
     except BrokenPipeError:
         if _is_read():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go(sys.stdout)
+        sys.exit(ERROR)
+    except OSError as error:
+        if error.errno not in _NOT_WRITTEN or error.filename is not None:
+            raise
+        _let_go(sys.stdout)
+        _say(f"error: what there is to say cannot be written ({error.strerror})")
         sys.exit(ERROR)
     except KeyboardInterrupt:
         continues = "; what was finished is in the store, the same command continues"
         _say(f"interrupted{continues if command == 'run' else ''}")
         sys.exit(INTERRUPTED)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one in ends:
+            signal.signal(one, signal.SIG_DFL)
         gc.unfreeze()
         release_memory()  # what ends a process may need as much once more
 
@@ -212,11 +230,16 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
     from cnnaudit.models import choose_device
     from cnnaudit.reasons import reasons
     from cnnaudit.results import count_derived
+    from cnnaudit.shards import share_of
 
     ready = prepare(audit)
     plan = ready.plan
     found = plan.keys - plan.missing
     print(f"{plan.keys} cells: {found} in the store, {plan.missing} to compute")
+    shard, shards = audit.executor.shard, audit.executor.shards
+    if shard is not None:
+        plan = replace(plan, units=share_of(plan, shards, shard))
+        print(f"shard {shard} of {shards}: {plan.missing} to compute")
     for text in not_readable(ready.image_sets):
         print(f"  {text}")
     for text in say_work(plan.units):
@@ -240,8 +263,6 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
 
 
 def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
-    from dataclasses import replace
-
     from cnnaudit.models import inspect_model
     from cnnaudit.models.layers import say_layers
 
@@ -349,4 +370,13 @@ def _is_read() -> bool:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    """Say it on standard error, if anybody still reads it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _let_go(sys.stderr)
+
+
+def _let_go(output: IO[str]) -> None:
+    """Let what is still to be written lead nowhere, or Python would fail by it as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit import own_code
@@ -316,6 +318,8 @@ def _connected(ray: Any, spec: ExecutorSpec) -> Iterator[None]:
         yield
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    in_charge = current_thread() is main_thread()
+    asked_to_end = signal.getsignal(signal.SIGTERM)
     try:
         if spec.address is None:
             wanted = spec.actors and max(spec.actors * spec.cores, os.cpu_count() or 1)
@@ -328,6 +332,8 @@ def _connected(ray: Any, spec: ExecutorSpec) -> Iterator[None]:
             )
         else:
             _join(ray, spec.address, quiet)
+        if in_charge:  # Ray puts its own in its place, which exits
+            signal.signal(signal.SIGTERM, asked_to_end)
         yield
     finally:
         ray.shutdown()

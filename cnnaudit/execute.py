@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cnnaudit.store import Store
 
 _CPU = torch.device("cpu")
-_ENDS = (signal.SIGINT, signal.SIGTERM)  # by which a process is asked to end
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # by which a process is asked to end
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def make_reader(
 
 @contextmanager
 def patient() -> Iterator[Callable[[], None]]:
-    """Hold back the first interrupt (Ctrl-C, SIGTERM) until the yielded function is called.
+    """Hold back the first interrupt (Ctrl-C, SIGTERM, SIGHUP) until the yielded function is called.
 
     A second one stops at once. What is not handled as an interrupt, as in a thread or under
     `nohup`, is left as it is.

@@ -68,9 +68,13 @@ def with_hydra(stage: Callable[[AuditSpec, Invocation], int], overrides: Sequenc
         raise AuditError(_in_one_message(error, overrides, own)) from error
     except SystemExit as error:  # Hydra's own usage message, already printed
         return ERROR if error.code else COMPLETE
-    for end in _ends:
-        if end.stopped is not None:
-            raise end.stopped
+    stopped = [(end.job, end.stopped) for end in _ends if end.stopped is not None]
+    for _, why in stopped:
+        if len(_ends) == 1 or not isinstance(why, AuditError):
+            raise why
+    if stopped:
+        told = "; ".join(f"{job}: {why}" for job, why in stopped)
+        raise AuditError(f"{len(stopped)} of {len(_ends)} jobs stopped: {told}")
     return min((end.code for end in _ends), key=_WORST_FIRST.index, default=COMPLETE)
 
 
@@ -157,12 +161,12 @@ class _End:
     made, here or, on its way back from another process, once more here.
     """
 
-    def __init__(self, code: int, stopped: BaseException | None = None) -> None:
-        self.code, self.stopped = code, stopped
+    def __init__(self, job: str, code: int, stopped: BaseException | None = None) -> None:
+        self.job, self.code, self.stopped = job, code, stopped
         _ends.append(self)
 
-    def __reduce__(self) -> tuple[type[_End], tuple[int, BaseException | None]]:
-        return _End, (self.code, self.stopped)
+    def __reduce__(self) -> tuple[type[_End], tuple[str, int, BaseException | None]]:
+        return _End, (self.job, self.code, self.stopped)
 
 
 _ends: list[_End] = []  # of the jobs of this process's command
@@ -174,21 +178,26 @@ def _end_of(
     command: str,
     overrides: Sequence[str],
 ) -> _End:
-    """Run a stage, unless one before it was stopped."""
+    """Run a stage, unless somebody has asked one before it to end."""
+    from hydra.core.hydra_config import HydraConfig
+
     from cnnaudit.audit import Invocation
     from cnnaudit.config import config_text, to_specs
 
     if not _ends:
         gc.freeze()  # what is loaded stays: to look through it for garbage takes time, each time
-    if _ends and (stopped := _ends[-1].stopped) is not None:
-        return _End(COMPLETE, stopped)
+    job = shlex.join(one for one in HydraConfig.get().overrides.task if one not in overrides)
+    stopped = _ends[-1].stopped if _ends else None
+    if stopped is not None and not isinstance(stopped, AuditError):
+        return _End(job, COMPLETE, stopped)
     try:
         audit = to_specs(config, overrides)
-        return _End(stage(audit, Invocation(command, overrides, config_text(config))))
+        return _End(job, stage(audit, Invocation(command, overrides, config_text(config))))
     except (AuditError, KeyboardInterrupt, BrokenPipeError) as error:
-        return _End(COMPLETE, error)  # not raised: Hydra would print a text of its own around it
+        return _End(job, COMPLETE, error)  # not raised: Hydra would print a text around it
     except SystemExit as error:  # of somebody's own code: it must not pass for a complete audit
-        return _End(COMPLETE, AuditError(f"code of your own has called sys.exit({error.code})"))
+        ended = AuditError(f"code of your own has called sys.exit({error.code})")
+        return _End(job, COMPLETE, ended)
 
 
 def _in_one_message(error: Exception, overrides: Sequence[str], config_dir: Path | None) -> str:

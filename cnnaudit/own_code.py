@@ -78,7 +78,7 @@ def import_own(name: str, where: str) -> ModuleType:
 
 
 def sources(name: str) -> list[Path]:
-    """Return the file of an imported module, and of all it imports of its own package or folder.
+    """Return the file of an imported module, and of all it imports from where it was found.
 
     What is installed beside it is not followed, nor is cnnaudit itself. Files are found where they
     lie: which of them are loaded may change, as some are only when a function is called.
@@ -89,7 +89,8 @@ def sources(name: str) -> list[Path]:
     own = Path(named)
     of_package = own.name == "__init__.py"
     start = own.parents[name.count(".") + of_package]  # where its outermost package lies
-    folder = own.parents[max(0, name.count(".") - (not of_package))]
+    package = own.parents[max(0, name.count(".") - (not of_package))]
+    folder = package if start.name == _INSTALLED else start
     found: dict[str, Path] = {}
     pending = [name]
     while pending:
@@ -114,7 +115,7 @@ def _file(name: str, start: Path) -> Path | None:
 
 
 def _belongs(file: Path, folder: Path) -> bool:
-    """Say whether a file is of the package, or else the folder, in which a user's module lies."""
+    """Say whether a file lies in a folder of a user's own, and is not installed there."""
     if folder.name == _INSTALLED or file.is_relative_to(_PACKAGE):
         return False
     return file.is_relative_to(folder) and _INSTALLED not in file.relative_to(folder).parts

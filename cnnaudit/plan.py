@@ -37,7 +37,7 @@ from cnnaudit.types import (
     Unit,
 )
 
-CHUNK = 128  # items of a chunk, at most on average
+CHUNK = 128  # items of a chunk at most
 HEATMAP_SCORES = "heatmap_scores"  # the kind of cell in which heatmaps are measured
 NO_TARGET = TargetSpec("", "all_outputs", {})  # of what shows a layer and explains no score
 
@@ -126,21 +126,25 @@ def chunks_of(image_set: ImageSet) -> Iterator[tuple[Item, ...]]:
         levels = (item.factors[PERTURBATION], item.factors[SEVERITY]) if item.perturbed else ()
         alike.setdefault(levels, []).append(item)
     for items in alike.values():
-        yield from chunks(tuple(items))
+        yield from chunks(items)
 
 
-def chunks(items: tuple[Item, ...]) -> Iterator[tuple[Item, ...]]:
+def chunks(items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
     """Yield an image set in parts, assigned by a hash of the id: a new item changes one part only.
 
-    (Or all of them, when the number of parts doubles.)
+    A part that would be too large is split in two, whatever becomes of the others. The order of
+    items is that of their ids, not of a manifest.
     """
-    number = 1
-    while number * CHUNK < len(items):
-        number *= 2
-    parts: list[list[Item]] = [[] for _ in range(number)]
-    for item in items:
-        parts[int(digest_bytes(item.id.encode())[:8], 16) % number].append(item)
-    yield from (tuple(part) for part in parts if part)
+    hashed = ((int(digest_bytes(item.id.encode())[:16], 16), item) for item in items)
+    yield from _split(sorted(hashed, key=lambda one: one[1].id))
+
+
+def _split(items: Sequence[tuple[int, Item]], bit: int = 0) -> Iterator[tuple[Item, ...]]:
+    if len(items) <= CHUNK:
+        yield from [tuple(item for _, item in items)] if items else []
+        return
+    for half in (0, 1):
+        yield from _split([one for one in items if one[0] >> bit & 1 == half], bit + 1)
 
 
 def swap_partners(image_set: ImageSet) -> dict[str, Item]:
@@ -150,7 +154,7 @@ def swap_partners(image_set: ImageSet) -> dict[str, Item]:
     """
     conditions = with_few_levels(image_set)  # by a date, say, every item would be alone
     alike: dict[tuple[str | None, ...], list[Item]] = {}
-    for item in image_set.items:
+    for item in sorted(image_set.items, key=lambda item: item.id):
         levels = tuple(item.factors.get(name) for name in conditions)
         alike.setdefault(levels, []).append(item)
     partners = {}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -72,6 +73,22 @@ def reported(path: Path) -> Iterator[Status]:
     status.say(state="finished")
 
 
+class _MayBeGone:
+    """Standard error, of which a terminal or pipe may end: a week's work does not end with it."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 @contextmanager
 def progress(totals: Mapping[str, int], status: Status) -> Iterator[Advance]:
     """Show how many images of each model are done; inside, call the yielded function.
@@ -79,7 +96,7 @@ def progress(totals: Mapping[str, int], status: Status) -> Iterator[Advance]:
     `totals` has how many there are of each model.
     """
     counted = _Counted(totals, status)
-    console = Console(stderr=True)
+    console = Console(file=cast(IO[str], _MayBeGone()))
     if not console.is_terminal:
         yield _plain(console, counted)
         return

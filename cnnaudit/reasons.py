@@ -136,6 +136,8 @@ def _told(path: str, other: Any, own: Any) -> str:
         return f"{path} is new"
     if own is _ABSENT:
         return f"{path} is gone"
+    if isinstance(own, list) and isinstance(other, list):
+        own, other = ([x for x in one if x not in two] for one, two in ((own, other), (other, own)))
     return f"{path} is {_short(own)}, was {_short(other)}"
 
 
@@ -143,10 +145,18 @@ def _told_of_pictures(own: Mapping[str, Any], other: Mapping[str, Any]) -> Itera
     new = [name for name in own if name not in other]
     gone = [name for name in other if name not in own]
     changed = [name for name in own if name in other and own[name] != other[name]]
-    for names, what in ((new, "new"), (gone, "gone"), (changed, "changed")):
+    parts = {part for name in changed for part in _parts_changed(own[name], other[name])}
+    how = f"changed ({', '.join(sorted(parts))})"
+    for names, what in ((new, "new"), (gone, "gone"), (changed, how)):
         if names:
             number = "1 picture" if len(names) == 1 else f"{len(names)} pictures"
             yield f"{number} {what}, such as {names[0]}"
+
+
+def _parts_changed(own: str, other: str) -> Iterator[str]:
+    """Yield what of a picture's fields differs: the image itself, masks by name, or else."""
+    for path, _, _ in differences(json.loads(other), json.loads(own)):
+        yield path.removeprefix("regions.").partition(".")[0]
 
 
 def _short(value: Any) -> str:

@@ -58,6 +58,9 @@ AGREEMENT = Kind(
 )
 
 
+_INCOMPLETE = "the run is INCOMPLETE: what failed in it is compared as what failed"
+
+
 @dataclass(frozen=True)
 class Reproduction:
     lines: tuple[str, ...]  # what was found, in words
@@ -86,6 +89,7 @@ def reproduce(run_dir: Path, audit: AuditSpec) -> Reproduction:
     return Reproduction(
         (
             *(text for _, text in lines),
+            *[_INCOMPLETE] * (before.summary["status"] != "COMPLETE"),
             *(f"different now: {text}" for text in different or ["nothing in the environment"]),
         ),
         agrees,
@@ -138,7 +142,8 @@ def _compared(kind: Kind, rows: pd.DataFrame) -> tuple[bool, str]:
     number = f"{len(rows)} row{'s' * (len(rows) != 1)}"
     if off:
         found = f"{off} of {number} DIFFER"
-        found += f", {lonely} are on one side only" if lonely else f", by up to {furthest:.2g}"
+        by = f"by up to {furthest:.2g}" if furthest > TOLERANCE else "in what is said of them"
+        found += f", {lonely} are on one side only" if lonely else f", {by}"
     else:
         found = f"{number} agree " + (f"within {furthest:.1g}" if furthest else "exactly")
     model = cell.model or "models"

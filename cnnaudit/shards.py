@@ -164,7 +164,7 @@ def _check_all_there(ready: Prepared, run_dir: Path) -> None:
         raise AuditError(
             f"{run_dir}: the store {ready.store.root} lacks {missing} of {ready.plan.keys} cells, "
             "though every shard has finished: something that they depend on has changed since "
-            "(pictures, weights, code, versions); run the shards again"
+            "(pictures, weights, code, versions), or they were damaged; run the shards again"
         )
 
 

@@ -214,6 +214,8 @@ class Store:
         try:
             aside.mkdir(parents=True, exist_ok=True)
             folder.rename(place)
+            if _verified(place) is not None and _renamed(place, folder):
+                return  # another run had just put a whole one in the place of the damaged one
         except FileNotFoundError:  # another run set it aside first
             pass
         except OSError as error:
@@ -252,7 +254,8 @@ def drafted(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise AuditError(f"cannot write {path} ({_why(error)})") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing was drafted where nothing can be written
+            draft.unlink()
 
 
 def _done(files: Mapping[str, bytes], again: bool) -> bytes:
@@ -275,15 +278,29 @@ _DAMAGED = (
 
 
 def _verified(folder: Path) -> dict[str, Any] | None:
-    """Return what a cell's ``done.json`` states, or None if its files are not as it states."""
+    """Return what a cell's ``done.json`` states, or None if its files are not as it states.
+
+    Another run may replace the cell meanwhile: then the new one is read.
+    """
+    while True:
+        stated = _stated(folder)
+        try:
+            done: dict[str, Any] = json.loads(stated)
+            whole = isinstance(done["again"], bool) and all(
+                digest_file(folder / name) == one["sha256"] for name, one in done["files"].items()
+            )
+        except _DAMAGED:
+            whole = False
+        if whole or _stated(folder) == stated:
+            return done if whole else None
+
+
+def _stated(folder: Path) -> bytes:
+    """Return a cell's ``done.json`` as it stands, b"" where there is none."""
     try:
-        done: dict[str, Any] = json.loads((folder / DONE).read_bytes())
-        whole = isinstance(done["again"], bool) and all(
-            digest_file(folder / name) == stated["sha256"] for name, stated in done["files"].items()
-        )
+        return (folder / DONE).read_bytes()
     except _DAMAGED:
-        return None
-    return done if whole else None
+        return b""
 
 
 def _renamed(draft: Path, folder: Path) -> bool:
@@ -291,7 +308,7 @@ def _renamed(draft: Path, folder: Path) -> bool:
     try:
         draft.rename(folder)
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             return False
         raise
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -243,6 +244,58 @@ def test_who_reads_what_is_printed_may_have_seen_enough() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_what_is_said_may_have_no_room() -> None:
+    command = [sys.executable, "-m", "cnnaudit", "--help"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=RUN.parent
+        )
+    said = "error: what there is to say cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("ends", ["full", "closed", "terminal"])
+def test_a_run_survives_its_standard_error(overrides: list[str], tmp_path: Path, ends: str) -> None:
+    """A terminal that is closed, a pipe that ends, a disk that is full: a line of progress."""
+    if ends == "full":
+        gone = os.open("/dev/full", os.O_WRONLY)
+    elif ends == "closed":
+        reader, gone = os.pipe()
+        os.close(reader)
+    else:
+        reader, gone = pty.openpty()
+        os.close(reader)
+    ran = subprocess.run(
+        [sys.executable, str(RUN), *overrides, "technique=[saliency]"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=gone,
+        text=True,
+        check=False,
+    )
+    os.close(gone)
+    assert ran.returncode == 0
+    assert "report: " in ran.stdout
+    status = json.loads((_run_dir(tmp_path) / "status.json").read_text())
+    assert status["state"] == "finished"
+
+
+def test_a_plan_is_of_the_shard_that_is_asked_for(cli: Callable, overrides: list[str]) -> None:
+    asked = ("technique=[saliency]", "perturbation=[haze]", "contrast=[]", "check=[]")
+    planned = []
+    for shard in range(3):
+        more = ("executor.shards=3", f"executor.shard={shard}")
+        code, out, err = cli("plan", *overrides, *asked, *more)
+        assert code == 0, err
+        whole = re.search(r"(\d+) cells: 0 in the store", out)
+        own = re.search(rf"shard {shard} of 3: (\d+) to compute", out)
+        assert whole
+        assert own
+        planned.append(int(own[1]))
+    assert sum(planned) == int(whole[1])
+    assert min(planned) > 0
+
+
 def test_help_and_a_folder_of_runs_are_told_from_a_run(
     cli: Callable, overrides: list[str], tmp_path: Path
 ) -> None:
@@ -302,6 +355,18 @@ def test_a_multirun_over_seeds_leaves_a_run_each(overrides: list[str], tmp_path:
     assert len(logs) == 2
     assert all(" cells, 0 of them in the store" in log for log in logs)  # of the second job, too
     assert {p.name for p in tmp_path.iterdir()} == {"set", "weights.safetensors", "out"}
+
+
+def test_a_job_that_cannot_run_does_not_keep_the_others_from_it(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    asked = ("-m", "seed=1,x,2", "technique=[saliency]")
+    ran = _call(str(RUN), *asked, *overrides, cwd=tmp_path)
+    assert ran.returncode == 1
+    said = ran.stderr.splitlines()[-1]
+    assert said.startswith("error: 1 of 3 jobs stopped: seed=x: seed: 'x' ")
+    assert "Traceback" not in ran.stderr
+    assert len([*tmp_path.glob("out/robot/*/report.html")]) == 2
 
 
 def test_secrets_from_the_environment_reach_no_output(

@@ -342,10 +342,13 @@ def test_without_the_extra_it_is_named(overrides: list[str], tmp_path: Path) -> 
     assert "Traceback" not in ran.stderr
 
 
-def test_an_interrupted_cluster_run_exits_with_130(arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_cluster_run_exits_with_130(
+    arguments: list[str], tmp_path: Path, sent: signal.Signals
+) -> None:
     process = _start(tmp_path, *arguments, "technique=[rise]", *RAY, "batch_size=1")
     _wait(process, lambda: "actors on cpu" in _log(tmp_path))
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.startswith("interrupted; what was finished is in the store")

@@ -377,7 +377,7 @@ def test_a_picture_that_kills_who_reads_it_costs_its_chunk_and_no_more(
     assert deadly.tables() == clean.tables()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_only_whole_cells_and_exits_with_130(
     audit: Callable[..., Audit], sent: signal.Signals
 ) -> None:

@@ -111,6 +111,20 @@ def test_own_code_runs_and_is_run_again_where_it_was_edited(project: Path) -> No
         assert _cells(project) == {"planned": 2, "found": 2 - computed, "computed": computed}
 
 
+def test_what_own_code_imports_from_beside_its_package_counts(project: Path) -> None:
+    maps = project / "my_package/maps.py"
+    maps.write_text(f"import beside\n{maps.read_text()}")
+    for value, computed in ((1, 2), (2, 1)):
+        (project / "beside.py").write_text(f"VALUE = {value}\n")
+        assert _run(project, *ARGUMENTS, "allow_code=true").returncode == 0
+        assert _cells(project)["computed"] == computed
+    runs = sorted((project / "outputs/audit").iterdir())
+    told = [json.loads((run / "manifest.json").read_text())["digests"]["code"] for run in runs]
+    assert {*told[0]} == {"model.mine", "technique.mine"}
+    assert told[0]["model.mine"] == told[1]["model.mine"]
+    assert told[0]["technique.mine"] != told[1]["technique.mine"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -179,19 +179,29 @@ def _items(number: int) -> tuple[Item, ...]:
     return tuple(Item(f"item-{n}", File("x", b""), {}, None, {}) for n in range(number))
 
 
-def test_an_added_image_touches_one_chunk() -> None:
-    items = _items(5 * CHUNK)
-    added = replace(items[0], id="another")
-    before, after = (
-        {frozenset(item.id for item in part) for part in chunks(some)}
-        for some in (items, (*items, added))
-    )
-    assert len(before) > 4
-    assert len(before - after) == 1
+@pytest.mark.parametrize("number", [1, CHUNK, 2 * CHUNK, 5 * CHUNK, 8 * CHUNK])
+def test_an_added_image_touches_one_chunk(number: int) -> None:
+    """Also where that one gets too large, and is split."""
+    items = _items(number)
+    for name in ("another", "one more", "a third"):
+        added = replace(items[0], id=name)
+        before, after = (
+            {frozenset(item.id for item in part) for part in chunks(some)}
+            for some in (items, (*items, added))
+        )
+        assert len(before - after) == 1
+        assert len(after - before) in (1, 2)
+        items = (*items, added)
+
+
+def test_the_order_of_items_is_of_no_account() -> None:
+    items = _items(3 * CHUNK)
+    assert [*chunks(items)] == [*chunks(items[::-1])]
 
 
 @pytest.mark.parametrize("number", [1, CHUNK, CHUNK + 1, 7 * CHUNK])
 def test_chunks_hold_every_item_once(number: int) -> None:
     parts = list(chunks(_items(number)))
     assert sorted(i.id for part in parts for i in part) == sorted(i.id for i in _items(number))
-    assert len(parts) < 2 * number / CHUNK + 1
+    assert max(map(len, parts)) <= CHUNK
+    assert len(parts) < 2.5 * number / CHUNK + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from cnnaudit.audit import Invocation, prepare, run_audit
 from cnnaudit.config import load_specs
-from cnnaudit.reasons import reasons
+from cnnaudit.reasons import _told, reasons
 from cnnaudit.types import ROWS_FILE
 
 ASKED = ["metric=[mass_in_mask]", "contrast=[]", "check=[]", "technique=[saliency,grad_cam]"]
@@ -59,7 +60,27 @@ def test_a_new_technique_is_like_nothing(why: Why) -> None:
 
 def test_a_picture_that_changed_is_named(why: Why, image_set: Path) -> None:
     Image.new("RGB", (160, 128)).save(image_set / "images/scene_01-left-none.png")
-    assert set(why().values()) == {"1 picture changed, such as scene_01-left-none"}
+    assert set(why().values()) == {"1 picture changed (image), such as scene_01-left-none"}
+
+
+def test_what_of_a_picture_changed_is_named(why: Why, image_set: Path) -> None:
+    with Image.open(image_set / "masks/scene_01.png") as mask:
+        turned = mask.transpose(Image.Transpose.ROTATE_180)
+    turned.save(image_set / "masks/scene_01.png")
+    (told,) = set(why().values())
+    assert re.fullmatch(r"\d+ pictures changed \(mask\), such as scene_01-.*", told)
+
+
+def test_the_order_of_a_manifest_is_no_reason(why: Why, image_set: Path) -> None:
+    path = image_set / "manifest.csv"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([header, *lines[::-1]]) + "\n")
+    assert why() == {}
+
+
+def test_of_a_list_what_is_another_one_is_told() -> None:
+    same = "e" * 64
+    assert _told("source", [same, "a"], [same, "b"]) == 'source is ["b"], was ["a"]'
 
 
 def test_each_chunk_is_held_against_the_one_most_like_it(
@@ -81,7 +102,7 @@ def test_each_chunk_is_held_against_the_one_most_like_it(
         for name in ("behaviour", "saliency")
     ]
     Image.new("RGB", (160, 128)).save(image_set / "images/scene_01-left-none.png")
-    changed = "1 picture changed, such as scene_01-left-none"
+    changed = "1 picture changed (image), such as scene_01-left-none"
     assert [text.partition(": ")[2] for text in told()] == [changed, changed]
     with Image.open(image_set / "masks/scene_02.png") as mask:
         moved = mask.transpose(Image.Transpose.ROTATE_180)

@@ -187,8 +187,8 @@ def test_a_stored_config_cannot_allow_code(tmp_path: Path) -> None:
 def test_how_a_job_ended_comes_back_from_another_process() -> None:
     ends = cnnaudit.jobs._ends
     ends.clear()
-    sent = pickle.dumps(cnnaudit.jobs._End(4, AuditError("no")))
+    sent = pickle.dumps(cnnaudit.jobs._End("seed=1", 4, AuditError("no")))
     ends.clear()
     pickle.loads(sent)
-    assert [(end.code, str(end.stopped)) for end in ends] == [(4, "no")]
+    assert [(end.job, end.code, str(end.stopped)) for end in ends] == [("seed=1", 4, "no")]
     ends.clear()

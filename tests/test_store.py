@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnaudit import store as store_module
 from cnnaudit.store import (
     Store,
     canonical_json,
@@ -47,6 +48,40 @@ def test_a_cell_states_what_it_consists_of_and_what_determined_it(store: Store) 
     done = json.loads((_folder(store) / "done.json").read_bytes())
     assert json.loads((_folder(store) / "fields.json").read_bytes()) == {"kind": "test"}
     assert done["files"]["rows.parquet"]["size"] == len(FILES["rows.parquet"])
+
+
+def test_a_cell_that_another_run_replaces_while_it_is_read_is_not_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(KEY, FILES, {}, again=True)
+    digest_file, replaced = store_module.digest_file, []
+
+    def replace_first(path: Path) -> str:
+        if not replaced:
+            replaced.append(path)
+            Store(store.root).write(KEY, {**FILES, "rows.parquet": b"other rows"}, {})
+        return digest_file(path)
+
+    monkeypatch.setattr(store_module, "digest_file", replace_first)
+    assert store.has(KEY)
+    assert replaced
+    assert store.read(KEY, "rows.parquet") == b"other rows"
+    assert not (store.root / "damaged").exists()
+
+
+def test_a_whole_cell_is_never_set_aside(store: Store) -> None:
+    """Another run may have put it there after the damaged one was seen."""
+    store.write(KEY, FILES, {})
+    store._set_aside(_folder(store))
+    assert store.has(KEY)
+    assert list((store.root / "damaged").iterdir()) == []
+
+
+def test_what_is_no_cell_in_its_place_is_set_aside(store: Store) -> None:
+    _folder(store).parent.mkdir(parents=True)
+    _folder(store).write_text("a file")
+    store.write(KEY, FILES, {})
+    assert store.has(KEY)
 
 
 @pytest.mark.parametrize("damage", ["alter", "truncate", "remove", "no done", "garbled done"])

@@ -92,6 +92,10 @@ class Reader:
                 yield batch
                 taken += 1
             return
+        except OSError as error:  # it takes files and processes to have others read
+            if not self._loader.num_workers:
+                raise
+            log.warning("no other process can read (%s): this one does, which is slower", error)
         except _NoRoom:
             log.warning(
                 "no room in shared memory for what other processes read; this one reads from now "
@@ -162,8 +166,9 @@ def _alive(stream: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _start_worker(_number: int) -> None:
-    # Ctrl-C reaches all processes, and the one that computes has a batch to finish.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and the end of a terminal reach all processes, and who computes has a batch to finish.
+    for one in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
     cv2.setNumThreads(0)  # the threads of the process that this one was forked from are not here
 
 
