@@ -48,7 +48,9 @@ def occlusion(
     return drop / covered.clamp(min=1)  # a stride above the patch leaves pixels uncovered
 
 
-@technique(needs=Needs(queries=True), title="RISE", citation="Petsiuk, Das, Saenko, BMVC 2018")
+@technique(
+    needs=Needs(queries=True), title="RISE", citation="Petsiuk, Das, Saenko, BMVC 2018", version=2
+)
 def rise(
     signals: Signals,
     query: Query,
@@ -71,18 +73,24 @@ def rise(
     images = signals.images
     b, _, h, w = images.shape
     grids, shifts = _drawn(masks, (h, w), cells, keep, seed)
-    weighted, masks_sum = images.new_zeros(b, h, w), images.new_zeros(h, w)
-    scores_sum = images.new_zeros(b)
+    # In double precision: the offset of the scores is in every sum, and leaves only at the end.
+    sums = images.new_zeros(0, dtype=torch.float64)
+    weighted, masks_sum, scores_sum = (
+        sums.new_zeros(b, h, w),
+        sums.new_zeros(h, w),
+        sums.new_zeros(b),
+    )
     for some in passes_of(range(masks), b):
         drawn = _masks(grids[some], shifts[some], (h, w)).to(images)
         masked = images * drawn[:, None, None]
-        scores = by_variant(query(masked.flatten(0, 1), _SCORE).score, b)
+        scores = by_variant(query(masked.flatten(0, 1), _SCORE).score, b).double()
+        drawn = drawn.double()
         weighted += torch.einsum("nb,nhw->bhw", scores, drawn)
         masks_sum += drawn.sum(dim=0)
         scores_sum += scores.sum(dim=0)
     if centred:
         weighted -= (scores_sum / masks)[:, None, None] * masks_sum
-    return weighted / (masks * keep)
+    return (weighted / (masks * keep)).to(images)
 
 
 def _windows(size: int, patch: float, stride: float) -> Iterator[slice]:

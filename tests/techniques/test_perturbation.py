@@ -153,6 +153,45 @@ def test_an_offset_of_the_score_lifts_the_map_unless_it_is_centred() -> None:
         assert equal or (high > low).all()
 
 
+class Probed(nn.Module):
+    """One small weight and a large offset; notes each pass's images and scores."""
+
+    def __init__(self, offset: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.offset, self.dtype = offset, dtype
+        self.seen: list[Tensor] = []
+        self.given: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = (x[:, :, 1:3, 2:5].mean(dim=(1, 2, 3)) + self.offset).to(self.dtype)
+        self.seen.append(x)
+        self.given.append(scores)
+        return scores[:, None]
+
+
+@pytest.mark.parametrize(
+    ("image_type", "score_type", "offset"),
+    [
+        (torch.float32, torch.float32, 1000.0),
+        (torch.float16, torch.float16, 100.0),
+        (torch.float32, torch.bfloat16, 1.0),  # a network that computes in half inside
+    ],
+)
+def test_rise_loses_nothing_of_the_scores_that_it_got(
+    image_type: torch.dtype, score_type: torch.dtype, offset: float
+) -> None:
+    model, images = Probed(offset, score_type), torch.ones(1, 3, 6, 8, dtype=image_type)
+    maps = maps_of(model, images, "rise", masks=400, cells=3)
+    # The images are 1 everywhere, so that each one seen is its mask; the first is the image itself.
+    masks = torch.cat(model.seen[1:])[:, 0].double().numpy()
+    scores = torch.cat(model.given[1:]).double().numpy()
+    centred = scores - scores.mean()
+    expected = (centred[:, None, None] * masks).mean(axis=0) / 0.5
+    assert maps.dtype == image_type
+    tolerance = 4 * torch.finfo(image_type).eps * np.abs(expected).max()
+    np.testing.assert_allclose(maps[0].double().numpy(), expected, rtol=0, atol=tolerance)
+
+
 def test_all_images_get_the_same_masks_and_another_seed_others() -> None:
     weights, image = torch.randn(3, 6, 8), torch.randn(1, 3, 6, 8)
     first, second = maps_of(Linear(weights), image.repeat(2, 1, 1, 1), "rise", masks=9)
