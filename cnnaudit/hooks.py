@@ -49,6 +49,27 @@ _OTHER_GATES = {
     "Threshold",
     "Where",
 }
+# Functions that may write a gate into a view, of which the graph then tells nothing but that.
+_GATE_FUNCTIONS = {
+    "celu",
+    "clamp",
+    "clamp_max",
+    "clamp_min",
+    "clip",
+    "elu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "masked_fill",
+    "mish",
+    "relu",
+    "relu6",
+    "rrelu",
+    "selu",
+    "silu",
+    "threshold",
+}
 
 
 @contextmanager
@@ -192,7 +213,8 @@ def guided(score: Tensor) -> Iterator[str | None]:
     """Apply the guided rule at every ReLU node of the score's graph.
 
     At a node g_in = g_out · 1[x > 0] · 1[g_out > 0]; the node itself contributes the first factor.
-    Nodes, not modules: a functional ReLU is one as well, a ReLU module used twice is two.
+    Nodes, not modules: a functional ReLU is one as well, a ReLU module used twice is two. The
+    forward pass must have run within `gates_as_nodes`.
     Yields the reason why the rule does not apply to this graph, or None where it does.
 
     Source: Springenberg et al., "Striving for Simplicity", ICLR Workshop 2015.
@@ -209,6 +231,26 @@ def guided(score: Tensor) -> Iterator[str | None]:
             for node in relus:
                 handles.callback(node.register_prehook(_keep_positive).remove)
             yield None
+
+
+@contextmanager
+def gates_as_nodes() -> Iterator[None]:
+    """Give each gate of the forward pass inside a node of its own, also one in place on a view."""
+    with _GateRecorder():
+        yield
+
+
+class _GateRecorder(TorchFunctionMode):
+    """Computes a gate on a copy of a view, which is written back if the gate is in place."""
+
+    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_gate = getattr(func, "__name__", "").rstrip("_") in _GATE_FUNCTIONS
+        if not (is_gate and args and args[0]._is_view()):
+            return func(*args, **(kwargs or {}))
+        view, *others = args
+        copy = view.clone()
+        output = func(copy, *others, **(kwargs or {}))
+        return view.copy_(output) if output is copy else output
 
 
 @dataclass

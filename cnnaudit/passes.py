@@ -69,6 +69,8 @@ def run_passes(
         trace = None
         if any(spec.head for spec in specs.values()):
             trace = stack.enter_context(hooks.head(model))
+        if any(spec.guided_input_gradient for spec in specs.values()):
+            stack.enter_context(hooks.gates_as_nodes())
         outputs, scores, captured = _forward(model, leaf, score_from, layers, graph=graph)
         outputs, scores = flat(outputs), flat(scores)
         signals: dict[str, Signals] = {}

@@ -70,6 +70,7 @@ def xgrad_cam(signals: Signals, *, layer: LayerChoice = "last_features") -> Tens
     needs=Needs(layer=True, gradients=True, guided_input_gradient=True),
     title="Guided Grad-CAM",
     citation="Selvaraju et al., ICCV 2017",
+    version=2,
 )
 def guided_grad_cam(signals: Signals, *, layer: LayerChoice = "last_features") -> Tensor:
     """Return max_c |guided gradient| × the upsampled Grad-CAM, (B, H, W), ≥ 0."""

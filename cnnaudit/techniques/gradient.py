@@ -27,6 +27,7 @@ def saliency(signals: Signals, *, reduce: Reduction = "max") -> Tensor:
     needs=Needs(guided_input_gradient=True),
     title="Guided saliency",
     citation="Springenberg et al., ICLR Workshop 2015",
+    version=2,
 )
 def guided_saliency(signals: Signals, *, reduce: Reduction = "max") -> Tensor:
     """Return the saliency of the guided gradient, (B, H, W), ≥ 0.

@@ -120,6 +120,50 @@ def test_resnet(technique: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6 * expected.max())
 
 
+VIEWS = {
+    "flattened": lambda x: x.flatten(2),
+    "pooled": lambda x: functional.adaptive_avg_pool2d(x, 3).flatten(1),
+    "permuted": lambda x: x.permute(0, 2, 3, 1),
+    "sliced": lambda x: x[:, 1:3],
+}
+
+
+@pytest.mark.parametrize("relu", [nn.ReLU(inplace=True), torch.relu_, lambda x: x.relu_()])
+@pytest.mark.parametrize("view", sorted(VIEWS))
+def test_guided_counts_a_relu_that_writes_into_a_view(view: str, relu) -> None:
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+            self.relu = relu
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = self.second(self.first(x).relu())
+            self.relu(VIEWS[view](features))
+            seen = self.relu(VIEWS[view](features))  # and what it wrote is there for all
+            return both_ways(seen, features)
+
+    def both_ways(*parts: Tensor) -> Tensor:
+        together = torch.cat([part.flatten(1) for part in parts], dim=1)
+        return together * torch.arange(together.shape[1]).cos()
+
+    def by_rule(x: Tensor) -> Tensor:
+        features = model.second(GuidedReLU.apply(model.first(x)))
+        if view == "pooled":
+            seen = GuidedReLU.apply(GuidedReLU.apply(VIEWS[view](features)))
+            return both_ways(seen, features).sum()
+        whole = GuidedReLU.apply(GuidedReLU.apply(features))
+        if view == "sliced":
+            whole = torch.cat([features[:, :1], whole[:, 1:3], features[:, 3:]], dim=1)
+        seen = VIEWS[view](whole)
+        return both_ways(seen, whole).sum()
+
+    model, images = Viewed(), torch.randn(2, 3, 9, 8)
+    expected = by_definition(by_rule, images, "max")
+    np.testing.assert_allclose(heatmaps(model, images, "guided_saliency"), expected, atol=1e-6)
+
+
 def test_guided_differs_from_plain_where_a_negative_gradient_meets_a_relu() -> None:
     torch.manual_seed(2)
     model, images = SimpleCNN(), torch.randn(2, 3, 64, 80)
@@ -143,6 +187,10 @@ def test_guided_differs_from_plain_where_a_negative_gradient_meets_a_relu() -> N
         (
             nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.LeakyReLU(inplace=True)),
             r"activations other than ReLU \(LeakyRelu\)",
+        ),
+        (
+            nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(2), nn.ELU(inplace=True)),
+            r"activations other than ReLU \(Elu\)",
         ),
     ],
 )
