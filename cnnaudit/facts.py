@@ -17,7 +17,7 @@ from cnnaudit.specs import AuditSpec, ModelSpec
 from cnnaudit.store import Store, cell_key, digest_list
 from cnnaudit.types import File, Item
 
-VERSION = 2  # raise it when inspecting would find other facts
+VERSION = 3  # raise it when inspecting would find other facts
 CHECK_VERSION = 1  # raise it when checking files would find something else
 _FILE = "facts.json"
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+ROLES = ("first_conv", "last_conv", "last_features", "first_pool")
+
+
 @dataclass(frozen=True)
 class Layer:
     """One call of one module in the forward pass."""
@@ -49,7 +52,8 @@ def trace(model: nn.Module, images: Tensor, score_from: str | None) -> Traced:
         outputs, scores = forward_in_shape(model, images, score_from)
     layers = tuple(Layer(path, type(module).__name__, _shape(out)) for path, module, out in calls)
     places = scores.shape[2:].numel()
-    return Traced(layers, trace_roles(calls), flat(outputs), flat(scores), places)
+    h, w = images.shape[2:]
+    return Traced(layers, trace_roles(calls, (h, w)), flat(outputs), flat(scores), places)
 
 
 def names_of(layers: Sequence[Layer]) -> tuple[str, ...]:
@@ -105,6 +109,8 @@ def resolve_layer(
     if layer in spatial:
         return layer
     problem = "has no spatial output" if layer in names else "does not exist"
+    if layer in ROLES and layer not in names:
+        problem = "is a role that no layer has"
     listed = ", ".join(f"{role} ({path})" for role, path in roles.items()) or "none"
     raise AuditError(
         f"{where}: {choice!r} {problem} in {model}.{near_miss(str(choice), [*roles, *spatial])} "

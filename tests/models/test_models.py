@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models.convnext import LayerNorm2d
 
 from cnnaudit.models import build_model, choose_device, inspect_model
 from cnnaudit.models.layers import names_of, resolve_layer, trace
@@ -229,6 +232,97 @@ def test_a_module_called_twice_is_there_twice() -> None:
     traced = trace(model, torch.zeros(1, 3, 8, 9), None)
     assert names_of(traced.layers) == ("0", "1@0", "2", "1")
     assert [resolve_layer(traced.layers, {}, index, "layer") for index in (1, 3)] == ["1@0", "1"]
+
+
+class Calls(nn.Sequential):
+    """A network that passes each module's output on through a function of its own."""
+
+    def __init__(self, parts: dict[str, nn.Module], between: dict[str, Callable]) -> None:
+        super().__init__(OrderedDict(parts))
+        self.between = between
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for name, part in self.named_children():
+            x = part(self.between.get(name, lambda x: x)(x))
+        return x
+
+
+class LastAxis(nn.Module):
+    """A block of channels-last outputs (B, h, w, K), as a Swin stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Linear(6, 40)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.part(x) + 1
+
+
+def conv() -> nn.Module:
+    return nn.Conv2d(3, 6, 4, stride=4)
+
+
+def to_tokens(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(2).mT[:, None]
+
+
+def to_last(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (24, 160)])
+@pytest.mark.parametrize(
+    ("parts", "between", "expected"),
+    [
+        # channels last, as a leaf and as a container, and what comes first again
+        ({"conv": conv(), "norm": nn.LayerNorm(6)}, {"norm": to_last}, "conv"),
+        ({"conv": conv(), "stage": LastAxis()}, {"stage": to_last}, "conv"),
+        (
+            {"conv": conv(), "stage": LastAxis(), "back": nn.Identity(), "act": nn.ReLU()},
+            {"stage": to_last, "back": lambda x: x.permute(0, 3, 1, 2)},
+            "act",
+        ),
+        # attention: of all places to all, and tokens of one head, as many as it has channels
+        (
+            {"conv": conv(), "attend": nn.Softmax(dim=-1)},
+            {"attend": lambda x: to_tokens(x) @ to_tokens(x).mT},
+            "conv",
+        ),
+        ({"conv": conv(), "norm": nn.RMSNorm(6)}, {"norm": to_tokens}, "conv"),
+        # a norm of channels in their place
+        ({"conv": conv(), "norm": LayerNorm2d(6)}, {}, "norm"),
+        # what hands on a block's output behind it or at its end, and a pool that ends a block
+        ({"conv": conv(), "block": nn.Sequential(nn.ReLU()), "id": nn.Identity()}, {}, "block"),
+        ({"block": nn.Sequential(conv(), nn.Identity())}, {}, "block"),
+        (
+            {"block": nn.Sequential(conv(), nn.AvgPool2d(1)), "id": nn.Identity()},
+            {},
+            "block.0",
+        ),
+    ],
+)
+def test_features_are_channels_on_the_images_grid(
+    parts: dict[str, nn.Module],
+    between: dict[str, Callable],
+    expected: str,
+    size: tuple[int, int],
+) -> None:
+    roles = trace(Calls(parts, between), torch.randn(1, 3, *size), None).roles
+    assert roles["last_features"] == expected
+
+
+def test_a_grid_of_strides_of_its_own_is_one_as_well() -> None:
+    """As in networks that read text or sound."""
+    tall = nn.Sequential(nn.Conv2d(3, 6, 3, stride=(8, 1)), nn.BatchNorm2d(6), nn.ReLU())
+    assert trace(tall, torch.randn(1, 3, 32, 96), None).roles["last_features"] == "2"
+
+
+def test_a_role_that_no_layer_has() -> None:
+    channels_last = Calls({"stage": LastAxis()}, {"stage": lambda x: to_last(x).repeat(1, 1, 1, 2)})
+    traced = trace(channels_last, torch.randn(1, 3, 32, 48), None)
+    with pytest.raises(AuditError, match="'last_features' is a role that no layer has in the") as e:
+        resolve_layer(traced.layers, traced.roles, "last_features", "layer")
+    assert "the modules stage.part, stage, and their index" in str(e.value)
 
 
 def test_score_from_that_is_no_module() -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from cnnaudit.config import load_specs
 from cnnaudit.models import build_model, inspect_model, resolve_model
+from cnnaudit.models.layers import trace
 from cnnaudit.plan import run_fields
 from cnnaudit.specs import ModelSpec
 from cnnaudit.types import AuditError
@@ -55,6 +56,31 @@ def test_an_untrained_network_has_layers_and_roles() -> None:
     assert facts.roles["first_conv"] == "conv1.0"
     assert facts.roles["last_features"].startswith("layer4")
     assert inspect_model(spec_of("labels=[tank,none]"), 1).outputs == 2
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "expected", "channels"),
+    [
+        ("convnext_atto", {}, "stages", 320),
+        ("edgenext_xx_small", {}, "stages", 168),
+        ("vit_tiny_patch16_224", {"img_size": 64, "qk_norm": True}, "patch_embed.proj", 192),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 64, "window_size": 2, "depths": (1, 1)},
+            "patch_embed.proj",
+            96,
+        ),
+    ],
+)
+def test_features_of_networks_that_move_their_channels(
+    arch: str, options: dict, expected: str, channels: int
+) -> None:
+    model = timm.create_model(arch, num_classes=2, **options)
+    traced = trace(model, torch.randn(1, 3, 64, 64), None)
+    assert traced.roles["last_features"] == expected
+    (layer,) = (layer for layer in traced.layers if layer.path == expected)
+    assert layer.shape is not None
+    assert layer.shape[0] == channels
 
 
 def test_weights_of_a_users_own(tmp_path: Path) -> None:
