@@ -57,13 +57,20 @@ def grad_cam_plus_plus(signals: Signals, *, layer: LayerChoice = "last_features"
     return _combine(weights, activations)
 
 
-@technique(needs=_LAYER_AND_GRADIENTS, title="XGrad-CAM", citation="Fu et al., BMVC 2020")
+@technique(
+    needs=_LAYER_AND_GRADIENTS, title="XGrad-CAM", citation="Fu et al., BMVC 2020", version=2
+)
 def xgrad_cam(signals: Signals, *, layer: LayerChoice = "last_features") -> Tensor:
-    """Return ReLU(Σ_k w_k · A_k) with w_k = Σ(g ⊙ A) / ΣA, 0 where ΣA = 0, (B, h, w), ≥ 0."""
+    """Return ReLU(Σ_k w_k · A_k) with w_k = Σ(g ⊙ A) / ΣA, 0 where ΣA = 0, (B, h, w), ≥ 0.
+
+    ΣA is 0 where it is no more than rounding, as behind a normalisation of each channel.
+    """
     activations, gradients = _at(signals, str(layer))
     total = activations.sum(dim=(2, 3), keepdim=True)
+    size = activations.abs().sum(dim=(2, 3), keepdim=True)
+    known = total.abs() > size * _rounding(activations, activations.shape[2:].numel())
     weighted = (gradients * activations).sum(dim=(2, 3), keepdim=True)
-    return _combine((weighted / total.where(total != 0, 1)).where(total != 0, 0), activations)
+    return _combine((weighted / total.where(known, 1)).where(known, 0), activations)
 
 
 @technique(
@@ -158,6 +165,17 @@ def _at(signals: Signals, layer: str) -> tuple[Tensor, Tensor]:
 
 def _combine(weights: Tensor, activations: Tensor) -> Tensor:
     return (weights * activations).sum(dim=1).relu()
+
+
+def _rounding(values: Tensor, summed: int) -> float:
+    """Return what rounding may come to in a sum of so many values, relative to their size.
+
+    Each has its own error; sums of half precision are taken in single.
+    """
+    import torch
+
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return torch.finfo(values.dtype).eps + summed * torch.finfo(wide).eps
 
 
 def _unit_scaled(maps: Tensor) -> Tensor:

@@ -195,6 +195,35 @@ def test_channels_whose_activations_cancel_have_no_weight_in_xgrad_cam() -> None
     assert TECHNIQUES["xgrad_cam"].compute(found, layer="x").tolist() == [[[1, 2]]]
 
 
+@pytest.mark.parametrize("mean", [0.0, 20.0])
+def test_channels_whose_activations_cancel_but_for_rounding_have_no_weight_either(
+    mean: float,
+) -> None:
+    """A channel that was normalised sums to 0; what is left of it decides over nothing."""
+    torch.manual_seed(0)
+    normalised = functional.instance_norm(torch.randn(1, 2, 24, 32) + mean)
+    assert (normalised.sum(dim=(2, 3)) != 0).any()
+    own, g = torch.rand(1, 1, 24, 32), torch.randn(1, 3, 24, 32)
+    a = torch.cat([normalised, own], dim=1)
+    found = Signals(
+        *(torch.zeros(1, 3, 4, 6), torch.zeros(1), torch.ones(1, 1)),
+        activations={("x", 0): a},
+        gradients={("x", 0): g},
+    )
+    maps = TECHNIQUES["xgrad_cam"].compute(found, layer="x")
+    expected = xgrad_cam(own[0].double().numpy(), g[0, 2:].double().numpy())
+    np.testing.assert_allclose(maps[0], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_sum_of_half_precision_is_no_rounding() -> None:
+    found = Signals(
+        *(torch.zeros(1, 3, 4, 6), torch.zeros(1), torch.ones(1, 1)),
+        activations={("x", 0): torch.ones(1, 1, 24, 32, dtype=torch.bfloat16)},
+        gradients={("x", 0): torch.full((1, 1, 24, 32), 0.5, dtype=torch.bfloat16)},
+    )
+    assert (TECHNIQUES["xgrad_cam"].compute(found, layer="x") == 0.5).all()
+
+
 def test_alpha_is_zero_where_its_denominator_is() -> None:
     # ΣA = −2: 2 + g · ΣA is 0 at g = 1, and 2 − 4 at g = 2.
     found = signals([[2.0, -4.0]], [[1.0, 2.0]])
