@@ -43,6 +43,12 @@ def flat(scores: Tensor) -> Tensor:
     return scores.reshape(len(scores), -1)
 
 
+def weighted_sum(scores: Tensor, weights: Tensor) -> Tensor:
+    """Return y (B,) of scores and weights (B, N); an infinite score without a weight counts not."""
+    unasked = (weights == 0) & scores.isinf()  # such as −∞ of a class that is ruled out
+    return (scores.masked_fill(unasked, 0) * weights).sum(dim=1)
+
+
 def scores_of(model: nn.Module, images: Tensor, score_from: str | None) -> Tensor:
     """Return a model's scores (B, N) within the graph that the caller keeps."""
     return flat(_forward(model, images, score_from, frozenset(), graph=False)[1])
@@ -122,7 +128,7 @@ def _backward(
     gradients: dict[LayerCall, Tensor] = {}
     input_gradients: dict[str, Tensor] = {}
     inapplicable: dict[str, str] = {}
-    by_image = (scores * weights).sum(dim=1)
+    by_image = weighted_sum(scores, weights)
     if spec.gradients or spec.input_gradient or spec.guided_input_gradient:
         score = by_image.sum()  # images do not mix, so one sum serves the whole batch
         asked = list(activations.values()) if spec.gradients else []
@@ -136,7 +142,7 @@ def _backward(
         if spec.input_gradient:
             _note("plain", found[-1], input_gradients, inapplicable)
         if spec.guided_input_gradient:
-            with hooks.guided(score) as reason:
+            with hooks.guided(scores) as reason:
                 if reason is None:
                     (gradient,) = _gradients(score, [images], retain=retain)
                     _note("guided", gradient, input_gradients, inapplicable)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnaudit import hooks
 from cnnaudit.numerics import is_out_of_memory
-from cnnaudit.passes import run_passes, scores_of
+from cnnaudit.passes import run_passes, scores_of, weighted_sum
 from cnnaudit.types import Head, PassSpec, Signals
 
 K = TypeVar("K")
@@ -74,7 +74,7 @@ class ScoredNetwork(nn.Module):
         self.model, self.score_from, self.weights = model, score_from, weights
 
     def forward(self, images: Tensor, weights: Tensor) -> Tensor:
-        return (scores_of(self.model, images, self.score_from) * weights).sum(dim=1)
+        return weighted_sum(scores_of(self.model, images, self.score_from), weights)
 
 
 def _joined(first: Signals, second: Signals) -> Signals:

@@ -67,6 +67,38 @@ def test_without_requests_there_are_outputs_and_no_graph(model: nn.Module, image
     assert (outputs.shape, results, graphs) == ((B, N), [], [False])
 
 
+class RuledOut(nn.Module):
+    """A network with some classes that are ruled out, as when only a few may be answered."""
+
+    def __init__(self, model: nn.Module, offset: float) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("offsets", torch.tensor([0.0, offset, 0.0, -offset]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x) + self.offsets
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("saliency", "guided_saliency", "grad_cam", "occlusion", "score_cam", "smooth_grad"),
+        "integrated_gradients",
+    ],
+)
+def test_an_infinite_score_of_another_class_is_no_matter(
+    model: nn.Module, images: Tensor, name: str
+) -> None:
+    without, with_it = (
+        maps_of(RuledOut(model, offset), images, request(name, a_class(2), "model.1"))[0]
+        for offset in (0.0, -torch.inf)
+    )
+    assert without.abs().max() > 0
+    torch.testing.assert_close(with_it, without)
+    (own,) = maps_of(RuledOut(model, -torch.inf), images, request(name, a_class(1), "model.1"))
+    assert own.isnan().all()
+
+
 def test_results_come_in_the_order_of_their_requests(model: nn.Module, images: Tensor) -> None:
     targets = [a_class(index) for index in range(N)]
     together = maps_of(model, images, *(request("cam", target) for target in targets))
