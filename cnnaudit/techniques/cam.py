@@ -15,6 +15,7 @@ from cnnaudit.types import LayerChoice, Needs, PassSpec, Signals
 if TYPE_CHECKING:
     from torch import Tensor
 
+_PAIRWISE = 16  # errors that add up in a mean over all places: torch adds halves to halves
 _LAYER_AND_GRADIENTS = Needs(layer=True, gradients=True)
 
 
@@ -98,25 +99,32 @@ def cam(signals: Signals) -> Tensor:
     return heatmaps
 
 
-@technique(needs=Needs(layer=True), title="Eigen-CAM", citation="Muhammad, Yeasin, IJCNN 2020")
+@technique(
+    needs=Needs(layer=True), title="Eigen-CAM", citation="Muhammad, Yeasin, IJCNN 2020", version=2
+)
 def eigen_cam(signals: Signals, *, layer: LayerChoice = "last_features") -> Tensor:
     """Return the first principal component of A over its positions, (B, h, w), signed.
 
-    Positions are the samples, centred; the sign is that of its correlation with Σ_k A_k.
+    Positions are the samples, centred; the sign is that of its correlation with Σ_k A_k. A layer
+    that is the same everywhere, but for rounding, has the component 0.
     """
     import torch
 
     activations = activations_at(signals, str(layer))
     _, _, h, w = activations.shape
-    samples = activations.flatten(2).mT  # (B, h·w, K)
+    wide = torch.promote_types(activations.dtype, torch.float32)  # no decomposition in half
+    samples = activations.to(wide).flatten(2).mT  # (B, h·w, K)
     finite = samples.isfinite().all(dim=2).all(dim=1)
     # The decomposition refuses a batch with a NaN in any image, and only that one must fail.
     centred = (samples - samples.mean(dim=1, keepdim=True)).where(finite[:, None, None], 0)
     left, values, _ = torch.linalg.svd(centred, full_matrices=False)
-    component = left[:, :, 0] * values[:, :1]  # (B, h·w)
+    size = torch.linalg.vector_norm(samples, dim=(1, 2))[:, None]
+    strength = values[:, :1]
+    strength = strength.where(strength > size * _rounding(activations, _PAIRWISE), 0)
+    component = left[:, :, 0] * strength  # (B, h·w)
     agrees = (component * centred.sum(dim=2)).sum(dim=1, keepdim=True) >= 0
     signed: Tensor = component.where(agrees, -component)
-    return signed.where(finite[:, None], torch.nan).reshape(-1, h, w)
+    return signed.where(finite[:, None], torch.nan).reshape(-1, h, w).to(activations)
 
 
 @technique(

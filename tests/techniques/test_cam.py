@@ -283,6 +283,32 @@ def test_eigen_cam_shows_what_is_active() -> None:
     assert heatmap.sum().item() == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_a_layer_that_is_the_same_everywhere_has_no_component(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    flat = torch.randn(2, 40, 1, 1).expand(2, 40, 22, 30).clone().to(dtype)
+    found = Signals(torch.zeros(2, 3, 9, 9), torch.zeros(2), torch.zeros(2, 1), {("x", 0): flat})
+    assert (TECHNIQUES["eigen_cam"].compute(found, layer="x") == 0).all()
+    flat[1, :, 3:9, 4:7] += 0.1  # what little there is in one image is seen
+    maps = TECHNIQUES["eigen_cam"].compute(found, layer="x")
+    assert (maps[0] == 0).all()
+    assert (maps[1, 3:9, 4:7] > 0).all() or (maps[1, 3:9, 4:7] < 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_eigen_cam_of_half_precision_is_that_of_single(dtype: torch.dtype) -> None:
+    a = torch.randn(2, 5, 6, 7).to(dtype)
+    half, single = (
+        TECHNIQUES["eigen_cam"].compute(
+            Signals(torch.zeros(2, 3, 9, 9), torch.zeros(2), torch.zeros(2, 1), {("x", 0): some}),
+            layer="x",
+        )
+        for some in (a, a.float())
+    )
+    assert half.dtype == dtype
+    torch.testing.assert_close(half, single.to(dtype))
+
+
 # --- Score-CAM ------------------------------------------------------------------------------------
 
 
