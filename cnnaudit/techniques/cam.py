@@ -128,7 +128,10 @@ def eigen_cam(signals: Signals, *, layer: LayerChoice = "last_features") -> Tens
 
 
 @technique(
-    needs=Needs(layer=True, queries=True), title="Score-CAM", citation="Wang et al., CVPRW 2020"
+    needs=Needs(layer=True, queries=True),
+    title="Score-CAM",
+    citation="Wang et al., CVPRW 2020",
+    version=2,
 )
 def score_cam(signals: Signals, query: Query, *, layer: LayerChoice = "last_features") -> Tensor:
     """Return ReLU(Σ_k α_k · A_k), (B, h, w), ≥ 0.
@@ -143,6 +146,8 @@ def score_cam(signals: Signals, query: Query, *, layer: LayerChoice = "last_feat
     scores = []
     for some in passes_of(range(k), b):
         channels = activations[:, some].transpose(0, 1).flatten(0, 1)  # variant by variant
+        # From 0 on, so that a channel that is the same everywhere is so when it is enlarged, too.
+        channels = channels - channels.amin(dim=(1, 2), keepdim=True)
         masks = by_variant(_unit_scaled(upsampled(channels, images.shape[-2:])), b)
         masked = images * masks[:, :, None]
         scores.append(by_variant(query(masked.flatten(0, 1), PassSpec()).score, b))

@@ -339,6 +339,25 @@ def test_score_cam_against_loops() -> None:
         np.testing.assert_allclose(heatmap.numpy(), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("level", [0.1, 0.3, -0.7, 1.9, 1e4])
+def test_a_channel_that_is_the_same_everywhere_masks_everything(level: float) -> None:
+    """Enlarging it would make rounding of it, which scaled to 0–1 is a mask of noise."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.LazyLinear(1))
+    images = torch.randn(1, 3, 24, 32)
+    model(images)
+    model[0].weight.data[1] = 0
+    model[0].bias.data[1] = level
+    seen = []
+    model.register_forward_pre_hook(lambda _module, args: seen.append(args[0].clone()))
+    target = TargetSpec("t", "all_outputs", {})
+    request = HeatmapRequest(TechniqueSpec("s", "score_cam", {}), target, "0")
+    compute_heatmaps(model, None, images, [request])
+    masked = torch.cat(seen[1:])
+    assert masked.shape == (2, 3, 24, 32)
+    assert (masked[0] != 0).any()
+    assert (masked[1] == 0).all()
+
+
 # --- layers without a map -------------------------------------------------------------------------
 
 
