@@ -258,7 +258,8 @@ class HeadTrace:
     """What a network's end may consist of, as it was met in the forward pass."""
 
     pooled: list[Tensor] = field(default_factory=list)  # (B, K, h, w), averaged over all places
-    linear: list[tuple[nn.Linear, Tensor]] = field(default_factory=list)  # with its output
+    # with its input and its output
+    linear: list[tuple[nn.Linear, Tensor, Tensor]] = field(default_factory=list)
 
 
 @contextmanager
@@ -266,14 +267,15 @@ def head(model: nn.Module) -> Iterator[HeadTrace]:
     """Record what goes into a global average pool, functional or a module, and linear layers."""
     trace = HeadTrace()
 
-    def note(module: nn.Module, _args: Any, output: Any) -> None:
+    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         assert isinstance(module, nn.Linear)
-        trace.linear.append((module, output))
+        trace.linear.append((module, args[0] if args else kwargs["input"], output))
 
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, nn.Linear):
-                stack.callback(module.register_forward_hook(note).remove)
+                handle = module.register_forward_hook(note, with_kwargs=True)
+                stack.callback(handle.remove)
         stack.enter_context(_PoolRecorder(trace.pooled))
         yield trace
 

@@ -20,7 +20,7 @@ from cnnaudit.types import AuditError, Head, LayerCall, PassSpec, Signals, path_
 
 Score = Callable[[Tensor], Tensor]  # scores (B, N) → weights (B, N)
 
-_SAME = 1e-3  # relative: what rounding may put between a network's scores and its linear end
+_SAME = 1e-3  # relative: what rounding may put between averages and a linear layer's input
 _SMALLEST = 1e-30
 
 
@@ -168,26 +168,36 @@ def _backward(
 def _with_head(signals: Signals, trace: hooks.HeadTrace, scores: Tensor) -> Signals:
     """Add the network's linear end, once it is seen to give the scores."""
     linear = [
-        module
-        for module, output in trace.linear
+        (module, given)
+        for module, given, output in trace.linear
         if output.numel() == scores.numel() and _same(output.reshape(scores.shape), scores)
     ]
     if not linear:
         return _without_head(signals, "no linear layer gives the scores")
-    matrix, bias = linear[-1].weight, linear[-1].bias
+    module, given = linear[-1]
+    matrix = module.weight
     fitting = [features for features in trace.pooled if features.shape[1] == matrix.shape[1]]
     if not fitting:
         return _without_head(signals, "no global average pool comes before the last linear layer")
     features = fitting[-1].detach()
-    again = nn.functional.linear(features.mean(dim=(2, 3)), matrix, bias)
-    errors = (again - scores).abs().amax(dim=1) / scores.abs().amax(dim=1).clamp(min=_SMALLEST)
-    if errors.where(errors.isfinite(), 0).max() > _SAME:  # a NaN is its own image's matter
+    # What goes in, not what comes out, where a large bias would hide any difference.
+    if not _agree(given.detach(), features.mean(dim=(2, 3))):
         return _without_head(signals, "more than a linear layer comes after the average pool")
     return replace(signals, head=Head(features, signals.weights @ matrix))
 
 
 def _without_head(signals: Signals, reason: str) -> Signals:
     return replace(signals, inapplicable={**signals.inapplicable, "head": reason})
+
+
+def _agree(given: Tensor, pooled: Tensor) -> bool:
+    """Say whether a layer was given these averages (B, K), but for rounding."""
+    if given.numel() != pooled.numel():
+        return False
+    errors = (given.reshape(pooled.shape) - pooled).abs().amax(dim=1)
+    errors = errors / pooled.abs().amax(dim=1).clamp(min=_SMALLEST)
+    # A NaN is its own image's matter.
+    return bool(errors.where(errors.isfinite(), 0).max() <= _SAME)
 
 
 def _same(first: Tensor, second: Tensor) -> bool:

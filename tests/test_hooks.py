@@ -258,8 +258,9 @@ def test_the_head_is_what_was_pooled_and_every_linear_layer() -> None:
     with hooks.head(model) as trace:
         scores = model(images)
     assert [x is images for x in trace.pooled] == [True]
-    assert [module for module, _ in trace.linear] == [linear, model[4]]
-    assert trace.linear[-1][1] is scores
+    assert [module for module, _, _ in trace.linear] == [linear, model[4]]
+    assert trace.linear[-1][2] is scores
+    torch.testing.assert_close(trace.linear[0][1], images.mean(dim=(2, 3)))
 
 
 @pytest.mark.parametrize(

@@ -399,6 +399,16 @@ def test_what_is_no_linear_end_has_no_head(reason: str) -> None:
     assert signals.inapplicable == {"head": reason}
 
 
+@pytest.mark.parametrize("bias", [0.0, 1e3, 1e6])
+def test_a_large_bias_neither_hides_a_wrong_head_nor_costs_a_right_one(bias: float) -> None:
+    normed = Ends(lambda m, x: m.fc(m.hidden(m.pool(x).flatten(1))), nn.LayerNorm(4))
+    plain, images = Ends(LINEAR_ENDS["module"]), torch.randn(2, 3, 6, 7)
+    for model in (normed, plain):
+        nn.init.constant_(model.fc.bias, bias)
+    assert signals_of(normed, images, HEAD).inapplicable["head"].startswith("more than a linear")
+    assert signals_of(plain, images, HEAD).head is not None
+
+
 def test_the_weights_of_the_head_are_those_of_the_explained_score() -> None:
     model, images = Ends(LINEAR_ENDS["mean"]), torch.randn(2, 3, 6, 7)
     weights = torch.tensor([[1.0, 0, 0, -2, 0], [0, 0.5, 0, 0, 0]])

@@ -86,11 +86,11 @@ def guided_grad_cam(signals: Signals, *, layer: LayerChoice = "last_features") -
     return guided * upsampled(grad_cam(signals, layer=layer), guided.shape[-2:])
 
 
-@technique(needs=Needs(head=True), title="CAM", citation="Zhou et al., CVPR 2016")
+@technique(needs=Needs(head=True), title="CAM", citation="Zhou et al., CVPR 2016", version=2)
 def cam(signals: Signals) -> Tensor:
     """Return Σ_k W_k · A_k, (B, h, w), signed; A goes into the global average pool, W comes after.
 
-    Raises NotApplicable unless W · GAP(A) + b equals the scores.
+    Raises NotApplicable unless the scores are W · GAP(A) + b.
     """
     if signals.head is None:
         raise NotApplicable(signals.inapplicable["head"])
