@@ -74,19 +74,24 @@ _GATE_FUNCTIONS = {
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Hold a model in evaluation mode with no parameter asking for a gradient."""
+    """Hold a model in evaluation mode with no parameter asking for a gradient.
+
+    The mode is set and restored, not asked for: `eval` and `train` of somebody's own may do more,
+    such as merge weights, and those of an exported network are refused.
+    """
     modes = {module: module.training for module in model.modules()}
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        if any(modes.values()):  # to set a mode takes a small network as long as a layer of it
-            model.eval()
+        for module, training in modes.items():
+            if training:
+                module.training = False
         for parameter in wanted:
             parameter.requires_grad_(False)
         yield
     finally:
         for module, training in modes.items():
             if module.training != training:
-                module.training = training  # not .train(): that would recurse over the children
+                module.training = training
         for parameter in wanted:
             parameter.requires_grad_(True)
 

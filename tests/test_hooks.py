@@ -128,6 +128,33 @@ def test_frozen_restores_each_module_and_parameter(broken: bool) -> None:
     assert [p.requires_grad for p in model.parameters()] == wanted
 
 
+def test_a_mode_of_a_modules_own_is_not_entered() -> None:
+    """As of adapters, which merge weights in `eval` and take them apart in `train`."""
+
+    class Merging(nn.Linear):
+        merged = False
+
+        def train(self, mode: bool = True) -> Merging:
+            self.merged = not mode
+            return super().train(mode)
+
+    model = nn.Sequential(Merging(2, 2), nn.Dropout()).train()
+    with hooks.frozen(model):
+        assert not any(module.training for module in model.modules())
+        assert not model[0].merged
+    assert all(module.training for module in model.modules())
+    assert not model[0].merged
+
+
+def test_an_exported_network_is_held_as_well() -> None:
+    """Its `eval` raises an error."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten())
+    exported = torch.export.export(module, (torch.zeros(1, 3, 2, 2),)).module()
+    with hooks.frozen(exported):
+        assert not exported.training
+    assert exported.training
+
+
 def test_guided_at_a_branch() -> None:
     x = torch.tensor([1.0], requires_grad=True)
     score = (2 * x - 3 * functional.relu(x)).sum()
