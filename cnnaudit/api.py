@@ -96,7 +96,8 @@ def explain(
         _fitting(model, images),
     ):
         images = images.clone() if images.is_inference() else images
-        traced = cache(partial(trace, model, images[:1], score_from))
+        # Two images where there are two: a model that squeezes its output does not take one.
+        traced = cache(partial(trace, model, images[:2], score_from))
         if TARGETS[spec.uses].of_class:
             check_one_place(spec, traced().places, "the model")
         requests = [

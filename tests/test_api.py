@@ -299,7 +299,7 @@ def test_the_output_may_be_an_entry_of_a_tuple() -> None:
     maps = cnnaudit.explain(model, images, "saliency", output_entry="1")
     assert maps.shape == (2, 8, 9)
     assert isinstance(model(images), tuple)
-    with pytest.raises(cnnaudit.AuditError, match=r"output_entry: .* entries 0 .*, 1 \(1, 5\)"):
+    with pytest.raises(cnnaudit.AuditError, match=r"output_entry: .* entries 0 .*, 1 \(2, 5\)"):
         cnnaudit.explain(model, images, "saliency")
     assert isinstance(model(images), tuple)
 
@@ -323,3 +323,22 @@ def test_a_class_with_a_score_at_every_place_is_refused(target: Any) -> None:
         assert cnnaudit.explain(dense, images, "saliency", target=everywhere).shape == (2, 8, 8)
     pooled = dense.append(torch.nn.AdaptiveAvgPool2d(1))  # (B, C, 1, 1)
     assert cnnaudit.explain(pooled, images, "saliency", target=target).shape == (2, 8, 8)
+
+
+def test_a_model_that_takes_no_single_image_is_explained_on_two() -> None:
+    class Squeezing(torch.nn.Module):
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.model[2](self.model[:2](images).mean(dim=(2, 3), keepdim=True).squeeze())
+
+    parts = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Linear(4, 5)
+    plain = torch.nn.Sequential(
+        *parts[:2], torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), parts[2]
+    )
+    model, images = Squeezing(torch.nn.Sequential(*parts)), torch.randn(3, 3, 8, 9)
+    for technique in ("saliency", "grad_cam"):
+        expected = cnnaudit.explain(plain, images, technique)
+        torch.testing.assert_close(cnnaudit.explain(model, images, technique), expected)
