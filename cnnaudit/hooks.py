@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from cnnaudit.types import LayerCall
@@ -76,12 +77,17 @@ _GATE_FUNCTIONS = {
 def frozen(model: nn.Module) -> Iterator[None]:
     """Hold a model in evaluation mode with no parameter asking for a gradient.
 
+    Nothing is checkpointed the re-entrant way either, whose graph ends before each checkpoint.
+
     The mode is set and restored, not asked for: `eval` and `train` of somebody's own may do more,
     such as merge weights, and those of an exported network are refused.
     """
     modes = {module: module.training for module in model.modules()}
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    names = vars(checkpoint)
+    checkpointing = names["CheckpointFunction"]
     try:
+        names["CheckpointFunction"] = _NoCheckpoint
         for module, training in modes.items():
             if training:
                 module.training = False
@@ -89,11 +95,20 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(False)
         yield
     finally:
+        names["CheckpointFunction"] = checkpointing
         for module, training in modes.items():
             if module.training != training:
                 module.training = training
         for parameter in wanted:
             parameter.requires_grad_(True)
+
+
+class _NoCheckpoint:
+    """Stands in for torch's function of this name, and runs what is given to it."""
+
+    @staticmethod
+    def apply(run: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:
+        return run(*args)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def forward_in_shape(
 ) -> tuple[Tensor, Tensor]:
     """Return a model's outputs and scores as `forward` does, (B, …) as the model shapes them."""
     with hooks.frozen(model), torch.no_grad():
-        return _forward(model, images, score_from, frozenset(), graph=False)[:2]
+        return _forward(model, images, score_from)
 
 
 def flat(scores: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def weighted_sum(scores: Tensor, weights: Tensor) -> Tensor:
 
 def scores_of(model: nn.Module, images: Tensor, score_from: str | None) -> Tensor:
     """Return a model's scores (B, N) within the graph that the caller keeps."""
-    return flat(_forward(model, images, score_from, frozenset(), graph=False)[1])
+    return flat(_forward(model, images, score_from)[1])
 
 
 def run_passes(
@@ -77,8 +77,12 @@ def run_passes(
             trace = stack.enter_context(hooks.head(model))
         if any(spec.guided_input_gradient for spec in specs.values()):
             stack.enter_context(hooks.gates_as_nodes())
-        outputs, scores, captured = _forward(model, leaf, score_from, layers, graph=graph)
-        outputs, scores = flat(outputs), flat(scores)
+        # Until the end: a network that checkpoints its activations runs in the backward pass again,
+        # and must do there what it did. What that captures is nobody's.
+        paths = set(map(path_of, layers))
+        capturing = stack.enter_context(hooks.capture(model, paths, differentiable=graph))
+        outputs, scores = map(flat, _forward(model, leaf, score_from))
+        captured = dict(capturing)
         signals: dict[str, Signals] = {}
         for name, weigh in targets.items():
             last = len(signals) == len(targets) - 1
@@ -91,27 +95,19 @@ def run_passes(
     return outputs.detach(), signals
 
 
-def _forward(
-    model: nn.Module,
-    images: Tensor,
-    score_from: str | None,
-    layers: frozenset[str],
-    *,
-    graph: bool,
-) -> tuple[Tensor, Tensor, dict[LayerCall, Tensor]]:
+def _forward(model: nn.Module, images: Tensor, score_from: str | None) -> tuple[Tensor, Tensor]:
     # The clones: a model that begins with an in-place operation neither changes the caller's
     # images nor writes into a leaf of the graph.
-    with hooks.capture(model, set(map(path_of, layers)), differentiable=graph) as captured:
-        if score_from is None:
-            outputs = _as_scores(model(images.clone()), "the model", len(images))
-            return outputs, outputs, captured
-        path, _, entry = score_from.partition(":")
-        pick = partial(entry_of, entry=entry, name=path, key="score_from")
-        with hooks.picked(model, path, pick) as scored:
-            outputs = _as_scores(model(images.clone()), "the model", len(images))
-        if not scored:
-            raise AuditError(f"score_from: {path!r} gave no tensor in the forward pass")
-        return outputs, _as_scores(scored[-1], path, len(images)), captured
+    if score_from is None:
+        outputs = _as_scores(model(images.clone()), "the model", len(images))
+        return outputs, outputs
+    path, _, entry = score_from.partition(":")
+    pick = partial(entry_of, entry=entry, name=path, key="score_from")
+    with hooks.picked(model, path, pick) as scored:
+        outputs = _as_scores(model(images.clone()), "the model", len(images))
+    if not scored:
+        raise AuditError(f"score_from: {path!r} gave no tensor in the forward pass")
+    return outputs, _as_scores(scored[-1], path, len(images))
 
 
 def _backward(

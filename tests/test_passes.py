@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.passes import forward, run_passes
@@ -491,6 +492,49 @@ def test_the_last_call_decides_whether_a_layer_has_a_gradient(last_counts: bool)
     else:
         with pytest.raises(NotApplicable, match="does not depend on the output of relu"):
             TECHNIQUES["hires_cam"].compute(signals, layer="relu")
+
+
+# --- networks that compute their activations twice ------------------------------------------------
+
+
+class Checkpointing(nn.Module):
+    """A network with a checkpointed block, or the same without a checkpoint."""
+
+    def __init__(self, **options) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.conv, self.options, self.fc = nn.Conv2d(3, 4, 3), options, nn.Linear(4, 5)
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x = checkpoint(self.block, x, **self.options) if self.options else self.block(x)
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("by_input", [False, True])
+@pytest.mark.parametrize("layers", ["block.1", "block.0 block.1 block", "conv block.1"])
+def test_a_checkpointed_network_has_the_gradients_of_a_plain_one(
+    layers: str, reentrant: bool, by_input: bool
+) -> None:
+    spec = PassSpec(
+        frozenset(layers.split()), True, input_gradient=by_input, guided_input_gradient=by_input
+    )
+    targets, images = {"a": predicted, "b": all_outputs}, torch.randn(2, 3, 7, 8)
+    made = torch.utils.checkpoint.CheckpointFunction
+    (_, plain), (_, found) = (
+        run_passes(model, images, None, targets, {"a": spec, "b": spec})
+        for model in (Checkpointing(), Checkpointing(use_reentrant=reentrant))
+    )
+    for name in targets:
+        assert found[name].inapplicable == plain[name].inapplicable == {}
+        for kind in ("activations", "gradients", "input_gradients"):
+            own, expected = getattr(found[name], kind), getattr(plain[name], kind)
+            assert own.keys() == expected.keys()
+            for key, values in expected.items():
+                torch.testing.assert_close(own[key], values)
+    assert torch.utils.checkpoint.CheckpointFunction is made
 
 
 # --- models that are not what is expected ---------------------------------------------------------
