@@ -164,6 +164,11 @@ def activations_at(signals: Signals, layer: str) -> Tensor:
     if activations.ndim != 4:
         shape = tuple(activations.shape[1:])
         raise NotApplicable(f"the output of {layer} is not spatial, its shape is {shape}")
+    if len(activations) != len(signals.images):
+        raise NotApplicable(
+            f"{layer} gives {len(activations)} outputs for {len(signals.images)} images, as where "
+            "a network sees each several times, so that no image has one of its own"
+        )
     return activations
 
 

@@ -370,3 +370,18 @@ def test_a_layer_without_places_or_part_in_the_forward_pass(technique: str) -> N
         heatmaps(model, torch.randn(2, 3, 5, 6), technique, "2")
     with pytest.raises(NotApplicable, match="0@1 takes no part in the forward pass"):
         heatmaps(model, torch.randn(2, 3, 5, 6), technique, "0@1")
+
+
+@pytest.mark.parametrize("technique", sorted({*REFERENCES, "eigen_cam", "activations"}))
+def test_a_layer_that_sees_each_image_twice(technique: str) -> None:
+    class Mirrored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = self.fc(self.conv(torch.cat([x, x.flip(3)])).mean((2, 3))).chunk(2)
+            return one + other
+
+    with pytest.raises(NotApplicable, match="conv gives 4 outputs for 2 images, as where a net"):
+        heatmaps(Mirrored(), torch.randn(2, 3, 5, 6), technique, "conv")
