@@ -15,7 +15,7 @@ import pandas as pd
 from cnnaudit.metrics import OVERLAP, measure_overlap
 from cnnaudit.metrics.readout import Readout
 from cnnaudit.metrics.registry import FAITHFULNESS
-from cnnaudit.models.layers import Traced, resolve_layer, trace
+from cnnaudit.models.layers import Traced, check_model, check_score_from, resolve_layer, trace
 from cnnaudit.report.run import (
     COUNTS,
     NUMBERS,
@@ -85,6 +85,8 @@ def explain(
     from cnnaudit.hooks import pick_output
     from cnnaudit.outputs import of_model
 
+    check_model(model, "model")
+    check_score_from(model, score_from, "score_from")
     images = _images(images)
     wanted = _named(technique, _heatmap_techniques(), "technique")
     spec, truths = _target(target, len(images))
@@ -152,6 +154,8 @@ def score(
             f"maps: a dict of {', '.join(map(str, maps)) or 'nothing'}; score takes the maps of "
             "one technique (B, H, W), maps[technique]"
         )
+    if masks is None:
+        raise AuditError("masks: None; (B, H, W) is expected, or a list with None for some images")
     maps = torch.as_tensor(maps)
     if maps.ndim != 3:
         raise AuditError(f"maps: shape {tuple(maps.shape)}, (B, H, W) is expected")

@@ -342,3 +342,44 @@ def test_a_model_that_takes_no_single_image_is_explained_on_two() -> None:
     for technique in ("saliency", "grad_cam"):
         expected = cnnaudit.explain(plain, images, technique)
         torch.testing.assert_close(cnnaudit.explain(model, images, technique), expected)
+
+
+def test_what_is_no_network_whose_parts_can_be_seen_is_refused(resnet: torch.nn.Module) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    with pytest.raises(AuditError, match=r"^model: a function; a torch.nn.Module is expected"):
+        cnnaudit.explain(lambda x: resnet(x), images, "saliency")  # type: ignore[arg-type]
+    lazy = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(5))
+    with pytest.raises(AuditError, match=r"^model: its module '1' has no weights yet; load them,"):
+        cnnaudit.explain(lazy, images, "saliency")
+    lazy(images)
+    assert cnnaudit.explain(lazy, images, "saliency").shape == (2, 32, 32)
+    with pytest.raises(AuditError, match=r"^score_from: 'fcc' is no module of .* layer4, .*, fc$"):
+        cnnaudit.explain(resnet, images, "saliency", score_from="fcc")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_scripted_network_is_refused_and_a_traced_one_is_not() -> None:
+    def block() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.ReLU()).eval()
+
+    images, end = torch.randn(2, 3, 8, 9), torch.nn.Flatten()
+    scripted = torch.jit.script(block())
+    for model, named in (
+        (scripted, "it"),
+        (torch.nn.Sequential(scripted, end), "its module '0'"),
+    ):
+        with pytest.raises(AuditError, match=rf"^model: {named} is made by torch.jit.script, and"):
+            cnnaudit.explain(model, images, "saliency")
+    plain = block()
+    traced = torch.jit.trace(plain, images)
+    for technique in ("saliency", "grad_cam"):
+        expected, found = (
+            cnnaudit.explain(torch.nn.Sequential(part, end), images, technique, layer="0")
+            for part in (plain, traced)
+        )
+        torch.testing.assert_close(found, expected)
+
+
+def test_masks_that_are_none_at_all() -> None:
+    with pytest.raises(AuditError, match=r"^masks: None; \(B, H, W\) is expected, or a list with"):
+        cnnaudit.score(torch.rand(2, 4, 4), None)  # type: ignore[arg-type]

@@ -147,12 +147,13 @@ def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
     """Build a model, run it once on a grey picture, and note its layers in execution order."""
     import torch
 
-    from cnnaudit.models.layers import trace
+    from cnnaudit.models.layers import check_model, check_score_from, trace
     from cnnaudit.outputs import WrongEntry
 
     model = build_model(spec, seed)
     input_shape = (3, *spec.preprocessing.size)
-    _check_score_from(model, spec)
+    check_model(model, f"model.{spec.name}")
+    check_score_from(model, spec.score_from, f"model.{spec.name}.score_from")
     try:
         traced = trace(model, torch.zeros(1, *input_shape), spec.score_from)
     except WrongEntry as error:
@@ -186,16 +187,6 @@ def read_labels(path: Path, where: str) -> tuple[str, ...]:
     if not labels:
         raise AuditError(f"{where}: {path} holds no label")
     return tuple(label.strip() for label in labels)
-
-
-def _check_score_from(model: nn.Module, spec: ModelSpec) -> None:
-    paths = [path for path, _ in model.named_modules() if path]
-    path = spec.score_from and spec.score_from.partition(":")[0]
-    if path is not None and path not in paths:
-        raise AuditError(
-            f"model.{spec.name}.score_from: {path!r} is no module of the model; "
-            f"allowed are {', '.join(paths)}"
-        )
 
 
 def _check_outputs(spec: ModelSpec, n: int) -> None:

@@ -56,6 +56,36 @@ def trace(model: nn.Module, images: Tensor, score_from: str | None) -> Traced:
     return Traced(layers, trace_roles(calls, (h, w)), flat(outputs), flat(scores), places)
 
 
+def check_model(model: Any, where: str) -> None:
+    """Raise AuditError for what is no network, or none whose parts can be seen at work."""
+    from torch import jit, nn
+    from torch.nn.parameter import is_lazy
+
+    if not isinstance(model, nn.Module):
+        raise AuditError(f"{where}: a {type(model).__name__}; a torch.nn.Module is expected")
+    for path, module in model.named_modules():
+        named = f"its module {path!r}" if path else "it"
+        if isinstance(module, jit.RecursiveScriptModule):  # type: ignore[attr-defined]
+            raise AuditError(
+                f"{where}: {named} is made by torch.jit.script, and nobody can see inside; "
+                "the torch.nn.Module that it was made from is expected"
+            )
+        if any(map(is_lazy, module.parameters(recurse=False))):
+            raise AuditError(
+                f"{where}: {named} has no weights yet; load them, or run the network once"
+            )
+
+
+def check_score_from(model: nn.Module, score_from: str | None, where: str) -> None:
+    """Raise AuditError listing the modules where `score_from` names none."""
+    paths = [path for path, _ in model.named_modules() if path]
+    path = score_from and score_from.partition(":")[0]
+    if path is not None and path not in paths:
+        raise AuditError(
+            f"{where}: {path!r} is no module of the model; allowed are {', '.join(paths) or 'none'}"
+        )
+
+
 def names_of(layers: Sequence[Layer]) -> tuple[str, ...]:
     """Return each layer as `layer_name` writes it."""
     calls = Counter(layer.path for layer in layers)
