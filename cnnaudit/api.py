@@ -82,7 +82,7 @@ def explain(
     import torch
 
     from cnnaudit.heatmaps import compute_heatmaps
-    from cnnaudit.hooks import pick_output
+    from cnnaudit.hooks import buffers_kept, pick_output
     from cnnaudit.outputs import of_model
 
     check_model(model, "model")
@@ -94,6 +94,7 @@ def explain(
     inferring = torch.is_inference_mode_enabled()
     with (
         torch.inference_mode(False) if inferring else nullcontext(),
+        buffers_kept(model),
         pick_output(model, of_model(output_entry)),
         _fitting(model, images),
     ):

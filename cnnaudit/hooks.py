@@ -103,6 +103,25 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put back the buffers that a network's own forward pass writes into, such as a count."""
+    own = [(module, dict(module.named_buffers(recurse=False))) for module in model.modules()]
+    kept = [b for _, buffers in own for b in buffers.values() if not b.is_inference()]
+    before = [(buffer, buffer._version, buffer.clone()) for buffer in kept]
+    try:
+        yield
+    finally:
+        for module, buffers in own:
+            for name, buffer in buffers.items():
+                if getattr(module, name, None) is not buffer:
+                    setattr(module, name, buffer)
+        with torch.no_grad():
+            for buffer, version, content in before:
+                if buffer._version != version:
+                    buffer.copy_(content)
+
+
 class _NoCheckpoint:
     """Stands in for torch's function of this name, and runs what is given to it."""
 

@@ -100,6 +100,33 @@ def test_one_technique_gives_its_maps_and_leaves_the_model_alone(resnet: torch.n
     assert all(p.requires_grad and p.grad is None for p in resnet.parameters())
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_what_the_network_counts_is_put_back(resnet: torch.nn.Module, by_name: bool) -> None:
+    class Counting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = resnet
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if by_name:
+                self.seen = self.seen + 1
+            else:
+                self.seen += 1
+            return self.model(images)
+
+    model, images = Counting(), torch.randn(1, 3, 32, 32)
+    model(images)
+    seen = model.seen
+    cnnaudit.explain(model, images, ["grad_cam", "occlusion"], layer="model.layer4")
+    assert model.seen is seen
+    assert seen == 1
+    with pytest.raises(AuditError):
+        cnnaudit.explain(model, images, "saliency", target=5000)
+    assert model.seen is seen
+    assert seen == 1
+
+
 def test_parameters_of_a_technique(resnet: torch.nn.Module) -> None:
     images = torch.randn(1, 3, 32, 32)
     maps = cnnaudit.explain(resnet, images, {"saliency": {"reduce": "sum"}, "edges": {}})
