@@ -73,6 +73,7 @@ def explain(
     and come back as a dict. `layer` is a module path, a role such as "last_features", or an index
     into the execution order. `target` is a class index, "predicted" or "all_outputs", the class of
     each image (B,) as whole numbers, or a weight for each output (N,); a list or an array will do.
+    The "predicted" of one yes/no score is that score, also below 0: [-1.0] explains a no.
     Without `upsample` heatmaps stay as coarse as their layer, (B, h, w); "activations" are
     (B, K, h, w) always. `score_from` names the module whose output is explained where that is not
     the model's own, `output_entry` the part of a tuple, dict or dataclass that the model returns,

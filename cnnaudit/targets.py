@@ -88,7 +88,11 @@ def all_outputs(scores: Tensor, _truths: Tensor | None = None) -> Tensor:
 
 
 def predicted(scores: Tensor, _truths: Tensor | None = None) -> Tensor:
-    """Explain each image's own highest score."""
+    """Explain each image's own highest score.
+
+    Of a network with one yes/no score it is that score, also where it is negative and the answer is
+    no: `sign: negative` explains a no.
+    """
     return scores.new_zeros(scores.shape).scatter(1, scores.argmax(dim=1, keepdim=True), 1)
 
 

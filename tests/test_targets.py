@@ -61,6 +61,12 @@ def test_negative_is_what_speaks_against_it() -> None:
     assert weights_of(plain("predicted", "negative")) == [[0, -1, 0, 0], [0, 0, -1, 0]]
 
 
+def test_one_yes_or_no_score_is_explained_as_it_is_whatever_its_answer() -> None:
+    scores = torch.tensor([[-5.0], [2.0]])
+    assert weigh(plain("predicted"), scores, None).tolist() == [[1], [1]]
+    assert weigh(plain("predicted", "negative"), scores, None).tolist() == [[-1], [-1]]
+
+
 @pytest.mark.parametrize("index", [0, 3])
 def test_a_class_by_its_index(index: int) -> None:
     (target,) = resolved("class", index, model(), 4)
