@@ -77,10 +77,9 @@ _GATE_FUNCTIONS = {
 def frozen(model: nn.Module) -> Iterator[None]:
     """Hold a model in evaluation mode with no parameter asking for a gradient.
 
-    Nothing is checkpointed the re-entrant way either, whose graph ends before each checkpoint.
-
     The mode is set and restored, not asked for: `eval` and `train` of somebody's own may do more,
-    such as merge weights, and those of an exported network are refused.
+    such as merge weights, and an exported network refuses them. Nothing is checkpointed in torch's
+    re-entrant way, whose graph ends before each checkpoint.
     """
     modes = {module: module.training for module in model.modules()}
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -95,7 +94,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(False)
         yield
     finally:
-        names["CheckpointFunction"] = checkpointing
+        if checkpointing is not _NoCheckpoint:  # it was another model's, held at the same time
+            names["CheckpointFunction"] = checkpointing
         for module, training in modes.items():
             if module.training != training:
                 module.training = training

@@ -146,6 +146,18 @@ def test_a_mode_of_a_modules_own_is_not_entered() -> None:
     assert not model[0].merged
 
 
+def test_checkpoints_are_there_again_whichever_model_is_let_go_first() -> None:
+    made = torch.utils.checkpoint.CheckpointFunction
+    for first_out in (0, 1):
+        held = [hooks.frozen(nn.ReLU()) for _ in range(2)]
+        for one in held:
+            one.__enter__()
+        assert torch.utils.checkpoint.CheckpointFunction is not made
+        for place in (first_out, 1 - first_out):
+            held[place].__exit__(None, None, None)
+        assert torch.utils.checkpoint.CheckpointFunction is made
+
+
 def test_an_exported_network_is_held_as_well() -> None:
     """Its `eval` raises an error."""
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten())

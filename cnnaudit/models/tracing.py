@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-Call = tuple[str, nn.Module, Any]  # path, module, output
-Calls = Sequence[Call]  # containers after their parts
+Calls = Sequence[tuple[str, nn.Module, Any]]  # (path, module, output), containers after their parts
 
 _POOL = "Pool"
 _NO_FEATURES = (_POOL, "Dropout", "Flatten", "Identity")  # in the name of a module's class
