@@ -21,6 +21,7 @@ from cnnaudit.models.perception import DISTANCES, SENSORS, SimpleCNN
 os.environ.setdefault("NO_COLOR", "1")  # what subprocesses print is compared as text
 # Where the suite runs in the background, the shell has it ignore interrupts, and its children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)  # the tensors of the tests are small, threads only get in each other's way
 
 SCENES = ("scene_00", "scene_01", "scene_02")
