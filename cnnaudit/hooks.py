@@ -252,8 +252,8 @@ def guided(score: Tensor) -> Iterator[str | None]:
     """Apply the guided rule at every ReLU node of the score's graph.
 
     At a node g_in = g_out · 1[x > 0] · 1[g_out > 0]; the node itself contributes the first factor.
-    Nodes, not modules: a functional ReLU is one as well, a ReLU module used twice is two. The
-    forward pass must have run within `gates_as_nodes`.
+    Nodes, not modules: a functional ReLU is one as well, a ReLU module used twice is two. If the
+    graph hides some, the forward pass must have run within `gates_as_nodes`.
     Yields the reason why the rule does not apply to this graph, or None where it does.
 
     Source: Springenberg et al., "Striving for Simplicity", ICLR Workshop 2015.
@@ -270,6 +270,14 @@ def guided(score: Tensor) -> Iterator[str | None]:
             for node in relus:
                 handles.callback(node.register_prehook(_keep_positive).remove)
             yield None
+
+
+def hides_gates(score: Tensor) -> bool:
+    """Say whether a score's graph has nodes that only tell that something was written into a view.
+
+    It may have been a gate.
+    """
+    return any(node.name().endswith("CopySlices") for node in _walk(score))
 
 
 @contextmanager

@@ -5,11 +5,11 @@ No gradient of a parameter is ever computed, and nothing of the network is left 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,27 +72,64 @@ def run_passes(
     with hooks.frozen(model), torch.set_grad_enabled(graph), ExitStack() as stack:
         # A copy: techniques get it, and somebody's may write into it.
         leaf = images.detach().clone().requires_grad_(by_input)
-        trace = None
-        if any(spec.head for spec in specs.values()):
-            trace = stack.enter_context(hooks.head(model))
-        if any(spec.guided_input_gradient for spec in specs.values()):
-            stack.enter_context(hooks.gates_as_nodes())
-        # Until the end: a network that checkpoints its activations runs in the backward pass again,
-        # and must do there what it did. What that captures is nobody's.
-        paths = set(map(path_of, layers))
-        capturing = stack.enter_context(hooks.capture(model, paths, differentiable=graph))
-        outputs, scores = map(flat, _forward(model, leaf, score_from))
-        captured = dict(capturing)
+        record = partial(
+            _recorded,
+            model,
+            leaf,
+            score_from,
+            set(map(path_of, layers)),
+            differentiable=graph,
+            with_head=any(spec.head for spec in specs.values()),
+        )
+        passed = stack.enter_context(record())
+        is_guided = any(spec.guided_input_gradient for spec in specs.values())
+        if is_guided and hooks.hides_gates(passed.scores):
+            stack.close()
+            passed = stack.enter_context(record(gates_as_nodes=True))
         signals: dict[str, Signals] = {}
         for name, weigh in targets.items():
-            last = len(signals) == len(targets) - 1
+            weights, last = weigh(passed.scores.detach()), len(signals) == len(targets) - 1
             found = _backward(
-                leaf, scores, weigh(scores.detach()), captured, specs[name], retain=not last
+                leaf, passed.scores, weights, passed.captured, specs[name], retain=not last
             )
-            if trace is not None and specs[name].head:
-                found = _with_head(found, trace, scores.detach())
+            if passed.head is not None and specs[name].head:
+                found = _with_head(found, passed.head, passed.scores.detach())
             signals[name] = found
-    return outputs.detach(), signals
+    return passed.outputs.detach(), signals
+
+
+class _Passed(NamedTuple):
+    """What a forward pass gave."""
+
+    outputs: Tensor  # (B, N)
+    scores: Tensor  # (B, N)
+    captured: Mapping[LayerCall, Tensor]
+    head: hooks.HeadTrace | None
+
+
+@contextmanager
+def _recorded(
+    model: nn.Module,
+    images: Tensor,
+    score_from: str | None,
+    paths: Collection[str],
+    *,
+    differentiable: bool,
+    with_head: bool,
+    gates_as_nodes: bool = False,
+) -> Iterator[_Passed]:
+    """Run a forward pass and yield what it gave, hooked as long as backward passes follow.
+
+    A network that checkpoints its activations runs there again, and must do what it did. What that
+    captures is nobody's.
+    """
+    with ExitStack() as stack:
+        head = stack.enter_context(hooks.head(model)) if with_head else None
+        if gates_as_nodes:
+            stack.enter_context(hooks.gates_as_nodes())
+        captured = stack.enter_context(hooks.capture(model, paths, differentiable=differentiable))
+        outputs, scores = map(flat, _forward(model, images, score_from))
+        yield _Passed(outputs, scores, dict(captured), head)
 
 
 def _forward(model: nn.Module, images: Tensor, score_from: str | None) -> tuple[Tensor, Tensor]:
