@@ -342,15 +342,15 @@ def environment(ready: Prepared, executed: Executed) -> dict[str, Any]:
         "digests": {
             "weights": {m.name: m.weights_digest or None for m in audit.models},
             "image_sets": {s.spec.name: image_set_digest(s) for s in ready.image_sets},
-            "code": _own_code(audit),
+            **_own_code(audit),
         },
         "seed": audit.seed,
         **describe(audit),
     }
 
 
-def _own_code(audit: AuditSpec) -> dict[str, list[str]]:
-    """Return the digests of the sources of each model, technique and metric that is a user's."""
+def _own_code(audit: AuditSpec) -> dict[str, dict[str, list[str]]]:
+    """Return the digests of the sources of what is a user's: models, techniques, metrics."""
     registered = metrics_of_heatmaps()
     found = {
         **{f"model.{m.name}": source_digests_of(m) for m in audit.models if m.factory},
@@ -360,7 +360,8 @@ def _own_code(audit: AuditSpec) -> dict[str, list[str]]:
         },
         **{f"metric.{m.name}": source_digests(registered[m.uses].compute) for m in audit.metrics},
     }
-    return {name: [*digests] for name, digests in found.items() if digests}
+    own = {name: [*digests] for name, digests in found.items() if digests}
+    return {"code": own} if own else {}
 
 
 def _make_run_dir(audit: AuditSpec, invocation: Invocation) -> Path:

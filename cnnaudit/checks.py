@@ -99,7 +99,9 @@ def judge_each(
         if units < fewest:
             trial.refusal = f"{units} units, at least {fewest} are needed"
     margins = [margin for trial in open_trials for margin in trial.margins]
-    p_values = sign_flip_ps(margins, "less", seed).reshape(-1, len(_DEAD_SCORES))
+    p_values = sign_flip_ps(margins, "less", seed, tests=len(open_trials)).reshape(
+        -1, len(_DEAD_SCORES)
+    )
     for trial, p in zip(open_trials, p_values.tolist(), strict=True):
         trial.p = p
     tested = [trial for trial in open_trials if not trial.refusal]
@@ -388,8 +390,8 @@ def _ends(places: Places, column: str) -> list[list[Ends]]:
         chance = places.column("chance")
         least = np.divide(-chance, 1 - chance, out=np.full_like(chance, np.nan), where=chance < 1)
     return [
-        [(low, 1.0) if binary else () for low in of_place]
-        for of_place, binary in zip(places.means(least).tolist(), places.is_binary, strict=True)
+        [(float(units.mean()), 1.0) if binary and len(units) else () for units in of_place]
+        for of_place, binary in zip(places.unit_means(least), places.is_binary, strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ A pair is what agrees in every block factor; a unit's value is the mean over its
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -150,7 +151,7 @@ class Places:
         self.rows, self._place = own, number
         self._level = (own[contrast.factor] == contrast.levels[1]).to_numpy().astype(np.int64)
         self._unit, of_unit = numbered(self.rows, ["unit"])
-        self._units = self.rows["unit"].iloc[of_unit].astype(str).to_numpy()
+        self._units = max(len(of_unit), 1)
         self.is_ok = (self.rows["status"] == "ok").to_numpy()
         self.is_eligible = (self.rows["status"] != "ineligible").to_numpy()
         self.eligible = self.count(self.is_eligible)
@@ -175,8 +176,8 @@ class Places:
     def unit_means(self, values: Array) -> list[tuple[Array, Array]]:
         """Return the mean of each unit that has one, at both levels of each place."""
         at = 2 * self._place + self._level
-        numbers, means = group_means(at * len(self._units) + self._unit, values)
-        ends = np.searchsorted(numbers, np.arange(2 * len(self) + 1) * len(self._units))
+        numbers, means = group_means(at * self._units + self._unit, values)
+        ends = np.searchsorted(numbers, np.arange(2 * len(self) + 1) * self._units)
         parts = [means[a:b] for a, b in pairwise(ends)]
         return list(zip(parts[::2], parts[1::2], strict=True))
 
@@ -193,11 +194,10 @@ class Places:
         sides, means = group_means(side, np.where(np.isin(side, lacks), np.nan, values))
         firsts = np.flatnonzero(sides[:-1] // 2 == sides[1:] // 2)  # the next one is its second
         pair = sides[firsts] // 2
-        units = max(len(self._units), 1)
-        group = pair // max(blocks, 1) * units + self._unit[of_block[pair % max(blocks, 1)]]
+        group = pair // max(blocks, 1) * self._units + self._unit[of_block[pair % max(blocks, 1)]]
         numbers, first = group_means(group, means[firsts])
         _, second = group_means(group, means[firsts + 1])
-        of_place = np.searchsorted(numbers // units, np.arange(len(self) + 1))
+        of_place = np.searchsorted(numbers // self._units, np.arange(len(self) + 1))
         scored = self.count(known).sum(axis=1)
         eligible = self.eligible.sum(axis=1)
         return [
@@ -325,7 +325,9 @@ def _lines(
     places = Places(rows, contrast, binary=binary)
     values = places.column("value")
     pairs = places.pairs(values)
-    p_values = sign_flip_ps([one.difference for one in pairs], seed=seed)
+    family = Counter((one.about["metric"], one.about["region"]) for one in places.places)
+    tests = max(family.values(), default=0)
+    p_values = sign_flip_ps([one.difference for one in pairs], seed=seed, tests=tests)
     dead = places.means(np.where(places.is_ok, places.rows["flag"] == "dead", np.nan))
     net = {one: places.pairs(values - places.earned(one, rows)) for one in contrast.net_of}
     for number, (place, own) in enumerate(zip(places.places, pairs, strict=True)):

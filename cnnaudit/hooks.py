@@ -320,7 +320,8 @@ def head(model: nn.Module) -> Iterator[HeadTrace]:
 
     with ExitStack() as stack:
         for module in model.modules():
-            if isinstance(module, nn.Linear):
+            # A subclass may do anything with its weight.
+            if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
                 handle = module.register_forward_hook(note, with_kwargs=True)
                 stack.callback(handle.remove)
         stack.enter_context(_PoolRecorder(trace.pooled))

@@ -76,17 +76,20 @@ def reported(path: Path) -> Iterator[Status]:
 class _MayBeGone:
     """Standard error, of which a terminal or pipe may end: a week's work does not end with it."""
 
+    def __init__(self) -> None:
+        self._to = sys.stderr  # while bars are shown, rich puts something of its own there
+
     def write(self, text: str) -> int:
         with suppress(OSError):
-            sys.stderr.write(text)
+            self._to.write(text)
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError):
-            sys.stderr.flush()
+            self._to.flush()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
+        return getattr(self._to, name)
 
 
 @contextmanager

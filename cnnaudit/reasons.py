@@ -137,7 +137,8 @@ def _told(path: str, other: Any, own: Any) -> str:
     if own is _ABSENT:
         return f"{path} is gone"
     if isinstance(own, list) and isinstance(other, list):
-        own, other = ([x for x in one if x not in two] for one, two in ((own, other), (other, own)))
+        apart = [[x for x in one if x not in two] for one, two in ((own, other), (other, own))]
+        own, other = apart if all(apart) else (own, other)
     return f"{path} is {_short(own)}, was {_short(other)}"
 
 

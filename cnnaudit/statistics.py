@@ -104,26 +104,30 @@ def group_means(groups: Ints, values: Array) -> tuple[Ints, Array]:
 
 
 def sign_flip_ps(
-    samples: Sequence[Array], alternative: Alternative = "two-sided", seed: int = 0
+    samples: Sequence[Array],
+    alternative: Alternative = "two-sided",
+    seed: int = 0,
+    *,
+    tests: int = 1,
 ) -> Array:
     """Return the p-value of each sample (n,) being symmetric about zero, by flipping its signs.
 
     Exact up to 16 units, Monte Carlo with 2¹⁶ seeded patterns above, which samples of one size
-    share; with more, up to 2²⁰, where the smallest p of so many samples would not stay below the
-    level after Holm. NaN without a unit. Source: Fisher, The Design of Experiments, 1935, §21.
+    share, or more, up to 2²⁰, where a family of so many `tests` could not decide after Holm. NaN
+    without a unit. Source: Fisher, The Design of Experiments, 1935, §21.
     """
     p_values = np.full(len(samples), np.nan)
     sizes = np.array([len(sample) for sample in samples], int)
     for n in np.unique(sizes[sizes > 0]):
         of_size = np.array([sample for sample in samples if len(sample) == n])
-        p_values[sizes == n] = _flipped(of_size, alternative, _patterns_for(len(samples)), seed)
+        p_values[sizes == n] = _flipped(of_size, alternative, _patterns_for(tests), seed)
     return p_values
 
 
 def _patterns_for(tests: int) -> int:
-    """Return how many patterns are drawn, so that the smallest p is half of what Holm leaves."""
+    """Return how many patterns are drawn: the smallest p is to stay below the level after Holm."""
     patterns = 1 << EXACT_UP_TO
-    while patterns * ALPHA < 2 * tests and patterns < _MOST_PATTERNS:
+    while patterns * ALPHA < tests and patterns < _MOST_PATTERNS:
         patterns <<= 1
     return patterns
 
@@ -183,7 +187,7 @@ def fewest_units(tests: int) -> int:
 
 def _sign_patterns(n: int, drawn: int, seed: int) -> Iterable[Array]:
     """Return signs (n, patterns), block by block: those of 50,000 units are 26 GB."""
-    if n * min(2**n, drawn) <= _SIGNS_AT_ONCE:
+    if n * (2**n if n <= EXACT_UP_TO else drawn) <= _SIGNS_AT_ONCE:
         return _few_patterns(n, drawn, seed)
     return _drawn_patterns(n, drawn, seed)
 

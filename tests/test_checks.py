@@ -367,6 +367,17 @@ def test_the_lift_of_hits_has_the_ends_of_a_lift() -> None:
     assert first.high == pytest.approx(1)
 
 
+def test_an_interval_of_hits_holds_its_mean_however_many_images_units_have() -> None:
+    rows = _hits(NONE, 30)
+    rows["chance"] = np.where(rows.unit < "scene_20", 0.05, 0.6)
+    rows["lift"] = -rows.chance / (1 - rows.chance)
+    more = [rows[rows.unit < "scene_20"].assign(item=lambda r, n=n: r["item"] + f"-{n}")
+            for n in range(4)]  # fmt: skip
+    check = replace(CHECK, requirements=(Requirement("lift", minimum=0.05),))
+    for one in judge(pd.concat([rows, *more]), [check], [COLOUR], 0, {"mass"}):
+        assert one.low <= one.value + 1e-9 <= one.high
+
+
 def test_twelve_equal_pairs_do_not_prove_that_there_is_no_difference() -> None:
     assert _of_hits(_hits(ALL, 12), DIFFERENCE) == {INCONCLUSIVE}
     assert _of_hits(_hits(ALL, 60), DIFFERENCE) == {PASS}

@@ -81,6 +81,8 @@ def test_the_order_of_a_manifest_is_no_reason(why: Why, image_set: Path) -> None
 def test_of_a_list_what_is_another_one_is_told() -> None:
     same = "e" * 64
     assert _told("source", [same, "a"], [same, "b"]) == 'source is ["b"], was ["a"]'
+    assert _told("levels", ["a", "b"], ["b", "a"]) == 'levels is ["b", "a"], was ["a", "b"]'
+    assert _told("levels", ["a", "b"], ["a"]) == 'levels is ["a"], was ["a", "b"]'
 
 
 def test_each_chunk_is_held_against_the_one_most_like_it(

@@ -52,7 +52,7 @@ def test_monte_carlo_is_near_the_exact_value_and_never_zero() -> None:
 def test_a_large_family_can_still_decide() -> None:
     """With 2¹⁶ patterns alone Holm would raise the smallest p of 4,000 tests above 5 %."""
     rng = np.random.default_rng(0)
-    p_values = sign_flip_ps([rng.normal(-3, 1, 40) for _ in range(4000)], "less")
+    p_values = sign_flip_ps([rng.normal(-3, 1, 40) for _ in range(4000)], "less", tests=4000)
     assert holm(p_values).max() < 0.05
     assert fewest_units(4000) <= 40
 

@@ -7,6 +7,7 @@ techniques and places.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,8 @@ def tested(
     lines: Sequence[dict[str, Any]], samples: Sequence[Array], seed: int, family: list[str]
 ) -> pd.DataFrame:
     """Return lines as a table, each with the p of its sample, also adjusted within its family."""
-    p_values = sign_flip_ps(samples, seed=seed)
+    families = Counter(tuple(line[name] for name in family) for line in lines)
+    p_values = sign_flip_ps(samples, seed=seed, tests=max(families.values(), default=0))
     blank = dict.fromkeys(_TEXTS, "") | dict.fromkeys(_NUMBERS, np.nan) | {"levels": ()}
     full = [{**blank, **line, "p": p} for line, p in zip(lines, p_values, strict=True)]
     table = pd.DataFrame(full, columns=list(blank)).astype(dict.fromkeys(_NUMBERS, float))

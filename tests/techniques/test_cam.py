@@ -16,7 +16,7 @@ from cnnaudit.passes import run_passes
 from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.targets import all_outputs, predicted
 from cnnaudit.techniques import TECHNIQUES, NotApplicable
-from cnnaudit.types import HeatmapRequest, Heatmaps, PassSpec, Signals
+from cnnaudit.types import HeatmapRequest, Heatmaps, NoHeatmaps, PassSpec, Signals
 
 
 def heatmaps(
@@ -255,6 +255,30 @@ def test_cam_by_hand() -> None:
     assert isinstance(result, Heatmaps)
     # A = (1, 0, 4), (0, 5, 1)
     assert result.maps.tolist() == [[[2, -15, 8 - 3]]]
+
+
+class Cosine(nn.Linear):
+    """A classifier by the angle between features and weights, its argument named in its own way."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        unit = nn.functional.normalize
+        return unit(features) @ unit(self.weight).T
+
+
+def test_cam_is_not_of_a_layer_that_does_more_than_its_weights_say() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Conv2d(2, 4, 3), Cosine(4, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head(features=self.body(images).mean(dim=(2, 3)))
+
+    target = TargetSpec("t", "class", {"indices": [1]})
+    request = HeatmapRequest(TechniqueSpec("cam", "cam", {}), target, "")
+    _, (result,) = compute_heatmaps(Network(), None, torch.randn(2, 2, 8, 8), [request])
+    assert isinstance(result, NoHeatmaps)
+    assert result.reason == "no linear layer gives the scores"
 
 
 # --- Eigen-CAM ------------------------------------------------------------------------------------
