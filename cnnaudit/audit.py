@@ -15,26 +15,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from cnnaudit import cluster, provenance
+from cnnaudit import cluster
+from cnnaudit.answerable import check_contrast, check_levels
 from cnnaudit.catalogue import make_catalogue
-from cnnaudit.checks import check_levels
-from cnnaudit.contrasts import check_contrast
+from cnnaudit.environment import environment
 from cnnaudit.executors import Executor, device_here, execute_here, make_here
 from cnnaudit.facts import checked_files, facts_of
 from cnnaudit.image_sets import load_image_set, not_readable, not_told_apart
 from cnnaudit.image_sets.perturbed import with_perturbed
-from cnnaudit.metrics import measure_overlap, metrics_of_heatmaps
+from cnnaudit.metrics import measure_overlap
 from cnnaudit.metrics.readout import Readout
 from cnnaudit.metrics.truths import check_truth
-from cnnaudit.models import ModelFacts, choose_device, resolve_model, source_digests_of
-from cnnaudit.own_code import source_digests
-from cnnaudit.plan import Plan, image_set_digest, make_plan, requests_of
+from cnnaudit.models import ModelFacts, choose_device, resolve_model
+from cnnaudit.plan import Plan, make_plan, requests_of
 from cnnaudit.progress import Status, progress, reported
 from cnnaudit.results import read_results, write_json, write_results
 from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
 from cnnaudit.store import Store, check_writable, digest_json
 from cnnaudit.store import write_atomically as write
-from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import RUN_SCHEMA, AuditError, Device, HeatmapRequest, ImageSet
 from cnnaudit.verdicts import told
 
@@ -328,40 +326,6 @@ def _manifest(
         },
         "catalogue": catalogue,
     }
-
-
-def environment(ready: Prepared, executed: Executed) -> dict[str, Any]:
-    """Return what the numbers of a run depend on beside its config: inputs, code and machine."""
-    from cnnaudit.numerics import describe
-
-    audit = ready.audit
-    return {
-        "git": provenance.git_state(),
-        "packages": provenance.packages(),
-        "hardware": provenance.hardware(executed.devices),
-        "digests": {
-            "weights": {m.name: m.weights_digest or None for m in audit.models},
-            "image_sets": {s.spec.name: image_set_digest(s) for s in ready.image_sets},
-            **_own_code(audit),
-        },
-        "seed": audit.seed,
-        **describe(audit),
-    }
-
-
-def _own_code(audit: AuditSpec) -> dict[str, dict[str, list[str]]]:
-    """Return the digests of the sources of what is a user's: models, techniques, metrics."""
-    registered = metrics_of_heatmaps()
-    found = {
-        **{f"model.{m.name}": source_digests_of(m) for m in audit.models if m.factory},
-        **{
-            f"technique.{t.name}": source_digests(TECHNIQUES[t.uses].compute)
-            for t in audit.techniques
-        },
-        **{f"metric.{m.name}": source_digests(registered[m.uses].compute) for m in audit.metrics},
-    }
-    own = {name: [*digests] for name, digests in found.items() if digests}
-    return {"code": own} if own else {}
 
 
 def _make_run_dir(audit: AuditSpec, invocation: Invocation) -> Path:

@@ -17,8 +17,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from cnnaudit.contrasts import Place, Places, none_of
-from cnnaudit.specs import COMPARED, CheckSpec, ContrastSpec, Requirement
+from cnnaudit.contrasts import Place, Places
+from cnnaudit.specs import CheckSpec, ContrastSpec, Requirement
 from cnnaudit.statistics import (
     ALPHA,
     Array,
@@ -29,7 +29,7 @@ from cnnaudit.statistics import (
     sign_flip_ps,
     with_ends,
 )
-from cnnaudit.types import IN_ROW, AuditError, ImageSet
+from cnnaudit.types import IN_ROW
 from cnnaudit.verdicts import AT_LEAST, AT_MOST, FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, Judgement
 
 # A dead heatmap is scored as the uniform map; a verdict must hold as well if it had scored the
@@ -127,31 +127,6 @@ def _seeing(
     bounds = (r for one in (check, *others) for r in one.requirements)
     own = next((one for one in bounds if one.statistic in ("level", "lift")), None)
     return own or (Requirement("lift", minimum=0.0) if check.techniques else None)
-
-
-def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) -> None:
-    """Raise AuditError if a check asks for the levels of what is no factor of an image set."""
-    for name in check.each:
-        if name not in image_set.conditions:
-            known = ", ".join(image_set.conditions) or "none"
-            raise AuditError(
-                f"check.{check.name}.each: {name!r} is {none_of(image_set, name)}; "
-                f"allowed are {known}"
-            )
-        further = [one for one in image_set.levels(name) if one not in contrast.levels]
-        if name == contrast.factor and further and not check.at:
-            raise AuditError(
-                f"check.{check.name}.each: {name!r} has further levels than the contrast "
-                f"{contrast.name} compares, such as {further[0]!r}, which would not be judged; "
-                "declare a contrast for each, or leave it out of each"
-            )
-        compares = any(required.statistic == "difference" for required in check.requirements)
-        stays_equal = contrast.factor in COMPARED or name in (contrast.factor, *contrast.blocks)
-        if compares and not stays_equal:
-            raise AuditError(
-                f"check.{check.name}.each: {name!r} is none of the blocks of the contrast "
-                f"{contrast.name}, so the two sides of a difference may differ in it"
-            )
 
 
 class _Judging:

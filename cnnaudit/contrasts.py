@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cnnaudit.sections import unknown
 from cnnaudit.specs import COMPARED, ContrastSpec
 from cnnaudit.statistics import (
     Array,
@@ -28,8 +27,7 @@ from cnnaudit.statistics import (
     means_of,
     sign_flip_ps,
 )
-from cnnaudit.techniques import TECHNIQUES
-from cnnaudit.types import IN_ROW, POOLED, AuditError, ImageSet
+from cnnaudit.types import IN_ROW, POOLED
 
 SUBJECT = ("model", "target", "technique", "layer", "region", "metric")
 
@@ -56,57 +54,6 @@ class Pairs:
     def of_differences(self) -> Estimate:
         """What `estimate` is where the values are differences themselves."""
         return estimate(self.difference, ends=[2 * end for end in self.ends])
-
-
-def none_of(image_set: ImageSet, name: str) -> str:
-    """Say why a name is none of the factors that means can keep apart."""
-    about = "the unit of independence" if name == image_set.spec.unit else "no factor"
-    return f"{about} of {image_set.spec.name}"
-
-
-def check_contrast(
-    contrast: ContrastSpec, image_set: ImageSet, names: Mapping[str, Sequence[str]]
-) -> None:
-    """Raise AuditError, saying why, if an audit cannot answer a contrast.
-
-    `names` has the audit's own models, techniques and targets, which can be compared like the
-    levels of a factor, image by image.
-    """
-    where, compared = f"contrast.{contrast.name}", contrast.factor in COMPARED
-    conditions = image_set.conditions
-    factors = (*conditions, *(COMPARED if contrast.factor not in image_set.factors else ()))
-    for key, asked, known in (
-        ("factor", (contrast.factor,), factors),
-        ("blocks", contrast.blocks, image_set.factors),
-        ("within", contrast.within, conditions),
-    ):
-        for name in asked:
-            if name not in known:
-                raise AuditError(
-                    f"{where}.{key}: {name!r} is {none_of(image_set, name)}; "
-                    f"allowed are {', '.join(known) or 'none'}"
-                )
-    levels = names[contrast.factor] if compared else image_set.levels(contrast.factor)
-    for level in contrast.levels:
-        if level not in levels:
-            raise AuditError(
-                f"{where}.levels: {level!r} is no level of {contrast.factor!r}; "
-                f"allowed are {', '.join(levels)}"
-            )
-    references = {*TECHNIQUES, *names["technique"], *IN_ROW}
-    for name in contrast.net_of:  # one that is not chosen is not there to be taken away
-        if name not in references:
-            raise AuditError(f"{where}.net_of: {unknown(name, sorted(references), 'reference')}")
-    if compared:
-        return  # the two sides of a pair are one image
-    if image_set.spec.unit not in (None, *contrast.blocks):
-        raise AuditError(
-            f"{where}.blocks: {image_set.spec.unit!r}, the unit of {image_set.spec.name}, must be "
-            "one of them; pairs across units are not paired"
-        )
-    if stray := [name for name in contrast.within if name not in contrast.blocks]:
-        raise AuditError(f"{where}.within: {stray[0]!r} must be one of the blocks, or pairs mix it")
-    _check_balance(contrast, image_set, where)
 
 
 @dataclass(frozen=True)
@@ -333,11 +280,11 @@ def _lines(
     for number, (place, own) in enumerate(zip(places.places, pairs, strict=True)):
         yield _line(contrast, place, own, p_values[number], dead[number])
         if place.about["technique"] not in ("", *contrast.net_of):
-            for reference, beside in net.items():
-                own = beside[number]
-                if len(own.first):
+            for reference, pairs_of in net.items():
+                left = pairs_of[number]
+                if len(left.first):
                     about = {**described(contrast, place), "net_of": reference}
-                    yield {**about, **estimated(own.of_differences), **counted(own)}
+                    yield {**about, **estimated(left.of_differences), **counted(left)}
 
 
 def _line(
@@ -380,28 +327,3 @@ def described(contrast: ContrastSpec, place: Place) -> dict[str, object]:
 def estimated(found: Estimate) -> dict[str, object]:
     """Return an estimate as columns of a table of differences."""
     return {"difference": found.mean, "low": found.low, "high": found.high, "units": found.units}
-
-
-def _check_balance(contrast: ContrastSpec, image_set: ImageSet, where: str) -> None:
-    """Refuse blocks in which one of the two levels is missing, naming them."""
-    first, second = (
-        {
-            # Pairs are within a unit, which without a declared one is each picture by itself.
-            (image_set.unit_of(item), *(item.factors.get(name, "") for name in contrast.blocks))
-            for item in image_set.items
-            if item.factors.get(contrast.factor) == level
-        }
-        for level in contrast.levels
-    )
-    if not first & second:
-        name, unit = image_set.spec.name, image_set.spec.unit
-        hint = f"; it has no unit: name the factor that pairs share, image_set.{name}.unit=…"
-        raise AuditError(
-            f"{where}: {name} has no pair of {contrast.levels[0]!r} and {contrast.levels[1]!r} "
-            f"with equal {', '.join(contrast.blocks)}{hint * (unit is None)}"
-        )
-    if lonely := sorted(first ^ second):
-        shown = "; ".join(", ".join(block) for _, *block in lonely[:5])
-        raise AuditError(
-            f"{where}: unbalanced, {len(lonely)} blocks lack one of the two levels: {shown}"
-        )

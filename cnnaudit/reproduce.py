@@ -13,6 +13,7 @@ import pandas as pd
 
 from cnnaudit import audit as stages
 from cnnaudit.agreement import agreement_table
+from cnnaudit.environment import environment
 from cnnaudit.provenance import differences
 from cnnaudit.randomisation import randomisation_table, to_randomise
 from cnnaudit.report.run import load
@@ -82,7 +83,7 @@ def reproduce(run_dir: Path, audit: AuditSpec) -> Reproduction:
             (AGREEMENT, pd.DataFrame(before.agreements), _agreement(ready)),
         )
         lines = [line for kind, *both in tables for line in compare(kind, *both)]
-    about = stages.environment(ready, executed)
+    about = environment(ready, executed)
     recorded = {key: before.manifest.get(key) for key in about}
     different = [f"{what} is {now}, was {was}" for what, was, now in differences(recorded, about)]
     agrees = all(agreed for agreed, _ in lines)

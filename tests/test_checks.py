@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnnaudit.checks import _judgement, _Trial, check_levels, judge
+from cnnaudit.answerable import check_levels
+from cnnaudit.checks import _judgement, _Trial, judge
 from cnnaudit.junit import junit_xml
 from cnnaudit.specs import CheckSpec, Requirement
 from cnnaudit.types import AuditError

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnnaudit.contrasts import Places, check_contrast, contrast_table, contrasts_of
+from cnnaudit.answerable import check_contrast
+from cnnaudit.contrasts import Places, contrast_table, contrasts_of
 from cnnaudit.metrics import binary_metrics
 from cnnaudit.specs import ContrastSpec, ImageSetSpec, MetricSpec
 from cnnaudit.types import AuditError, File, ImageSet, Item
