@@ -5,11 +5,11 @@ A pair is what agrees in every block factor; a unit's value is the mean over its
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,9 @@ from cnnaudit.statistics import (
 from cnnaudit.types import IN_ROW, POOLED
 
 SUBJECT = ("model", "target", "technique", "layer", "region", "metric")
+FAMILY = ("contrast", "metric", "region")  # what tests that Holm adjusts together have in common
+
+Line = dict[str, Any]  # of a table of differences, by its columns
 
 
 @dataclass(frozen=True)
@@ -215,12 +218,11 @@ def contrast_table(
 ) -> pd.DataFrame:
     """Return every contrast of every subject: both levels, difference, interval, p, Holm.
 
-    The family of Holm's adjustment is one metric of one contrast: all its models, techniques and
-    levels. After each line stand those that are net of a reference's own difference; they are not
-    tested.
+    A family of tests is one metric of one contrast: all its models, techniques and levels. After
+    each line stand those that are net of a reference's own difference; they are not tested.
     """
     lines = [line for contrast in contrasts for line in _lines(rows, contrast, seed, binary)]
-    return in_families(pd.DataFrame(lines, columns=_COLUMNS), ["contrast", "metric", "region"])
+    return pd.DataFrame(lines, columns=_COLUMNS)
 
 
 def contrasts_of(
@@ -243,19 +245,32 @@ def contrasts_of(
     return table.sort_values(by, kind="stable", ignore_index=True).drop(columns="declared")
 
 
-def in_families(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
-    """Give tests `p_holm` and `status`, those that agree in all columns of `family` together.
+def tested(
+    lines: Sequence[Line], samples: Sequence[Array | None], seed: int, family: Sequence[str]
+) -> list[Line]:
+    """Return lines with `p`, `p_holm` and `status`; those that agree in all of `family` are one.
 
-    `status` is "not measured" where the units are too few for the family to reach 5 %.
+    `samples` has the values of each line's units; None: the line is not tested. `status` is "not
+    measured" where the units are too few for the family to reach 5 %.
     """
-    for _, tests in table.groupby(family):
-        p_values = tests.p.to_numpy(np.float64)
-        table.loc[tests.index, "p_holm"] = holm(p_values)
-        fewest = fewest_units(int((~np.isnan(p_values)).sum() or 1))
-        table.loc[tests.index, "status"] = np.where(
-            tests.units < fewest, f"not measured: fewer than {fewest} units", "ok"
-        )
-    return table
+    families: dict[tuple[object, ...], list[int]] = {}
+    for place, line in enumerate(lines):
+        families.setdefault(tuple(line[name] for name in family), []).append(place)
+    sizes = [sum(samples[place] is not None for place in own) for own in families.values()]
+    p_values = sign_flip_ps(
+        [np.array([]) if sample is None else sample for sample in samples],
+        seed=seed,
+        tests=max(sizes, default=0),
+    )
+    done = [dict(line) for line in lines]
+    for own in families.values():
+        of_family = p_values[own]
+        fewest = fewest_units(int((~np.isnan(of_family)).sum() or 1))
+        for place, p, p_holm in zip(own, of_family, holm(of_family), strict=True):
+            enough = done[place]["units"] >= fewest
+            status = "ok" if enough else f"not measured: fewer than {fewest} units"
+            done[place] |= {"p": p, "p_holm": p_holm, "status": status}
+    return done
 
 
 _COLUMNS = [
@@ -268,28 +283,27 @@ _COLUMNS = [
 
 def _lines(
     rows: pd.DataFrame, contrast: ContrastSpec, seed: int, binary: Collection[str]
-) -> Iterator[dict[str, object]]:
+) -> list[Line]:
     places = Places(rows, contrast, binary=binary)
     values = places.column("value")
-    pairs = places.pairs(values)
-    family = Counter((one.about["metric"], one.about["region"]) for one in places.places)
-    tests = max(family.values(), default=0)
-    p_values = sign_flip_ps([one.difference for one in pairs], seed=seed, tests=tests)
     dead = places.means(np.where(places.is_ok, places.rows["flag"] == "dead", np.nan))
     net = {one: places.pairs(values - places.earned(one, rows)) for one in contrast.net_of}
-    for number, (place, own) in enumerate(zip(places.places, pairs, strict=True)):
-        yield _line(contrast, place, own, p_values[number], dead[number])
+    lines: list[Line] = []
+    samples: list[Array | None] = []
+    for number, (place, own) in enumerate(zip(places.places, places.pairs(values), strict=True)):
+        lines.append(_line(contrast, place, own, dead[number]))
+        samples.append(own.difference)
         if place.about["technique"] not in ("", *contrast.net_of):
             for reference, pairs_of in net.items():
                 left = pairs_of[number]
                 if len(left.first):
                     about = {**described(contrast, place), "net_of": reference}
-                    yield {**about, **estimated(left.of_differences), **counted(left)}
+                    lines.append({**about, **estimated(left.of_differences), **counted(left)})
+                    samples.append(None)
+    return tested(lines, samples, seed, FAMILY)
 
 
-def _line(
-    contrast: ContrastSpec, place: Place, pairs: Pairs, p: float, dead: Array
-) -> dict[str, object]:
+def _line(contrast: ContrastSpec, place: Place, pairs: Pairs, dead: Array) -> Line:
     found = pairs.estimate
     is_heatmap = contrast.factor == "technique" or place.about["technique"] != ""
     return {
@@ -298,19 +312,18 @@ def _line(
         "first": pairs.first.mean() if found.units else np.nan,
         "second": pairs.second.mean() if found.units else np.nan,
         **estimated(found),
-        "p": p,
         "dead_first": dead[0] if is_heatmap else np.nan,
         "dead_second": dead[1] if is_heatmap else np.nan,
         **counted(pairs),
     }
 
 
-def counted(pairs: Pairs) -> dict[str, object]:
+def counted(pairs: Pairs) -> Line:
     """Return how many images have a value and how many could, as columns of a table."""
     return {"scored": pairs.scored, "eligible": pairs.eligible}
 
 
-def described(contrast: ContrastSpec, place: Place) -> dict[str, object]:
+def described(contrast: ContrastSpec, place: Place) -> Line:
     """Return which contrast is judged where, as columns of a table."""
     return {
         "contrast": contrast.name,
@@ -320,10 +333,9 @@ def described(contrast: ContrastSpec, place: Place) -> dict[str, object]:
         "second_level": contrast.levels[1],
         "within": place.within,
         **place.about,
-        "status": "",  # known when its family is
     }
 
 
-def estimated(found: Estimate) -> dict[str, object]:
+def estimated(found: Estimate) -> Line:
     """Return an estimate as columns of a table of differences."""
     return {"difference": found.mean, "low": found.low, "high": found.high, "units": found.units}

@@ -1,13 +1,11 @@
 """Paired differences of two runs, place by place: what is better, what worse, what shows no change.
 
 A difference is the second run minus the first, item by item; a unit's value is the mean over its
-items, as everywhere. A family of Holm's adjustment is one metric on one image set: all its models,
-techniques and places.
+items, as everywhere.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnnaudit.comparing.pairing import AFTER, BEFORE, SUBJECT
-from cnnaudit.contrasts import estimated, in_families, numbered
+from cnnaudit.contrasts import estimated, numbered, tested
 from cnnaudit.report.cells import plural
 from cnnaudit.report.run import Run
-from cnnaudit.statistics import ALPHA, Array, Ints, estimate, group_means, sign_flip_ps
+from cnnaudit.statistics import ALPHA, Array, Ints, estimate, group_means
 from cnnaudit.types import POOLED
 
 BETTER, WORSE, CHANGED = "better", "worse", "changed"
@@ -36,6 +34,8 @@ _NUMBERS = [
     *("dead_before", "dead_after", "paired", "items"),
 ]
 
+_FAMILY = ("image_set", "metric", "region")  # of tests: all models, techniques and places
+
 Record = Mapping[str, Any]
 Chosen = NDArray[np.bool_]
 
@@ -50,7 +50,7 @@ def change_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.D
             for line, sample in _changes(own, kept, levels, after.binary):
                 lines.append(line)
                 samples.append(sample)
-    table = tested(lines, samples, seed, ["image_set", "metric", "region"])
+    table = tested_table(lines, samples, seed, _FAMILY)
     table["outcome"] = [
         outcome_of(one, _direction(before, after, one["metric"], one["region"]))
         for one in records_of(table)
@@ -58,16 +58,13 @@ def change_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.D
     return table
 
 
-def tested(
-    lines: Sequence[dict[str, Any]], samples: Sequence[Array], seed: int, family: list[str]
+def tested_table(
+    lines: Sequence[dict[str, Any]], samples: Sequence[Array], seed: int, family: Sequence[str]
 ) -> pd.DataFrame:
     """Return lines as a table, each with the p of its sample, also adjusted within its family."""
-    families = Counter(tuple(line[name] for name in family) for line in lines)
-    p_values = sign_flip_ps(samples, seed=seed, tests=max(families.values(), default=0))
     blank = dict.fromkeys(_TEXTS, "") | dict.fromkeys(_NUMBERS, np.nan) | {"levels": ()}
-    full = [{**blank, **line, "p": p} for line, p in zip(lines, p_values, strict=True)]
-    table = pd.DataFrame(full, columns=list(blank)).astype(dict.fromkeys(_NUMBERS, float))
-    return in_families(table, family)
+    full = [{**blank, **line} for line in tested(lines, samples, seed, family)]
+    return pd.DataFrame(full, columns=list(blank)).astype(dict.fromkeys(_NUMBERS, float))
 
 
 def _kept_apart(

@@ -14,10 +14,10 @@ from cnnaudit.comparing.changes import (
     Record,
     outcome_of,
     records_of,
-    tested,
+    tested_table,
 )
 from cnnaudit.comparing.pairing import AFTER, BEFORE, section
-from cnnaudit.contrasts import Pairs, Place, Places, described, estimated
+from cnnaudit.contrasts import FAMILY, Pairs, Place, Places, described, estimated
 from cnnaudit.entries import read_contrast
 from cnnaudit.report.run import Run
 from cnnaudit.sections import Section
@@ -45,7 +45,7 @@ def effect_table(rows: pd.DataFrame, before: Run, after: Run, seed: int) -> pd.D
             about = {**described(contrast, place), "factors": " · ".join(contrast.within)}
             lines.append({**about, **_effects(was, now, change)})
             samples.append(change.difference)
-    table = tested(lines, samples, seed, ["contrast", "metric", "region"])
+    table = tested_table(lines, samples, seed, FAMILY)
     table["outcome"] = [_meaning(one) for one in records_of(table)]
     return table
 
