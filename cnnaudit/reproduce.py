@@ -90,7 +90,7 @@ def reproduce(run_dir: Path, audit: AuditSpec) -> Reproduction:
     return Reproduction(
         (
             *(text for _, text in lines),
-            *[_INCOMPLETE] * (before.summary["status"] != "COMPLETE"),
+            *[_INCOMPLETE] * (not before.is_complete),
             *(f"different now: {text}" for text in different or ["nothing in the environment"]),
         ),
         agrees,

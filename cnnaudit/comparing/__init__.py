@@ -76,7 +76,7 @@ class Comparison:
     def incomplete(self) -> list[str]:
         """Which of the runs are INCOMPLETE, in words."""
         runs = {"the first run": self.before, "the second run": self.after}
-        return [which for which, run in runs.items() if run.summary["status"] != "COMPLETE"]
+        return [which for which, run in runs.items() if not run.is_complete]
 
 
 def compare(
@@ -152,9 +152,7 @@ def _verdicts(before: Run, after: Run, pair: Models) -> tuple[str, str]:
 
 
 def _overall(run: Run, judgements: Sequence[Record]) -> str:
-    if run.summary["status"] != "COMPLETE":
-        return INCOMPLETE
-    return verdict_of_records(judgements)
+    return verdict_of_records(judgements) if run.is_complete else INCOMPLETE
 
 
 # --- what else ------------------------------------------------------------------------------------

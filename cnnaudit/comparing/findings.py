@@ -42,7 +42,7 @@ class Finding:
 
 def find_changes(found: Comparison) -> list[Finding]:
     """Say of each metric of each technique where it changed most, behaviour before heatmaps."""
-    order = list(found.after.manifest["catalogue"]["image_sets"])
+    order = list(found.after.catalogue["image_sets"])
     return sorted(_findings(found), key=lambda one: _rank(found.after, one, order))
 
 
@@ -58,7 +58,7 @@ def _findings(found: Comparison) -> Iterator[Finding]:
 
 def _rank(run: Run, one: Finding, image_sets: Sequence[str]) -> tuple[int, int, int]:
     kind = str(run.about("metrics", one.metric).get("kind"))
-    metrics = list(run.manifest["catalogue"]["metrics"])
+    metrics = list(run.catalogue["metrics"])
     return (
         place_in(_KINDS, kind),
         place_in(image_sets, one.image_set),
@@ -153,8 +153,8 @@ def _subject(found: Comparison, one: Record) -> str:
 
 def _where(run: Run, one: Record) -> str:
     """Say a place in the image set's own words; "" where all images are together."""
-    about = run.about("image_sets", one["image_set"])
-    words, places = about.get("words") or {}, about.get("places") or {}
+    words = run.words(one["image_set"])
+    places = run.about("image_sets", one["image_set"]).get("places") or {}
     named = list(zip(one["factors"].split(" · "), one["levels"], strict=False))
     said = [places.get(factor, {}).get(level) for factor, level in named]
     if len(named) == 2:  # of a grid: its columns, then its rows

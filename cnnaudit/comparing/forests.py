@@ -125,7 +125,7 @@ def _alarms(found: Comparison, image_set: str) -> tuple[str, ...]:
 def _in_order(found: Comparison, table: pd.DataFrame) -> list[Record]:
     """Sort by model and technique as they are declared, places staying as they are."""
     models = [pair.label for pair in found.models]
-    techniques = ["", *found.after.manifest["catalogue"]["techniques"]]
+    techniques = ["", *found.after.catalogue["techniques"]]
     targets = list(dict.fromkeys(table["target"]))
     return sorted(
         records_of(table),
@@ -214,10 +214,7 @@ def effects_of(found: Comparison) -> list[Part]:
     """Return each contrast with its effects in both runs."""
     parts = []
     for name, own in found.effects.groupby("contrast", sort=False):
-        one = own.iloc[0]
-        about = found.after.about("image_sets", one["image_set"])
-        words = (about.get("words") or {}).get(one["factor"], {})
-        levels = (words.get(one[side], one[side]) for side in ("first_level", "second_level"))
-        title, said = spaced(str(name)), f"the gap is {' minus '.join(levels)}"
+        one = records_of(own)[0]
+        title, said = spaced(str(name)), f"the gap is {found.after.difference_in_words(one)}"
         parts.append(_part(found, own, _effects, {}, title=title, by=one["image_set"], said=said))
     return parts

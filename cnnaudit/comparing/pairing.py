@@ -55,7 +55,7 @@ def pair_models(before: Run, after: Run, declared: Sequence[Models]) -> tuple[Mo
     Where each run has one model, they are a pair. Raises AuditError if there is no pair, or for a
     name that is no model of its run.
     """
-    first, second = (list(run.manifest["catalogue"]["models"]) for run in (before, after))
+    first, second = (list(run.catalogue["models"]) for run in (before, after))
     for pair in declared:
         for name, known, which in ((pair.before, first, "first"), (pair.after, second, "second")):
             if name not in known:
@@ -148,10 +148,9 @@ def left_out(before: Run, after: Run, models: Sequence[Models]) -> list[str]:
 
 def _contents(run: Run) -> dict[str, Collection[str]]:
     """Return the names of what a run measured with what."""
-    catalogue = run.manifest["catalogue"]
     groups = ("model", "image_set", "technique", "metric")
     targets = sorted({*run.rows["target"].astype(str)} - {""})
-    return {group: list(catalogue[f"{group}s"]) for group in groups} | {"target": targets}
+    return {group: list(run.catalogue[f"{group}s"]) for group in groups} | {"target": targets}
 
 
 def _alone(
@@ -237,8 +236,8 @@ def definitions(before: Run, after: Run, models: Sequence[Models]) -> dict[tuple
     """Return which metrics and techniques are not quite the same in both runs, and how."""
     found = {}
     for group, declared in (("metrics", "metric"), ("techniques", "technique")):
-        for name in before.manifest["catalogue"][group]:
-            if name not in after.manifest["catalogue"][group]:
+        for name in before.catalogue[group]:
+            if name not in after.catalogue[group]:
                 continue
             parted = _said(*(_defined(run, group, declared, name) for run in (before, after)))
             for pair in models:

@@ -101,8 +101,8 @@ def verdict(run: Run) -> Badge | None:
 
 def outcomes(run: Run) -> list[Outcome]:
     """Return how each model came out, the worst first; nothing where one alone passes."""
-    models = list(run.manifest["catalogue"]["models"])
-    if run.summary["status"] != "COMPLETE":
+    models = list(run.catalogue["models"])
+    if not run.is_complete:
         return []
     found = [one for one in (_outcome(run, model) for model in models) if one]
     told = [one for one in found if len(models) > 1 or one.checks]
@@ -122,7 +122,7 @@ def _outcome(run: Run, model: str) -> Outcome | None:
         for place, judgements in own.items()
         if text != PASS and verdict_of_records(judgements) == text
     ]
-    label = run.model_label(model) if len(run.manifest["catalogue"]["models"]) > 1 else ""
+    label = run.model_label(model) if len(run.catalogue["models"]) > 1 else ""
     more = max(0, len(named) - MOST_NAMED)
     return Outcome(badge(text), label, tuple(named[:MOST_NAMED]), more)
 
@@ -157,13 +157,12 @@ def _check(run: Run, anchor: str, name: str, judgements: Sequence[Record]) -> Ch
     shown = max(FEW, broken) if len(lines) > MANY else len(lines)
     folded = tuple(lines[shown:])
     metrics = list(dict.fromkeys(one["metric"] for one in ordered))
-    about = run.about("metrics", metrics[0]) if len(metrics) == 1 else {}
     return Check(
         anchor=anchor,
         title=spaced(name),
         badge=badge(run.summary["checks"].get(name, "")),
         metric=", ".join(run.title("metrics", one) for one in metrics),
-        meaning=str(about.get("meaning") or ""),
+        meaning=run.meaning(metrics[0]) if len(metrics) == 1 else "",
         everywhere=everywhere,
         columns=columns,
         lines=tuple(lines[:shown]),

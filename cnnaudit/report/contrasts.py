@@ -93,17 +93,15 @@ def contrasts(run: Run) -> list[Contrast]:
 
 def _contrast(run: Run, name: str, lines: Sequence[Record]) -> Contrast:
     one = lines[0]
-    first, second = one["first_level"], one["second_level"]
-    words = (run.about("image_sets", one["image_set"]).get("words") or {}).get(one["factor"], {})
     measures = by_measure(run, lines)
     primary = primary_metrics(run, [metric for metric, _ in measures])
     forests = [(metric, forest(run, _in_order(run, own))) for (metric, _), own in measures.items()]
     return Contrast(
         title=spaced(name),
         image_set=one["image_set"],
-        first=first,
-        second=second,
-        said=f"{words.get(first, first)} minus {words.get(second, second)}",
+        first=one["first_level"],
+        second=one["second_level"],
+        said=run.difference_in_words(one),
         units=f"{run.unit(one['image_set'])}s",
         shown=tuple(drawn for metric, drawn in forests if metric in primary),
         folded=tuple(drawn for metric, drawn in forests if metric not in primary),
@@ -147,7 +145,7 @@ def forest(run: Run, records: Sequence[Record], where: str = "within") -> Forest
     title = run.title("metrics", one["metric"])
     return Forest(
         title=f"{title}, on {one['region']}" if len(regions) > 1 else title,
-        meaning=str(run.about("metrics", one["metric"]).get("meaning") or ""),
+        meaning=run.meaning(one["metric"]),
         corner=corner,
         ticks=tuple(_labelled(ticks)),
         zero=_percent(0.0, ticks),
@@ -156,10 +154,7 @@ def forest(run: Run, records: Sequence[Record], where: str = "within") -> Forest
         nets=tuple(f"net of {spaced(run.title('techniques', name))}" for name in nets),
         noted=any(line.notes for line in lines),
         below=(
-            *(
-                ["in italics: references, which see no network"]
-                * any(x.is_reference for x in lines)
-            ),
+            *([_REFERENCES] if any(line.is_reference for line in lines) else ()),
             *(f"hollow: {status}" for status in lacking),
             *(f"every row: {note}" for note in shared),
             *([_OWN_ANSWER] if any(record["target"] == "predicted" for record in records) else ()),
@@ -168,8 +163,7 @@ def forest(run: Run, records: Sequence[Record], where: str = "within") -> Forest
 
 
 def _in_order(run: Run, found: Iterable[Record]) -> list[Record]:
-    catalogue = run.manifest["catalogue"]
-    models, techniques = list(catalogue["models"]), list(catalogue["techniques"])
+    models, techniques = list(run.catalogue["models"]), list(run.catalogue["techniques"])
 
     def place(one: Record) -> tuple[Any, ...]:
         about = run.about("image_sets", one["image_set"]).get("levels", {})

@@ -33,7 +33,7 @@ class AcrossModels:
 def across_models(run: Run, tiles: Mapping[Subject, Tiles]) -> list[AcrossModels]:
     """Prepare the grids of which one side is the models, by image set."""
     found = []
-    for image_set in run.manifest["catalogue"]["image_sets"]:
+    for image_set in run.catalogue["image_sets"]:
         mine = {one.model: made for one, made in tiles.items() if one.image_set == image_set}
         galleries = [
             gallery

@@ -72,7 +72,7 @@ def _primary(run: Run, told: Iterable[Record]) -> str:
     """Return the technique that checks judge first, else the first that was declared."""
     found = {one.get("technique") for one in told} - {"", None}
     judged = [one["technique"] for one in run.judgements]
-    order = [*judged, *run.manifest["catalogue"]["techniques"]]
+    order = [*judged, *run.catalogue["techniques"]]
     return next((name for name in order if name in found), "")
 
 

@@ -50,11 +50,10 @@ class LayerViews:
 
 def layer_views(run: Run, tiles: Mapping[Subject, Tiles]) -> LayerViews:
     """Prepare what the run shows of layers, both parts empty where it shows nothing."""
-    catalogue = run.manifest["catalogue"]
     channels = [
         _channels(run, image_set, technique, mine)
-        for image_set in catalogue["image_sets"]
-        for technique in catalogue["techniques"]
+        for image_set in run.catalogue["image_sets"]
+        for technique in run.catalogue["techniques"]
         if (mine := [made for subject, made in tiles.items()
                      if subject.image_set == image_set and _layer(made, technique)])
         and run.gives(technique) == "channels"
@@ -125,7 +124,7 @@ def _numbers(
     rests_on, shared = coverage([mean for mean in means if mean], unit)
     return Table(
         title=run.title("metrics", metric),
-        meaning=str(run.about("metrics", metric).get("meaning") or ""),
+        meaning=run.meaning(metric),
         coverage=rests_on,
         corner=("model",),
         groups=(),

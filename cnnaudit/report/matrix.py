@@ -194,13 +194,12 @@ def _pooled(means: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _in_order(run: Run, records: Sequence[Record]) -> list[Record]:
     """Sort by metric, so that what is to be compared stands together; references come last."""
-    catalogue = run.manifest["catalogue"]
-    kinds = {name: str(about.get("kind")) for name, about in catalogue["metrics"].items()}
-    techniques = catalogue["techniques"]
+    kinds = {name: str(about.get("kind")) for name, about in run.catalogue["metrics"].items()}
+    techniques = run.catalogue["techniques"]
     orders = {
         "metric": sorted(kinds, key=lambda name: place_in(KINDS, kinds[name])),
-        "image_set": [*catalogue["image_sets"]],
-        "model": [*catalogue["models"]],
+        "image_set": [*run.catalogue["image_sets"]],
+        "model": [*run.catalogue["models"]],
         "technique": sorted(techniques, key=lambda one: bool(techniques[one].get("reference"))),
         "target": run.targets(),
     }
@@ -291,8 +290,7 @@ def _statuses(one: Record) -> str:
 
 def _meanings(run: Run, records: Iterable[Record]) -> Iterator[tuple[str, str]]:
     for metric in dict.fromkeys(one["metric"] for one in records):
-        meaning = str(run.about("metrics", metric).get("meaning") or "")
-        if meaning:
+        if meaning := run.meaning(metric):
             yield run.title("metrics", metric), meaning
 
 

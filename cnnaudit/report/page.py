@@ -105,7 +105,7 @@ def _of_any_page(run: Run) -> dict[str, Any]:
         "style": style,
         "scripts": scripts,
         "name": run.manifest["name"],
-        "complete": run.summary["status"] == "COMPLETE",
+        "complete": run.is_complete,
         "status": run.summary["status"],
         "verdict": verdict(run),
     }
@@ -146,14 +146,13 @@ def _source_of(text: str) -> str:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     """Return what was audited in a few words, for the line under the title."""
-    catalogue, packages = run.manifest["catalogue"], run.manifest.get("packages", {})
-    models = [_model_fact(name, about) for name, about in catalogue["models"].items()]
-    images = [_images_fact(name, about) for name, about in catalogue["image_sets"].items()]
+    models = [_model_fact(name, about) for name, about in run.catalogue["models"].items()]
+    images = [_images_fact(name, about) for name, about in run.catalogue["image_sets"].items()]
     facts = [
         ("model" if len(models) == 1 else "models", "; ".join(models)),
         ("images", "; ".join(images)),
         ("date", date_text(str(run.manifest["created"]))),
-        ("made by", f"cnnaudit {packages.get('cnnaudit', '')}".strip()),
+        ("made by", f"cnnaudit {run.manifest.get('packages', {}).get('cnnaudit', '')}".strip()),
     ]
     return [(label, text) for label, text in facts if text]
 
@@ -182,7 +181,7 @@ def date_text(created: str) -> str:
 def _techniques(run: Run) -> list[tuple[str, str, str]]:
     """Return each technique's title, source and the layer it looked at."""
     found = []
-    for name, about in run.manifest["catalogue"]["techniques"].items():
+    for name, about in run.catalogue["techniques"].items():
         layers = [f"{layer} of {model}" for model, layer in (about.get("layer") or {}).items()
                   if layer]  # fmt: skip
         found.append(

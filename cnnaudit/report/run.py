@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +79,17 @@ class Run:
     most: int = sys.maxsize  # exemplars that it shows
     closer: int = sys.maxsize  # pictures, exemplars first, of which it has the maps for the viewer
 
+    @property
+    def catalogue(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the manifest says of each model, image set, technique and metric."""
+        found: Mapping[str, Mapping[str, Any]] = self.manifest["catalogue"]
+        return found
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every cell could be computed."""
+        return bool(self.summary["status"] == "COMPLETE")
+
     @cached_property
     def declared(self) -> Mapping[str, Any]:
         """What config.yaml says, read once."""
@@ -123,7 +135,7 @@ class Run:
     @property
     def binary(self) -> frozenset[str]:
         """The metrics that score an image 0 or 1."""
-        metrics = self.manifest["catalogue"]["metrics"]
+        metrics = self.catalogue["metrics"]
         return frozenset(name for name, about in metrics.items() if about.get("binary"))
 
     def binary_titles(self, lines: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -133,12 +145,16 @@ class Run:
 
     def about(self, group: str, name: str) -> Mapping[str, Any]:
         """Return what the manifest's catalogue says of a metric, technique, model or image set."""
-        found: Mapping[str, Any] = self.manifest["catalogue"].get(group, {}).get(name, {})
+        found: Mapping[str, Any] = self.catalogue.get(group, {}).get(name, {})
         return found
 
     def title(self, group: str, name: str) -> str:
         """Return how the page calls a metric or technique."""
         return str(self.about(group, name).get("title") or name)
+
+    def meaning(self, metric: str) -> str:
+        """Return what a metric's number says; "" where nothing is said of it."""
+        return str(self.about("metrics", metric).get("meaning") or "")
 
     def is_reference(self, technique: str) -> bool:
         """Say whether a technique is there to be beaten: it sees no network."""
@@ -152,7 +168,7 @@ class Run:
 
     def metrics(self, kind: str) -> list[str]:
         """Return the metrics of a kind in the catalogue's order, the primary one first."""
-        known = self.manifest["catalogue"]["metrics"]
+        known = self.catalogue["metrics"]
         return [name for name, about in known.items() if about.get("kind") == kind]
 
     def scale(self, metric: str) -> tuple[float, float]:
@@ -170,6 +186,16 @@ class Run:
         """Return each factor's levels in their declared order."""
         found: Mapping[str, Sequence[str]] = self.about("image_sets", image_set).get("levels", {})
         return found
+
+    def words(self, image_set: str) -> Mapping[str, Mapping[str, str]]:
+        """Return how the levels of an image set's factors are said: factor → level → words."""
+        return self.about("image_sets", image_set).get("words") or {}
+
+    def difference_in_words(self, contrast: Mapping[str, Any]) -> str:
+        """Say which level a line of a contrast takes from which, in the image set's own words."""
+        words = self.words(contrast["image_set"]).get(contrast["factor"], {})
+        levels = (contrast["first_level"], contrast["second_level"])
+        return " minus ".join(words.get(level, level) for level in levels)
 
     def grids(self, image_set: str) -> list[Mapping[str, Any]]:
         """Return the declared grids of two factors: they are about one model each."""
@@ -208,15 +234,14 @@ class Run:
 
     def factor_of(self, levels: Sequence[str]) -> str:
         """Return the one factor that declares all these levels; "" where none or several do."""
-        sets = self.manifest["catalogue"]["image_sets"].values()
+        sets = self.catalogue["image_sets"].values()
         declared = [factor for about in sets for factor in about.get("levels", {}).items()]
         found = {name for name, known in declared if levels and set(levels) <= set(known)}
         return found.pop() if len(found) == 1 else ""
 
     def subjects(self) -> list[Subject]:
         """Return each model on each image set, in the catalogue's order."""
-        catalogue = self.manifest["catalogue"]
-        pairs = [(data, model) for data in catalogue["image_sets"] for model in catalogue["models"]]
+        pairs = product(self.catalogue["image_sets"], self.catalogue["models"])
         return [Subject(number, *pair) for number, pair in enumerate(pairs, start=1)]
 
     def subject_means(self, subject: Subject) -> Sequence[Mapping[str, Any]]:

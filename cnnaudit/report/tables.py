@@ -91,7 +91,7 @@ def variants(run: Run, subject: Subject) -> list[Variant]:
     """Return the kinds of heatmap that the summary has of a subject, in the catalogue's order."""
     measured = {_variant(record) for record in run.subject_means(subject) if record["technique"]}
     found = {one for one in measured if run.gives(one.technique) == "heatmap"}
-    order, targets = list(run.manifest["catalogue"]["techniques"]), run.targets()
+    order, targets = list(run.catalogue["techniques"]), run.targets()
     return sorted(
         found, key=lambda one: (place_in(order, one.technique), place_in(targets, one.target), one)
     )
@@ -239,7 +239,7 @@ class _Maker:
         ]
         return Table(
             title=self.title(measure),
-            meaning=self._meaning(measure),
+            meaning=self.run.meaning(measure.metric),
             coverage=rests_on,
             corner=corner,
             groups=tuple(groups),
@@ -257,9 +257,6 @@ class _Maker:
         title = self.run.title("metrics", measure.metric)
         regions = {one.region for one in self.asked if one.metric == measure.metric}
         return f"{title}, on {measure.region}" if len(regions) > 1 else title
-
-    def _meaning(self, measure: Measure) -> str:
-        return str(self.run.about("metrics", measure.metric).get("meaning") or "")
 
     def _scale(self, measure: Measure, means: Sequence[Mean]) -> tuple[float, float]:
         limits = self.run.about("metrics", measure.metric).get("range") or (None, None)
@@ -334,8 +331,8 @@ def _column(level: str, factor: str | None) -> str:
 
 
 def _words(run: Run, image_set: str) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
-    words = run.about("image_sets", image_set).get("words") or {}
-    return tuple((factor, tuple(said.items())) for factor, said in words.items() if said)
+    words = run.words(image_set).items()
+    return tuple((factor, tuple(said.items())) for factor, said in words if said)
 
 
 def _level_place(order: Sequence[str], level: str) -> tuple[bool, int, str]:

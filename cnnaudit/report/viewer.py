@@ -27,7 +27,7 @@ def viewer_data(run: Run, tiles: Iterable[Tiles]) -> Markup:
         "opacity": figures.ALPHA,
         "threshold": figures.THRESHOLD,
         "meanings": {
-            name: run.about("metrics", name).get("meaning") or ""
+            name: run.meaning(name)
             for kind in ("overlap", "faithfulness")
             for name in run.metrics(kind)
         },

@@ -33,7 +33,7 @@ def write_report(run_dir: Path) -> Path:
 
 def _write_folder(run: Run, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    models = run.manifest["catalogue"]["models"]
+    models = run.catalogue["models"]
     pages = {model: f"model-{number}.html" for number, model in enumerate(models, start=1)}
     for model, name in pages.items():
         _write(folder / name, "model.html.j2", run, partial(model_page, model=model))
