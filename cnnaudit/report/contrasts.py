@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cnnaudit.report.cells import NO_LEVEL, interval, number, place_in, probability, spaced
-from cnnaudit.report.run import Run, Variant
+from cnnaudit.report.run import Run, variant_of
 from cnnaudit.report.tables import variant_label
 from cnnaudit.types import POOLED
 
@@ -182,7 +182,7 @@ def _heads(
     run: Run, records: Sequence[Record], where: str
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the headings of the columns that name a row, and each row's names."""
-    kinds = [Variant(one["technique"], one["target"], one["layer"]) for one in records]
+    kinds = [variant_of(one) for one in records]
     within = ["" if one["within"] == POOLED else one["within"] for one in records]
     models = [one["model"] for one in records]
     labels = [variant_label(run, one, kinds) if one.technique else "" for one in kinds]

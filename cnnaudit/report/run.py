@@ -54,9 +54,14 @@ class Subject(NamedTuple):
 class Variant(NamedTuple):
     """One kind of heatmap of a model; all empty for behaviour."""
 
-    technique: str
-    target: str
-    layer: str
+    technique: str = ""
+    target: str = ""
+    layer: str = ""
+
+
+def variant_of(record: Mapping[str, Any]) -> Variant:
+    """Return which kind of heatmap a record is about: a line of results, or a picture's heatmap."""
+    return Variant(record["technique"], record["target"], record["layer"])
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cnnaudit.report.cells import (
     levels_label,
     place_in,
 )
-from cnnaudit.report.run import COUNTS, Run, Subject, Variant
+from cnnaudit.report.run import COUNTS, Run, Subject, Variant, variant_of
 from cnnaudit.types import POOLED
 
 MOST_ROWS = 40  # of a table by every combination of factors; above it, one factor at a time
@@ -71,8 +71,8 @@ def subject_tables(run: Run, subject: Subject) -> SubjectTables | None:
     maker = _Maker(run, subject)
     kinds = ("overlap", "faithfulness") if maker.variants else ()
     measures = [measure for kind in kinds for measure in maker.measures(kind)]
-    known = [one for one in measures if maker.is_measured(one)]
-    behaviour = [one for one in maker.measures("behaviour") if maker.is_measured(one)]
+    known = [one for one in measures if one in maker.measured]
+    behaviour = [one for one in maker.measures("behaviour") if one in maker.measured]
     by_grid = [maker.by_grid(measure, grid) for measure in known for grid in maker.grids]
     singly = [maker.singly(measure) for measure in known]
     tables = [table for table in (*by_grid, *singly) if table is not None]
@@ -89,7 +89,7 @@ def subject_tables(run: Run, subject: Subject) -> SubjectTables | None:
 
 def variants(run: Run, subject: Subject) -> list[Variant]:
     """Return the kinds of heatmap that the summary has of a subject, in the catalogue's order."""
-    measured = {_variant(record) for record in run.subject_means(subject) if record["technique"]}
+    measured = {variant_of(record) for record in run.subject_means(subject) if record["technique"]}
     found = {one for one in measured if run.gives(one.technique) == "heatmap"}
     order, targets = list(run.catalogue["techniques"]), run.targets()
     return sorted(
@@ -111,7 +111,7 @@ def overall(run: Run, subject: Subject, variant: Variant, metric: str) -> Mean |
     factors = run.factors(subject.image_set)
     wanted = {"metric": metric, "region": "", **dict.fromkeys(factors, POOLED)}
     for one in run.subject_means(subject):
-        if all(one[name] == level for name, level in wanted.items()) and _variant(one) == variant:
+        if all(one[name] == level for name, level in wanted.items()) and variant_of(one) == variant:
             return _mean(one)
     return None
 
@@ -142,27 +142,18 @@ class _Maker:
         mine = [measure for measure in self.asked if measure.metric in order]
         return sorted(mine, key=lambda one: (order.index(one.metric), one.region))
 
-    def is_measured(self, measure: Measure) -> bool:
-        """Say whether a metric has any value here."""
-        return measure in self.measured
-
     def behaviour(self, measure: Measure) -> Table:
         """Cross the column factor with every combination of the others."""
-        across = (
-            self.grids[0]["cols"] if self.grids else (self.factors[-1] if self.factors else None)
-        )
+        across = self.grids[0]["cols"] if self.grids else self.factors[-1]
         down = [name for name in self.factors if name != across]
         rows = self._combinations(down)
         if len(rows) > MOST_ROWS:
             first = [name for name in down if self.grids and name == self.grids[0]["rows"]]
             down = first or down[:1]
             rows = self._combinations(down)
-        columns = [*self._levels(across), POOLED] if across else [POOLED]
-        grid = [
-            [self._at(Variant("", "", ""), measure, {**row, **({across: one} if across else {})})
-             for one in columns]
-            for row in rows
-        ]  # fmt: skip
+        columns = [*self._levels(across), POOLED]
+        places = [[{**row, across: one} for one in columns] for row in rows]
+        grid = [[self._at(Variant(), measure, at) for at in line] for line in places]
         columns, grid = _without_empty_end(columns, grid)
         heads = [tuple((row[name] or NO_LEVEL, "") for name in down) for row in rows]
         labels = [(_column(one, across), False) for one in columns]
@@ -177,7 +168,8 @@ class _Maker:
         )
         without = [row for place, row in enumerate(rows) if place not in kept]
         lacking = [levels_label(row.values()) or "the rest" for row in without]
-        return _with_coverage(table, f"no value for {', '.join(lacking)}" if lacking else "")
+        without_value = f"no value for {', '.join(lacking)}" if lacking else ""
+        return replace(table, coverage="; ".join(filter(None, (table.coverage, without_value))))
 
     def by_grid(self, measure: Measure, declared: Mapping[str, Any]) -> Table | None:
         """Put the levels of a grid's rows side by side under each level of its columns."""
@@ -295,7 +287,7 @@ def _index(records: Iterable[Record], factors: Sequence[str]) -> Index:
     for record in records:
         measure = Measure(record["metric"], record["region"])
         levels = tuple(record[name] for name in factors)
-        found.setdefault((_variant(record), measure, levels), record)
+        found.setdefault((variant_of(record), measure, levels), record)
     return found
 
 
@@ -303,12 +295,6 @@ def _mean(record: Record) -> Mean:
     counts = {name: count_of(record[name]) for name in COUNTS}
     value, chance, lift, dead = (float(record[x]) for x in ("mean", "chance", "lift", "dead"))
     return Mean(value, chance, lift, dead, counts)
-
-
-def _variant(record: Record) -> Variant:
-    if not record["technique"]:
-        return Variant("", "", "")
-    return Variant(record["technique"], record["target"], record["layer"])
 
 
 def _without_empty_end(
@@ -320,14 +306,8 @@ def _without_empty_end(
     return columns, grid
 
 
-def _with_coverage(table: Table, more: str) -> Table:
-    return replace(table, coverage="; ".join(part for part in (table.coverage, more) if part))
-
-
-def _column(level: str, factor: str | None) -> str:
-    if level == POOLED:
-        return "all together" if factor else "all images"
-    return level or f"no {factor}"
+def _column(level: str, factor: str) -> str:
+    return "all together" if level == POOLED else level or f"no {factor}"
 
 
 def _words(run: Run, image_set: str) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:

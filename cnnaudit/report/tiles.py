@@ -13,7 +13,7 @@ import numpy as np
 from cnnaudit import figures
 from cnnaudit.report.cells import STATUSES, levels_label, number, plural
 from cnnaudit.report.prediction import Image, Prediction, inline, prediction, strongest
-from cnnaudit.report.run import Run, Subject, Variant
+from cnnaudit.report.run import Run, Subject, Variant, variant_of
 from cnnaudit.report.tables import variant_label, variants
 
 # The longest side of a picture as shown, in pixels; the viewer has the one of a card.
@@ -140,7 +140,7 @@ class Tiles:
         metrics = self.run.metrics("behaviour")
         told = [one.get("metric") for one in self.run.summary.get("findings", ())]
         order = [name for name in told if name in metrics] + metrics
-        scores = (self._score(picture["item"], Variant("", "", ""), name) for name in order)
+        scores = (self._score(picture["item"], Variant(), name) for name in order)
         score = next(filter(None, scores), "")
         return Tile(image, self.name(picture), score, look=self._look(picture))
 
@@ -199,9 +199,7 @@ class Tiles:
         height, width = received.shape[:2]
         name = picture["item"]
         scores = [(self.run.title("metrics", one), one) for one in self.run.metrics("behaviour")]
-        texts = [
-            (title, self._value(name, Variant("", "", ""), metric)) for title, metric in scores
-        ]
+        texts = [(title, self._value(name, Variant(), metric)) for title, metric in scores]
         return Card(
             title=self.name(picture),
             look=self._look(picture),
@@ -292,11 +290,6 @@ def explained(picture: Picture) -> list[Mapping[str, Any]]:
     return [one for one in picture["heatmaps"] if one["target"]]
 
 
-def variant_of(heatmap: Mapping[str, Any]) -> Variant:
-    """Return which kind of heatmap a picture's record is about."""
-    return Variant(heatmap["technique"], heatmap["target"], heatmap["layer"])
-
-
 def lacking(record: Mapping[str, Any]) -> str:
     """Say why a heatmap, channels or filters are not there."""
     status = STATUSES.get(record["status"], str(record["status"]))
@@ -314,6 +307,5 @@ def _values(run: Run, subject: Subject) -> tuple[dict[tuple[str, Variant, str], 
     columns = ["item", "technique", "target", "layer", "metric", "value"]
     values: dict[tuple[str, Variant, str], float] = {}
     for item, technique, target, layer, metric, value in scored[columns].itertuples(index=False):
-        variant = Variant(technique, target, layer) if technique else Variant("", "", "")
-        values[(item, variant, metric)] = float(value)
+        values[item, Variant(technique, target, layer), metric] = float(value)
     return values, primary, region

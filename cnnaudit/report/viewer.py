@@ -11,8 +11,8 @@ import numpy as np
 from markupsafe import Markup
 
 from cnnaudit import figures
-from cnnaudit.report.run import Run
-from cnnaudit.report.tiles import Picture, Tiles, explained, lacking, variant_of
+from cnnaudit.report.run import Run, variant_of
+from cnnaudit.report.tiles import Picture, Tiles, explained, lacking
 
 
 def viewer_data(run: Run, tiles: Iterable[Tiles]) -> Markup:
