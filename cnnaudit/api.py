@@ -16,17 +16,7 @@ from cnnaudit.metrics import OVERLAP, measure_overlap
 from cnnaudit.metrics.readout import Readout
 from cnnaudit.metrics.registry import FAITHFULNESS
 from cnnaudit.models.layers import Traced, check_model, check_score_from, resolve_layer, trace
-from cnnaudit.report.run import (
-    COUNTS,
-    NUMBERS,
-    OF_AGREEMENTS,
-    OF_CHECKS,
-    OF_CONTRASTS,
-    OF_RANDOMISATIONS,
-    read_json,
-    read_parquet,
-    read_table,
-)
+from cnnaudit.report.run import read_json, read_parquet, run_table
 from cnnaudit.sections import bind, parameters_of, unknown
 from cnnaudit.specs import MetricSpec, TargetSpec, TechniqueSpec
 from cnnaudit.targets import TARGETS, check_one_place
@@ -186,14 +176,13 @@ def load_run(run_dir: str | Path) -> FinishedRun:
     folder = Path(run_dir)
     if not (folder / "summary.json").is_file():
         raise AuditError(f"{folder} is no finished run: it has no summary.json")
-    results = folder / "results"
     return FinishedRun(
-        rows=read_parquet(results / "rows.parquet"),
-        summary=read_table(results / "summary.csv", (*NUMBERS, *COUNTS)),
-        contrasts=read_table(results / "contrasts.csv", OF_CONTRASTS),
-        checks=read_table(results / "checks.csv", OF_CHECKS),
-        agreement=read_table(results / "agreement.csv", OF_AGREEMENTS),
-        randomisation=read_table(results / "randomisation.csv", OF_RANDOMISATIONS),
+        rows=read_parquet(folder / "results" / "rows.parquet"),
+        summary=run_table(folder, "summary"),
+        contrasts=run_table(folder, "contrasts"),
+        checks=run_table(folder, "checks"),
+        agreement=run_table(folder, "agreement"),
+        randomisation=run_table(folder, "randomisation"),
         verdict=str(read_json(folder / "summary.json")["verdict"]),
     )
 

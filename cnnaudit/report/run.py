@@ -26,18 +26,20 @@ from cnnaudit.store import Store
 from cnnaudit.summary import mapped, unguarded
 from cnnaudit.types import RUN_SCHEMA, SORTED_BY, AuditError
 
-BESIDE = ("swap", "twin", "ceiling")  # what references earn in the place of a heatmap
-NUMBERS = ("mean", "chance", "lift", *BESIDE, "dead")
-OF_PICTURES = (*SORTED_BY, "item", "value", "status")  # the columns of rows that tiles show
-OF_CHECKS = ("value", "low", "high", "units", "p", "p_holm")  # the numbers of checks.csv
-OF_CONTRASTS = (
-    *("first", "second", "difference", "low", "high", "units", "p", "p_holm"),
-    *("dead_first", "dead_second", "scored", "eligible"),
-)
-OF_AGREEMENTS = ("correlation", "low", "high", "units", "scored", "total")
-OF_RANDOMISATIONS = (*OF_AGREEMENTS, "step", "share", "bound")
 COUNTS = ("units", "scored", "total", "ineligible", "undefined", "not_applicable", "failed")
-
+_OF_TILES = (*SORTED_BY, "item", "value", "status")  # the columns of rows that tiles show
+_CORRELATION = ("correlation", "low", "high", "units", "scored", "total")
+# The columns that hold numbers, of each results/<name>.csv.
+_NUMBERS = {
+    "summary": ("mean", "chance", "lift", "swap", "twin", "ceiling", "dead", *COUNTS),
+    "checks": ("value", "low", "high", "units", "p", "p_holm"),
+    "contrasts": (
+        *("first", "second", "difference", "low", "high", "units", "p", "p_holm"),
+        *("dead_first", "dead_second", "scored", "eligible"),
+    ),
+    "agreement": _CORRELATION,
+    "randomisation": (*_CORRELATION, "step", "share", "bound"),
+}
 
 # What rows are about (SORTED_BY) → status → reason → how many have no value.
 Lacking = dict[tuple[str, ...], dict[str, dict[str, int]]]
@@ -115,7 +117,7 @@ class Run:
         items = sorted({one["item"] for one in self.pictures})
         try:
             shown = pc.field("item").isin(pa.array(items, pa.string()))  # also where there are none
-            return read_where(self._rows_file, shown, [*OF_PICTURES])
+            return read_where(self._rows_file, shown, [*_OF_TILES])
         except (OSError, ValueError) as error:
             raise _unreadable(self._rows_file, error) from error
 
@@ -282,20 +284,25 @@ def load(folder: Path) -> Run:
         manifest=manifest,
         summary=read_json(folder / "summary.json"),
         config=_bytes(folder / "config.yaml").decode("utf-8", "replace"),
-        means=read_table(folder / "results" / "summary.csv", (*NUMBERS, *COUNTS)),
-        judgements=_records(folder / "results" / "checks.csv", OF_CHECKS),
-        contrasts=_records(folder / "results" / "contrasts.csv", OF_CONTRASTS),
-        agreements=_records(folder / "results" / "agreement.csv", OF_AGREEMENTS),
-        randomisations=_records(folder / "results" / "randomisation.csv", OF_RANDOMISATIONS),
+        means=run_table(folder, "summary"),
+        judgements=_records(folder, "checks"),
+        contrasts=_records(folder, "contrasts"),
+        agreements=_records(folder, "agreement"),
+        randomisations=_records(folder, "randomisation"),
         pictures=tuple(illustrations["pictures"]),
         kernels=tuple(illustrations["kernels"]),
         store=Store(store.resolve()),
     )
 
 
-def _records(path: Path, numbers: Sequence[str]) -> tuple[dict[str, Any], ...]:
-    records = read_table(path, numbers).to_dict("records")
+def _records(run_dir: Path, name: str) -> tuple[dict[str, Any], ...]:
+    records = run_table(run_dir, name).to_dict("records")
     return tuple({str(key): value for key, value in one.items()} for one in records)
+
+
+def run_table(run_dir: Path, name: str) -> pd.DataFrame:
+    """Read a table of a run's results by its name, such as "checks"."""
+    return read_table(run_dir / "results" / f"{name}.csv", _NUMBERS[name])
 
 
 def read_table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
