@@ -224,7 +224,7 @@ def _plan(rest: Sequence[str]) -> int:
 
 def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int:
     from cnnaudit.audit import prepare
-    from cnnaudit.estimate import say_cost, say_work
+    from cnnaudit.cost import say_cost, say_work
     from cnnaudit.executors import device_here
     from cnnaudit.image_sets import not_readable
     from cnnaudit.models import choose_device

@@ -7,7 +7,7 @@ import torch
 
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
-from cnnaudit.estimate import count_passes, estimate, say_work
+from cnnaudit.cost import cost_of, count_passes, say_work
 
 ASKED = ["metric=[mass_in_mask]", "contrast=[]", "check=[]"]
 
@@ -48,7 +48,7 @@ def test_time_and_space_grow_with_the_work_and_nothing_is_kept(overrides: list[s
     large = _ready(overrides, "technique=[saliency,occlusion]")
     cpu = torch.device("cpu")
     # The first one is for what a process loads when it computes for the first time.
-    _, *costs = (estimate(one.audit, one.plan.units, cpu) for one in (small, small, large))
+    _, *costs = (cost_of(one.audit, one.plan.units, cpu) for one in (small, small, large))
     assert 0 < costs[0].seconds < costs[1].seconds
     assert 0 < costs[0].size < costs[1].size
     of_planning = {"checked_files", "facts"}

@@ -37,7 +37,7 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Cost:
     seconds: float
     size: int  # bytes that the cells add to the store
 
@@ -58,7 +58,7 @@ def say_cost(audit: AuditSpec, units: Sequence[Unit], device: torch.device) -> I
     passes = count_passes(units, twin=audit.untrained_twin)
     own = f", and the own passes of {', '.join(passes.queried_by)}" if passes.queried_by else ""
     yield f"passes: {passes.forward} images forward, {passes.backward} backward{own}"
-    cost = estimate(audit, units, device)
+    cost = cost_of(audit, units, device)
     yield (
         f"about {clock(cost.seconds)} on {device} and {cost.size / 1e6:.1f} MB in the store, "
         "from a short calibration; what compares, illustrates and sums up comes on top"
@@ -84,7 +84,7 @@ def count_passes(units: Iterable[Unit], *, twin: bool) -> Passes:
     return Passes(forward, backward, tuple(queried_by))
 
 
-def estimate(audit: AuditSpec, units: Sequence[Unit], device: torch.device) -> Estimate:
+def cost_of(audit: AuditSpec, units: Sequence[Unit], device: torch.device) -> Cost:
     """Compute a few pictures of each kind of unit, and reckon what all of them take.
 
     Networks are built without their weights, which change neither; nothing is fetched or kept.
@@ -101,7 +101,7 @@ def estimate(audit: AuditSpec, units: Sequence[Unit], device: torch.device) -> E
                 pictures = sum(len(unit.chunk) for unit in group)
                 seconds += per_picture[0] * pictures
                 size += per_picture[1] * pictures
-    return Estimate(seconds, round(size))
+    return Cost(seconds, round(size))
 
 
 def _kind(unit: Unit) -> tuple[str, ...]:
