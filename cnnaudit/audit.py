@@ -29,10 +29,9 @@ from cnnaudit.metrics.truths import check_truth
 from cnnaudit.models import ModelFacts, choose_device, resolve_model
 from cnnaudit.plan import Plan, make_plan, requests_of
 from cnnaudit.progress import Status, progress, reported
-from cnnaudit.results import read_results, write_json, write_results
+from cnnaudit.results import read_results, write_results
 from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
-from cnnaudit.store import Store, check_writable, digest_json
-from cnnaudit.store import write_atomically as write
+from cnnaudit.store import Store, check_writable, digest_json, write_atomically, write_json
 from cnnaudit.types import RUN_SCHEMA, AuditError, Device, HeatmapRequest, ImageSet
 from cnnaudit.verdicts import told
 
@@ -210,7 +209,7 @@ def finish(
     del found  # the report reads its tables again: they would be there twice
     executed = replace(executed, devices=devices)
     manifest = _manifest(ready, run_dir, invocation, catalogue, executed, watch.seconds)
-    write(run_dir / "config.yaml", invocation.config.encode())
+    write_atomically(run_dir / "config.yaml", invocation.config.encode())
     write_json(run_dir / "manifest.json", manifest)
     page = write_report(run_dir)
     log.info("wrote %s", page)

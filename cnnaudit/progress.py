@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -25,7 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from cnnaudit.store import write_atomically
+from cnnaudit.store import write_json
 from cnnaudit.types import RUN_SCHEMA
 
 Advance = Callable[[int, str], None]  # how many more images are done, and of which model
@@ -46,8 +45,7 @@ class Status:
         """Add facts to the file, or change them."""
         self._facts |= facts
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        text = json.dumps({**self._facts, "updated": now}, indent=1, ensure_ascii=False)
-        write_atomically(self._path, f"{text}\n".encode())
+        write_json(self._path, {**self._facts, "updated": now})
         self._written = time.monotonic()
 
     def say_often(self, **facts: Any) -> None:

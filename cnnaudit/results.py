@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnaudit.image_sets import told_apart
 from cnnaudit.metrics import binary_metrics
-from cnnaudit.store import write_atomically as write
+from cnnaudit.store import write_atomically, write_json
 from cnnaudit.types import RUN_SCHEMA, Device
 
 if TYPE_CHECKING:
@@ -148,12 +147,12 @@ def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
     failures = [gap for gap in found.gaps if gap["status"] == "failed"]
     folder = run_dir / "results"
     write_inputs(folder / "inputs.parquet", ready.image_sets)
-    write(folder / "summary.csv", summary.to_csv(found.summary))
-    write(folder / "contrasts.csv", summary.to_csv(found.contrasts))
-    write(folder / "agreement.csv", summary.to_csv(found.agreement))
-    write(folder / "randomisation.csv", summary.to_csv(found.randomisation))
-    write(folder / "checks.csv", summary.to_csv(verdicts.table_of(found.judgements)))
-    write(run_dir / "junit.xml", junit_xml(audit.name, found.judgements, failures))
+    write_atomically(folder / "summary.csv", summary.to_csv(found.summary))
+    write_atomically(folder / "contrasts.csv", summary.to_csv(found.contrasts))
+    write_atomically(folder / "agreement.csv", summary.to_csv(found.agreement))
+    write_atomically(folder / "randomisation.csv", summary.to_csv(found.randomisation))
+    write_atomically(folder / "checks.csv", summary.to_csv(verdicts.table_of(found.judgements)))
+    write_atomically(run_dir / "junit.xml", junit_xml(audit.name, found.judgements, failures))
     write_json(folder / "illustrations.json", {"schema": RUN_SCHEMA, **found.illustrations})
     if audit.regions:
         write_regions(found.illustrations["pictures"], ready.store, run_dir / "regions")
@@ -173,8 +172,3 @@ def write_results(found: Results, ready: Prepared, run_dir: Path) -> None:
             "gaps": [gap for gap in found.gaps if gap["status"] != "failed"],
         },
     )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file of JSON, whole or not at all; NaN is refused."""
-    write(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -29,10 +29,8 @@ from cnnaudit.audit import (
 from cnnaudit.executors import make_here
 from cnnaudit.plan import Plan
 from cnnaudit.progress import reported
-from cnnaudit.results import write_json
 from cnnaudit.specs import AuditSpec
-from cnnaudit.store import Store, digest_json
-from cnnaudit.store import write_atomically as write
+from cnnaudit.store import Store, digest_json, write_atomically, write_json
 from cnnaudit.stored import CONFIG_FILE, SHARDS, stored_audit
 from cnnaudit.types import ROWS_FILE, RUN_SCHEMA, AuditError, Cell, Device, Unit
 
@@ -196,7 +194,7 @@ def _make_run_dir(audit: AuditSpec, invocation: Invocation, shard: int) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / f"{shard}.yaml"  # another shard may write the same file just now
-        write(draft, invocation.config.encode())
+        write_atomically(draft, invocation.config.encode())
         draft.replace(run_dir / CONFIG_FILE)
     except OSError as error:
         raise AuditError(f"output_dir: cannot write to {run_dir} ({error.strerror})") from error

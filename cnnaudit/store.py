@@ -242,6 +242,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a file of JSON as `write_atomically` does; NaN is refused."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode("utf-8", "backslashreplace"))
+
+
 @contextmanager
 def drafted(path: Path) -> Iterator[Path]:
     """Yield where to write a file, which takes its place when it is whole; raise AuditError."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from cnnaudit.report.findings import Finding, figured
 from cnnaudit.report.page import asset, date_text, policy, templates
 from cnnaudit.report.prediction import inline
 from cnnaudit.report.run import Run
-from cnnaudit.store import write_atomically
+from cnnaudit.store import write_atomically, write_json
 from cnnaudit.summary import to_csv
 from cnnaudit.types import AuditError
 
@@ -66,8 +65,7 @@ def write_comparison(
     table, sentences = page.with_suffix(".csv"), page.with_suffix(".json")
     write_atomically(page, render(found, findings).encode("utf-8", "backslashreplace"))
     write_atomically(table, to_csv(_table(found)))
-    text = json.dumps(_told(found, findings), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(sentences, f"{text}\n".encode("utf-8", "backslashreplace"))
+    write_json(sentences, _told(found, findings))
     return page, table, sentences
 
 
