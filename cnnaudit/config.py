@@ -129,13 +129,12 @@ def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
 def _chosen(
     root: Section, group: str, make: Callable[[str, Section], T], at_least: int = 1
 ) -> tuple[T, ...]:
-    entries = root.section(group, {})
-    if len(entries.values) < at_least:
+    named, made_by = root.section(group, {}), _MADE_BY.get(group, "uses")
+    if len(named.values) < at_least:
         raise AuditError(f"{group}: choose at least one, for example '{group}=[…]'")
     chosen = []
-    for name in entries.values:
-        entry = entries.section(name)
-        made_by = _MADE_BY.get(group, "uses")
+    for name in named.values:
+        entry = named.section(name)
         if made_by not in entry.values:
             raise AuditError(
                 f"{entry.path} is set but {name!r} is not chosen; add it to the list, "
@@ -150,14 +149,12 @@ def group_options(group: str, config_dir: Path | None) -> list[str]:
     """Return the options of a group, the shipped ones and those of the user's own folder."""
     if not re.fullmatch(r"[\w-]+(/[\w-]+)*", group):
         return []
-    folders = [shipped.locate("conf"), *([config_dir] if config_dir else [])]
-    return sorted({path.stem for folder in folders for path in folder.glob(f"{group}/*.yaml")})
+    return sorted({path.stem for path in _option_files(group, config_dir)})
 
 
-def _groups(config_dir: Path | None) -> list[str]:
-    """Return the groups that have options, shipped ones or of the user's own folder."""
+def _option_files(group: str, config_dir: Path | None) -> list[Path]:
     folders = [shipped.locate("conf"), *([config_dir] if config_dir else [])]
-    return sorted({path.parent.name for folder in folders for path in folder.glob("*/*.yaml")})
+    return [path for folder in folders for path in folder.glob(f"{group}/*.yaml")]
 
 
 def check_choices(overrides: Iterable[str], config_dir: Path | None) -> None:
@@ -182,7 +179,8 @@ def explain_key(key: str, overrides: Iterable[str], config_dir: Path | None) -> 
                 return f"{key}: {part!r} is not part of this audit; choose it: {chosen}"
             known = [str(name) for name in section] if isinstance(section, DictConfig) else []
             if depth == 0:  # also those of which nothing is chosen
-                known = [*dict.fromkeys([*known, *_groups(config_dir)])]
+                groups = sorted({path.parent.name for path in _option_files("*", config_dir)})
+                known = [*dict.fromkeys([*known, *groups])]
             added = f"; what a config leaves out is added by +{key}=…" if depth > 1 else ""
             return f"{key}: {unknown(part, known, 'key')}{added}"
         section = section[part]
@@ -311,9 +309,9 @@ def _check_names(check: CheckSpec, spec: AuditSpec) -> None:
 
 def _shipped_metrics() -> dict[str, str]:
     """Return the entries that can be chosen as metrics, and what each of them uses."""
-    entries = [OmegaConf.load(path) for path in shipped.locate("conf").glob("metric/*.yaml")]
-    return {str(name): entry.uses for found in entries for name, entry in found.items()
-            if "uses" in entry}  # fmt: skip
+    files = map(OmegaConf.load, _option_files("metric", None))
+    named = (pair for file in files for pair in file.items())
+    return {str(name): entry.uses for name, entry in named if "uses" in entry}
 
 
 def _check_levels(check: CheckSpec, contrast: ContrastSpec) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cnnaudit import provenance
 from cnnaudit.metrics import metrics_of_heatmaps
 from cnnaudit.models import source_digests_of
+from cnnaudit.numerics import TF32
 from cnnaudit.own_code import source_digests
 from cnnaudit.plan import image_set_digest
 from cnnaudit.specs import AuditSpec
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 def environment(ready: Prepared, executed: Executed) -> dict[str, Any]:
     """Return what the numbers of a run depend on beside its config: inputs, code and machine."""
-    from cnnaudit.numerics import describe
-
     audit = ready.audit
     return {
         "git": provenance.git_state(),
@@ -31,7 +30,9 @@ def environment(ready: Prepared, executed: Executed) -> dict[str, Any]:
             **_own_code(audit),
         },
         "seed": audit.seed,
-        **describe(audit),
+        "determinism": audit.determinism,
+        "tf32": TF32,
+        "amp": False,
     }
 
 

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cnnaudit.specs import AuditSpec
 from cnnaudit.types import Device
@@ -86,7 +86,8 @@ def noted_operations() -> Iterator[list[str]]:
     class Noted(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             for name in re.findall(r"(\S+) does not have a deterministic", record.getMessage()):
-                found.append(name) if name not in found else None
+                if name not in found:
+                    found.append(name)
 
     handler = Noted()
     logger = logging.getLogger("py.warnings")
@@ -96,11 +97,6 @@ def noted_operations() -> Iterator[list[str]]:
         yield found
     finally:
         logger.removeHandler(handler)
-
-
-def describe(audit: AuditSpec) -> dict[str, Any]:
-    """Return what an audit is held to."""
-    return {"determinism": audit.determinism, "tf32": TF32, "amp": False}
 
 
 def named(device: torch.device) -> Device:
