@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations, product
 from math import prod
 from pathlib import Path
@@ -22,7 +22,7 @@ from PIL import Image
 
 from cnnaudit.image_sets.files import picture_size
 from cnnaudit.models.preprocessing import frame_box
-from cnnaudit.specs import AgreementSpec, ContrastSpec
+from cnnaudit.specs import AgreementSpec, AuditSpec, ContrastSpec
 from cnnaudit.statistics import estimate, unit_ranks
 from cnnaudit.store import Store, cell_key, digest_list
 from cnnaudit.types import MAPS_FILE, MAPS_OF_FILE, POOLED, Cell, ImageSet, Item
@@ -38,7 +38,7 @@ _RANKS_HELD = 512  # of one item under every request, and more
 
 
 @dataclass(frozen=True)
-class _Work:
+class Compared:
     """What is compared on one image set, and the cells that keep its heatmaps."""
 
     spec: AgreementSpec
@@ -46,7 +46,7 @@ class _Work:
     image_set: ImageSet
     cells: Sequence[Cell]
 
-    @property
+    @cached_property
     def fields(self) -> dict[str, Any]:
         """What determines the correlations, and what is said of each."""
         image_set = self.image_set
@@ -60,6 +60,11 @@ class _Work:
             "cells": [[cell.key, *_names(cell).values()] for cell in self.cells],
         }
 
+    @property
+    def key(self) -> str:
+        """The store's key of the correlations."""
+        return cell_key(self.fields)
+
 
 @dataclass(frozen=True)
 class _Comparison:
@@ -70,34 +75,35 @@ class _Comparison:
     second: tuple[Cell, Item]
 
 
-def agreement_table(
-    agreements: Iterable[AgreementSpec],
-    contrasts: Iterable[ContrastSpec],
-    image_sets: Iterable[ImageSet],
-    cells: Iterable[Cell],
-    store: Store,
-) -> pd.DataFrame:
-    """Return the mean correlation over units of every two heatmaps that an audit compares.
+def to_compare(
+    audit: AuditSpec, image_sets: Iterable[ImageSet], cells: Sequence[Cell]
+) -> list[Compared]:
+    """Return which heatmaps an audit compares with which, by image set."""
+    contrasts = {contrast.name: contrast for contrast in audit.contrasts}
+    found = []
+    for image_set, spec in product(image_sets, audit.agreements):
+        kept = [
+            cell
+            for cell in cells
+            if cell.image_set is image_set
+            and cell.request is not None
+            and cell.request.technique.name in spec.techniques
+        ]
+        found.append(Compared(spec, contrasts.get(spec.contrast), image_set, kept))
+    return found
+
+
+def agreement_table(compared: Iterable[Compared], store: Store) -> pd.DataFrame:
+    """Return the mean correlation over units of every two heatmaps that are compared.
 
     With its t interval (95 %), and how many of the compared images have one: a heatmap that is the
     same everywhere has no ranks to correlate.
     """
     lines: list[dict[str, Any]] = []
-    for work in _works(agreements, contrasts, image_sets, cells):
-        rows = _measured(work, store)
+    for one in compared:
+        rows = _measured(one, store)
         lines += [_line(key, part) for key, part in rows.groupby(ABOUT, sort=False)]
     return pd.DataFrame(lines, columns=COLUMNS)
-
-
-def agreement_keys(
-    agreements: Iterable[AgreementSpec],
-    contrasts: Iterable[ContrastSpec],
-    image_sets: Iterable[ImageSet],
-    cells: Iterable[Cell],
-) -> Iterator[str]:
-    """Yield the store's key of every part of the table."""
-    for work in _works(agreements, contrasts, image_sets, cells):
-        yield cell_key(work.fields)
 
 
 def find_agreement(table: pd.DataFrame, titles: Mapping[str, str]) -> list[dict[str, str]]:
@@ -148,28 +154,9 @@ def _line(key: Any, rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _works(
-    agreements: Iterable[AgreementSpec],
-    contrasts: Iterable[ContrastSpec],
-    image_sets: Iterable[ImageSet],
-    cells: Iterable[Cell],
-) -> Iterator[_Work]:
-    by_name, cells = {contrast.name: contrast for contrast in contrasts}, list(cells)
-    for image_set, spec in product(image_sets, agreements):
-        kept = [
-            cell
-            for cell in cells
-            if cell.image_set is image_set
-            and cell.request is not None
-            and cell.request.technique.name in spec.techniques
-        ]
-        yield _Work(spec, by_name.get(spec.contrast), image_set, kept)
-
-
-def _measured(work: _Work, store: Store) -> pd.DataFrame:
+def _measured(work: Compared, store: Store) -> pd.DataFrame:
     """Return the correlation of every comparison, from the store if they were made before."""
-    image_set, cells, fields = work.image_set, work.cells, work.fields
-    key = cell_key(fields)
+    image_set, cells, key = work.image_set, work.cells, work.key
     if store.has(key):
         return pd.read_parquet(io.BytesIO(store.read(key, "agreement.parquet")))
     if work.contrast is None:
@@ -189,7 +176,8 @@ def _measured(work: _Work, store: Store) -> pd.DataFrame:
         columns=[*ABOUT, "unit", "correlation"],
     )
     failed = not all(store.has(cell.key) for cell in cells)  # and may come again, better
-    store.write(key, {"agreement.parquet": rows.to_parquet(index=False)}, fields, again=failed)
+    content = rows.to_parquet(index=False)
+    store.write(key, {"agreement.parquet": content}, work.fields, again=failed)
     return rows
 
 

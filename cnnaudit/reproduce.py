@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cnnaudit import audit as stages
-from cnnaudit.agreement import agreement_table
+from cnnaudit.agreement import agreement_table, to_compare
 from cnnaudit.environment import environment
 from cnnaudit.provenance import differences
 from cnnaudit.randomisation import randomisation_table, to_randomise
@@ -77,10 +77,11 @@ def reproduce(run_dir: Path, audit: AuditSpec) -> Reproduction:
     with TemporaryDirectory(prefix="cnnaudit-") as folder:
         fresh = replace(audit, store_dir=Path(folder) / "store", output_dir=Path(folder) / "runs")
         ready, executed, rows = stages.compute_rows(fresh)
+        compared = to_compare(ready.audit, ready.image_sets, ready.plan.cells)
         tables = (
             (ROWS, before.rows, rows),
             (CURVES, pd.DataFrame(before.randomisations), _randomised(ready, rows)),
-            (AGREEMENT, pd.DataFrame(before.agreements), _agreement(ready)),
+            (AGREEMENT, pd.DataFrame(before.agreements), agreement_table(compared, ready.store)),
         )
         lines = [line for kind, *both in tables for line in compare(kind, *both)]
     about = environment(ready, executed)
@@ -102,12 +103,6 @@ def _randomised(ready: stages.Prepared, rows: pd.DataFrame) -> pd.DataFrame:
     errands = [errand for one in curves for errand in one.errands(ready.store)]
     stages.EXECUTORS[ready.audit.executor.uses].make(ready.audit, errands, ready.store)
     return randomisation_table(curves, ready.store)
-
-
-def _agreement(ready: stages.Prepared) -> pd.DataFrame:
-    audit = ready.audit
-    compared = audit.agreements, audit.contrasts, ready.image_sets
-    return agreement_table(*compared, ready.plan.cells, ready.store)
 
 
 def compare(kind: Kind, before: pd.DataFrame, after: pd.DataFrame) -> Iterator[tuple[bool, str]]:

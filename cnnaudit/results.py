@@ -51,7 +51,7 @@ def read_results(
 ) -> Results:
     """Summarise, judge and illustrate what the store has now, made by `make`; write its rows."""
     from cnnaudit import findings, verdicts
-    from cnnaudit.agreement import agreement_table, find_agreement
+    from cnnaudit.agreement import agreement_table, find_agreement, to_compare
     from cnnaudit.checks import judge_each
     from cnnaudit.contrasts import contrasts_of
     from cnnaudit.illustrations import illustrations_of, to_show
@@ -86,9 +86,8 @@ def read_results(
         complete = not any(gap["status"] == "failed" for gap in gaps)
         verdict = verdicts.overall(audit.checks, judgements, complete=complete)
     with watch.stage("agree"):
-        agreement = agreement_table(
-            audit.agreements, audit.contrasts, ready.image_sets, ready.plan.cells, ready.store
-        )
+        compared = to_compare(audit, ready.image_sets, ready.plan.cells)
+        agreement = agreement_table(compared, ready.store)
         titles = {name: one["title"] for name, one in catalogue["techniques"].items()}
         sentences += find_agreement(agreement, titles)
         sentences += find_randomisation(randomisation, titles)
@@ -117,17 +116,14 @@ def count_derived(ready: Prepared) -> dict[str, tuple[int, int]]:
 
     Only what an audit asks for is among it.
     """
-    from cnnaudit.agreement import agreement_keys
+    from cnnaudit.agreement import to_compare
     from cnnaudit.randomisation import to_randomise
 
-    audit = ready.audit
+    compared = to_compare(ready.audit, ready.image_sets, ready.plan.cells)
+    curves = to_randomise(ready.audit, ready.requests, ready.image_sets)
     keys = {
-        "agreements": [
-            *agreement_keys(audit.agreements, audit.contrasts, ready.image_sets, ready.plan.cells)
-        ],
-        "randomisation curves": [
-            key for one in to_randomise(audit, ready.requests, ready.image_sets) for key in one.keys
-        ],
+        "agreements": [one.key for one in compared],
+        "randomisation curves": [key for one in curves for key in one.keys],
     }
     return {
         name: (len(found), sum(not ready.store.has(key) for key in found))
