@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.report.run import read_table
 from cnnaudit.summary import to_csv
 from cnnaudit.types import AuditError
+from tests.processes import RUN, python
 
 
 @pytest.fixture
@@ -41,8 +40,7 @@ def test_techniques_can_be_listed_whatever_was_imported_before() -> None:
     """The package of this name is the function as well, and comes with the first import of it."""
     code = "import cnnaudit; n = [len(cnnaudit.techniques()) for _ in range(2)]; assert min(n) > 20"
     for first in ("pass", "import cnnaudit.techniques.cam", "from cnnaudit import explain"):
-        done = subprocess.run([sys.executable, "-c", f"{first}; {code}"], check=False)
-        assert done.returncode == 0
+        assert python("-c", f"{first}; {code}", cwd=RUN.parent).returncode == 0
 
 
 def test_explaining_and_scoring_give_the_runners_numbers(

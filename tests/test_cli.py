@@ -19,20 +19,7 @@ from PIL import Image
 
 import cnnaudit.cli
 from cnnaudit.image_sets import MOST_LEVELS
-
-RUN = Path(__file__).parent.parent / "run.py"
-Process = subprocess.CompletedProcess[str]
-
-
-def _call(*arguments: str, cwd: Path) -> Process:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        text=True,
-        capture_output=True,
-        check=False,
-        env=os.environ | {"COLUMNS": "200"},
-    )
+from tests.processes import RUN, loads, python
 
 
 def _run_dir(tmp_path: Path) -> Path:
@@ -40,7 +27,7 @@ def _run_dir(tmp_path: Path) -> Path:
 
 
 def test_from_config_to_html_and_again_from_the_store(overrides: list[str], tmp_path: Path) -> None:
-    first = _call(str(RUN), *overrides, cwd=tmp_path)
+    first = python(str(RUN), *overrides, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "report: " in first.stdout
     run_dir = _run_dir(tmp_path)
@@ -58,7 +45,7 @@ def test_from_config_to_html_and_again_from_the_store(overrides: list[str], tmp_
     assert json.loads((run_dir / "summary.json").read_text())["status"] == "COMPLETE"
 
     shutil.copytree(run_dir, tmp_path / "first")
-    second = _call(str(RUN), *overrides, cwd=tmp_path)
+    second = python(str(RUN), *overrides, cwd=tmp_path)
     assert second.returncode == 0
     run_dir = _run_dir(tmp_path)
     manifest = json.loads((run_dir / "manifest.json").read_text())
@@ -75,7 +62,7 @@ def test_odd_paths(image_set: Path, weights: Path, tmp_path: Path) -> None:
     odd.mkdir()
     shutil.move(image_set, odd / "my set")
     shutil.move(weights, odd / "w 1.safetensors")
-    ran = _call(
+    ran = python(
         str(RUN),
         *("model=[perception]", "image_set=[robot_lighting]", "technique=[saliency]", "device=cpu"),
         "image_set.robot_lighting.root='my set'",
@@ -106,7 +93,7 @@ def test_an_incomplete_audit_exits_with_4(
 
 
 def test_the_package_is_the_command_too(tmp_path: Path) -> None:
-    asked = _call("-m", "cnnaudit", "compare", "--help", cwd=tmp_path)
+    asked = python("-m", "cnnaudit", "compare", "--help", cwd=tmp_path)
     assert asked.returncode == 0
     assert "cnnaudit compare RUN_A RUN_B" in asked.stdout
 
@@ -183,7 +170,7 @@ def test_report_is_made_again_without_torch(
         "import sys; from cnnaudit.cli import _dispatch; "
         "code = _dispatch('report', sys.argv[1:]); sys.exit(code or 'torch' in sys.modules)"
     )
-    ran = _call("-c", code, str(page.parent), cwd=tmp_path)
+    ran = python("-c", code, str(page.parent), cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert page.read_bytes() == before
 
@@ -314,7 +301,7 @@ def test_mistakes_in_files_end_a_real_process_without_a_traceback(
 ) -> None:
     manifest = image_set / "manifest.csv"
     manifest.write_text(manifest.read_text().replace("masks/scene_01.png", "masks/gone.png"))
-    ran = _call(str(RUN), *overrides, cwd=tmp_path)
+    ran = python(str(RUN), *overrides, cwd=tmp_path)
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: ")
     assert "gone.png" in ran.stderr
@@ -341,15 +328,11 @@ def test_commands_that_do_not_exist(cli: Callable) -> None:
 
 def test_help_and_version_do_not_wait_for_torch() -> None:
     for flag in ("--help", "--version"):
-        code = (
-            "import sys; from cnnaudit.cli import _dispatch; "
-            f"_dispatch({flag!r}, []); sys.exit('torch' in sys.modules)"
-        )
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+        assert not loads({"torch"}, f"from cnnaudit.cli import _dispatch; _dispatch({flag!r}, [])")
 
 
 def test_a_multirun_over_seeds_leaves_a_run_each(overrides: list[str], tmp_path: Path) -> None:
-    ran = _call(str(RUN), "-m", "seed=1,2", "technique=[saliency]", *overrides, cwd=tmp_path)
+    ran = python(str(RUN), "-m", "seed=1,2", "technique=[saliency]", *overrides, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     logs = [path.read_text() for path in tmp_path.glob("out/robot/*/run.log")]
     assert len(logs) == 2
@@ -361,7 +344,7 @@ def test_a_job_that_cannot_run_does_not_keep_the_others_from_it(
     overrides: list[str], tmp_path: Path
 ) -> None:
     asked = ("-m", "seed=1,x,2", "technique=[saliency]")
-    ran = _call(str(RUN), *asked, *overrides, cwd=tmp_path)
+    ran = python(str(RUN), *asked, *overrides, cwd=tmp_path)
     assert ran.returncode == 1
     said = ran.stderr.splitlines()[-1]
     assert said.startswith("error: 1 of 3 jobs stopped: seed=x: seed: 'x' ")
@@ -375,7 +358,7 @@ def test_secrets_from_the_environment_reach_no_output(
     monkeypatch.setenv("PLACE", f"{tmp_path}/s3cr3t")
     shutil.move(tmp_path / "set", tmp_path / "s3cr3t")
     place = "image_set.robot_lighting.root=${oc.env:PLACE}"
-    ran = _call(str(RUN), *overrides, place, "technique=[saliency]", cwd=tmp_path)
+    ran = python(str(RUN), *overrides, place, "technique=[saliency]", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     for path in (tmp_path / "out").rglob("*"):
         assert not path.is_file() or b"s3cr3t" not in path.read_bytes(), path

@@ -21,8 +21,8 @@ from cnnaudit.config import load_specs
 from cnnaudit.executors import Errand
 from cnnaudit.store import Store
 from cnnaudit.types import AuditError
+from tests.processes import RUN, Process, loads, python
 
-RUN = Path(__file__).parent.parent / "run.py"
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -94,15 +94,8 @@ def arguments(overrides: list[str], tmp_path: Path) -> list[str]:
 RAY = ("executor=ray", "executor.actors=2")
 
 
-def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(RUN), *arguments],
-        cwd=folder,
-        text=True,
-        capture_output=True,
-        check=False,
-        env=ENVIRONMENT,
-    )
+def _run(folder: Path, *arguments: str) -> Process:
+    return python(str(RUN), *arguments, cwd=folder, environment=ENVIRONMENT)
 
 
 def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -329,14 +322,8 @@ def test_each_actor_has_a_gpu_of_its_own(tmp_path: Path) -> None:
 
 def test_without_the_extra_it_is_named(overrides: list[str], tmp_path: Path) -> None:
     (tmp_path / "ray.py").write_text("raise ImportError('as if it were not there')\n")
-    ran = subprocess.run(
-        [sys.executable, str(RUN), *overrides, "executor=ray"],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=False,
-        env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path)},
-    )
+    environment = ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}
+    ran = python(str(RUN), *overrides, "executor=ray", cwd=tmp_path, environment=environment)
     assert ran.returncode == 1
     assert "pip install 'cnnaudit[ray]'" in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -356,11 +343,8 @@ def test_an_interrupted_cluster_run_exits_with_130(
 
 
 def test_the_local_executor_never_imports_ray() -> None:
-    code = (
-        "import sys; from cnnaudit import audit, cli, config, executors, execute; "
-        "config.load_specs(); sys.exit('ray' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    code = "from cnnaudit import audit, cli, config, executors, execute; config.load_specs()"
+    assert not loads({"ray"}, code)
 
 
 @pytest.mark.parametrize(

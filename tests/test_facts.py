@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from cnnaudit.models import inspect_model, resolve_model
 from cnnaudit.specs import AuditSpec, OutputAxis
 from cnnaudit.store import Store
 from cnnaudit.types import AuditError
+from tests.processes import python
 
 
 @pytest.fixture
@@ -66,17 +65,10 @@ except SystemExit as end:
     sys.exit(end.code)
 """
     more = ["metric=[mass_in_mask]", "agreement=[techniques]", "sanity.randomisation.items=2"]
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        *overrides,
-        sanity,
-        *(more if "random" in sanity else ()),
-    ]
+    arguments = (*overrides, sanity, *(more if "random" in sanity else ()))
     said = []
     for _ in range(2):
-        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        ran = python("-c", code, *arguments, cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
         said.append(ran.stderr.split()[-1])
     assert said == ["True", "False"]

@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-import cnnaudit.cli
+from tests.processes import Process, command
 
 UNTRAINED = "model.resnet18.weights=none"  # what is published would have to be fetched
 
 
-def _process(command: str, *more: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    called = [sys.executable, "-c", "from cnnaudit.cli import main; main()"]
-    return subprocess.run(
-        [*called, *shlex.split(command)[1:], *more],
-        cwd=cwd,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+def _process(said: str, *more: str, cwd: Path) -> Process:
+    return command(*shlex.split(said)[1:], *more, cwd=cwd)
 
 
 @pytest.fixture
-def init(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable:
+def init(cli: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable:
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cnnaudit", "init", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cnnaudit.cli.main()
-        said = capsys.readouterr()
-        return stopped.value.code, said.out, said.err  # type: ignore[return-value]
-
-    return call
+    return partial(cli, "init")
 
 
 def _files(folder: Path) -> set[str]:
@@ -101,19 +83,15 @@ def test_the_printed_commands_work_as_printed(tmp_path: Path) -> None:
     ],
 )
 def test_any_folder_gives_a_config_that_runs(
-    init: Callable, folder: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    init: Callable, cli: Callable, folder: str, name: str, tmp_path: Path
+) -> None:
     code, out, err = init(folder)
     assert code == 0, err
     assert (tmp_path / folder / f"conf/experiment/{name}.yaml").exists()
     run = shlex.split(out.splitlines()[-1])
     assert run[-1] == f"experiment={name}"
-    monkeypatch.setattr(sys, "argv", run)
-    with pytest.raises(SystemExit):
-        cnnaudit.cli.main()
     manifest = tmp_path / folder / "images/manifest.csv"
-    assert capsys.readouterr().err.startswith(f"error: {manifest} has no line yet")
+    assert cli(*run[1:])[2].startswith(f"error: {manifest} has no line yet")
 
 
 def test_nothing_is_written_over(init: Callable, tmp_path: Path) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-RUN = Path(__file__).parent.parent / "run.py"
+from tests.processes import RUN, Process, python
+
 MODEL = """
 from dataclasses import dataclass
 from torch import Tensor, nn
@@ -77,15 +75,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(RUN), *arguments],
-        cwd=project,
-        text=True,
-        capture_output=True,
-        check=False,
-        env=os.environ | {"COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+def _run(project: Path, *arguments: str) -> Process:
+    environment = {"COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"}
+    return python(str(RUN), *arguments, cwd=project, environment=environment)
 
 
 def _cells(project: Path) -> dict[str, int]:

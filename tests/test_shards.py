@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +17,8 @@ from cnnaudit.plan import stored_fields
 from cnnaudit.shards import share_of
 from cnnaudit.stored import stored_audit
 from cnnaudit.types import AuditError
+from tests.processes import RUN, python
 
-RUN = Path(__file__).parent.parent / "run.py"
 Cli = Callable[..., tuple[int, str, str]]
 
 
@@ -44,14 +41,8 @@ def test_the_jobs_of_an_array_joined_are_the_whole_run(
 ) -> None:
     """Submitit's local mode: a process for each job, as SLURM would start it elsewhere."""
     array = ("hydra/launcher=submitit_local", "executor.shards=2", "executor.shard=range(0,2)")
-    ran = subprocess.run(
-        [sys.executable, str(RUN), "-m", *few, *array],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    ran = python(str(RUN), "-m", *few, *array, cwd=tmp_path, environment=one_thread)
     assert ran.returncode == 0, ran.stderr
     run_dir = _shards_dir(tmp_path)
     shares = [json.loads((run_dir / f"shards/{n}.json").read_bytes()) for n in (0, 1)]

@@ -6,8 +6,8 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from tests.importing.conftest import (
     write_ids,
     write_picture,
 )
+from tests.processes import command
 
 
 def imported(*arguments: str | Path, out: Path) -> tuple[dict[str, dict[str, str]], str]:
@@ -415,10 +416,7 @@ def test_help() -> None:
 
 
 def test_from_coco_to_a_report_in_real_processes(coco: Path, weights: Path) -> None:
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from cnnaudit.cli import main; main()", *arguments]
-        return subprocess.run(command, cwd=coco, text=True, capture_output=True, check=False)
-
+    call = partial(command, cwd=coco)
     made = call("import", "coco", "instances.json", "pictures", "out", "--category=dog")
     assert made.returncode == 0, made.stderr
     assert made.stdout.startswith("wrote out/manifest.csv: 2 pictures\nleft out: 2 of 4, without")
