@@ -21,7 +21,7 @@ from cnnaudit.comparing.pairing import (
 )
 from cnnaudit.provenance import differences
 from cnnaudit.report.checks import verdict_of_records
-from cnnaudit.report.run import Run
+from cnnaudit.report.run import Record, Run
 from cnnaudit.types import AuditError
 from cnnaudit.verdicts import INCOMPLETE
 
@@ -34,8 +34,6 @@ _OF_NO_NUMBER = ("output_dir", "store_dir", "executor", "report")  # keys of a c
 _JUDGED_BY = (
     *("check", "statistic", "bound", "model", "target", "technique", "metric", "within", "level"),
 )
-
-Record = Mapping[str, Any]
 
 
 class Refused(AuditError):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cnnaudit.comparing.pairing import AFTER, BEFORE, SUBJECT
 from cnnaudit.contrasts import estimated, numbered, tested
 from cnnaudit.report.cells import plural
-from cnnaudit.report.run import Run
+from cnnaudit.report.run import Record, Run
 from cnnaudit.statistics import ALPHA, Array, Ints, estimate, group_means
 from cnnaudit.types import POOLED
 
@@ -36,7 +36,6 @@ _NUMBERS = [
 
 _FAMILY = ("image_set", "metric", "region")  # of tests: all models, techniques and places
 
-Record = Mapping[str, Any]
 Chosen = NDArray[np.bool_]
 
 

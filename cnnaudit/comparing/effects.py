@@ -11,7 +11,6 @@ from cnnaudit.comparing.changes import (
     CHANGED,
     NARROWER,
     WIDER,
-    Record,
     outcome_of,
     records_of,
     tested_table,
@@ -19,7 +18,7 @@ from cnnaudit.comparing.changes import (
 from cnnaudit.comparing.pairing import AFTER, BEFORE, section
 from cnnaudit.contrasts import FAMILY, Pairs, Place, Places, described, estimated
 from cnnaudit.entries import read_contrast
-from cnnaudit.report.run import Run
+from cnnaudit.report.run import Record, Run
 from cnnaudit.sections import Section
 from cnnaudit.specs import ContrastSpec
 from cnnaudit.statistics import Array

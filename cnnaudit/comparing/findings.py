@@ -13,12 +13,11 @@ from cnnaudit.comparing.changes import (
     NOT_MEASURED,
     SAME,
     WORSE,
-    Record,
     counts,
     records_of,
 )
 from cnnaudit.report.cells import interval, number, place_in, plural
-from cnnaudit.report.run import Run
+from cnnaudit.report.run import Record, Run
 from cnnaudit.statistics import say_p
 
 MIXED = "better and worse"

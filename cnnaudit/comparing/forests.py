@@ -17,12 +17,12 @@ from cnnaudit.comparing.changes import (
     SAME,
     WIDER,
     WORSE,
-    Record,
     records_of,
 )
 from cnnaudit.comparing.findings import told_apart
 from cnnaudit.report.cells import interval, spaced
 from cnnaudit.report.contrasts import Forest, Line, by_measure, forest, primary_metrics
+from cnnaudit.report.run import Record
 from cnnaudit.types import POOLED
 
 EVERYWHERE = "all images"

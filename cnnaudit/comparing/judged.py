@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from cnnaudit.comparing import CheckChange, Comparison
 from cnnaudit.report.cells import NO_LEVEL, interval, plural, spaced
 from cnnaudit.report.checks import Badge, badge, badness, places_of, requirement
-
-Record = Mapping[str, Any]
+from cnnaudit.report.run import Record
 
 
 @dataclass(frozen=True)

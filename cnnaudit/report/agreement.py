@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cnnaudit.report.cells import (
     NO_LEVEL,
@@ -17,7 +16,7 @@ from cnnaudit.report.cells import (
     decimals,
     spaced,
 )
-from cnnaudit.report.run import Run
+from cnnaudit.report.run import Record, Run
 from cnnaudit.report.tables import Row, Table
 from cnnaudit.types import POOLED
 
@@ -26,8 +25,6 @@ OPEN_TABLES = 3  # the others are folded
 SCALE = (0.0, 1.0)  # of the bars: below 0 heatmaps oppose each other, and the bar is empty
 _SIDES = ("technique", "model", "target", "within")
 _TITLES = {side: f"Between {side}s" for side in ("target", "model", "technique")}
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

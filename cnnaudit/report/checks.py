@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 from cnnaudit.report.cells import NO_LEVEL, interval, plural, probability, spaced
-from cnnaudit.report.run import Run, Variant
+from cnnaudit.report.run import Record, Run, Variant
 from cnnaudit.report.tables import variant_label
 from cnnaudit.types import POOLED
 from cnnaudit.verdicts import (
@@ -39,8 +38,6 @@ _MEANING = {
 }
 _STATISTIC = {"level": "value", "lift": "lift", "difference": "difference"}
 _BEATS = "beats "
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cnnaudit.report.cells import NO_LEVEL, interval, number, place_in, probability, spaced
-from cnnaudit.report.run import Run, variant_of
+from cnnaudit.report.run import Record, Run, variant_of
 from cnnaudit.report.tables import variant_label
 from cnnaudit.types import POOLED
 
@@ -16,8 +16,6 @@ MOST_STEPS = 4  # of the axis
 _OWN_ANSWER = "predicted is each image's own answer: the two sides may explain different classes"
 _REFERENCES = "in italics: references, which see no network"
 LONG_LABEL = 5  # characters
-
-Record = Mapping[str, Any]
 
 
 class Tick(NamedTuple):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cnnaudit.report.cells import plural
-from cnnaudit.report.run import Run
+from cnnaudit.report.run import Record, Run
 from cnnaudit.report.tables import SubjectTables
 
 _LAST = 2  # the rank of what can wait
@@ -18,7 +17,6 @@ MOST = 5  # findings that a reader takes in within seconds; more are folded
 _FIGURES = re.compile(r"(?<![\[\d.−-])(?<![<=] )([−+±-]?\d+\.\d+(?!\d*\])|[−+±-]?\d+(?:\.\d+)? ?%)")
 
 Words = tuple[tuple[str, bool], ...]  # (text, whether it is a figure)
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from cnnaudit.report.cells import (
     signed,
     spaced,
 )
-from cnnaudit.report.run import Run
+from cnnaudit.report.run import Record, Run
 from cnnaudit.types import CELL_COLUMNS, POOLED, RESERVED_COLUMNS
 
 OPEN_ROWS = 300  # more are folded until somebody asks for them: a browser lays out none of them
@@ -39,8 +39,6 @@ _LOWER = "lower is better"
 _REFERENCE = "sees no network"
 _NAMES = ("metric", "technique", "image_set", "model", "target", "layer")
 _ALWAYS = ("metric", "technique")
-
-Record = Mapping[str, Any]
 
 
 class Column(NamedTuple):

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cnnaudit.report.agreement import correlation_cell, mean_of
 from cnnaudit.report.cells import NO_LEVEL, Cell, coverage
-from cnnaudit.report.run import Run
+from cnnaudit.report.run import Record, Run
 from cnnaudit.report.tables import Row, Table
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ _NUMBERS = {
     "randomisation": (*_CORRELATION, "step", "share", "bound"),
 }
 
+Record = Mapping[str, Any]  # a line of results, or an entry of the manifest or the illustrations
 # What rows are about (SORTED_BY) → status → reason → how many have no value.
 Lacking = dict[tuple[str, ...], dict[str, dict[str, int]]]
 
@@ -61,7 +62,7 @@ class Variant(NamedTuple):
     layer: str = ""
 
 
-def variant_of(record: Mapping[str, Any]) -> Variant:
+def variant_of(record: Record) -> Variant:
     """Return which kind of heatmap a record is about: a line of results, or a picture's heatmap."""
     return Variant(record["technique"], record["target"], record["layer"])
 
@@ -75,12 +76,12 @@ class Run:
     summary: Mapping[str, Any]
     config: str
     means: pd.DataFrame  # results/summary.csv
-    judgements: tuple[Mapping[str, Any], ...]  # results/checks.csv
-    contrasts: tuple[Mapping[str, Any], ...]  # results/contrasts.csv
-    agreements: tuple[Mapping[str, Any], ...]  # results/agreement.csv, where there is one
-    randomisations: tuple[Mapping[str, Any], ...]  # results/randomisation.csv, the same
-    pictures: tuple[Mapping[str, Any], ...]  # results/illustrations.json
-    kernels: tuple[Mapping[str, Any], ...]
+    judgements: tuple[Record, ...]  # results/checks.csv
+    contrasts: tuple[Record, ...]  # results/contrasts.csv
+    agreements: tuple[Record, ...]  # results/agreement.csv, where there is one
+    randomisations: tuple[Record, ...]  # results/randomisation.csv, the same
+    pictures: tuple[Record, ...]  # results/illustrations.json
+    kernels: tuple[Record, ...]
     store: Store
     # Of a model on an image set, what keeps a page small enough:
     most: int = sys.maxsize  # exemplars that it shows
@@ -145,7 +146,7 @@ class Run:
         metrics = self.catalogue["metrics"]
         return frozenset(name for name, about in metrics.items() if about.get("binary"))
 
-    def binary_titles(self, lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    def binary_titles(self, lines: Iterable[Record]) -> list[str]:
         """Return what the page calls those of them that some lines of results are about."""
         named = dict.fromkeys(one["metric"] for one in lines)
         return [self.title("metrics", name) for name in named if name in self.binary]
@@ -198,21 +199,21 @@ class Run:
         """Return how the levels of an image set's factors are said: factor → level → words."""
         return self.about("image_sets", image_set).get("words") or {}
 
-    def difference_in_words(self, contrast: Mapping[str, Any]) -> str:
+    def difference_in_words(self, contrast: Record) -> str:
         """Say which level a line of a contrast takes from which, in the image set's own words."""
         words = self.words(contrast["image_set"]).get(contrast["factor"], {})
         levels = (contrast["first_level"], contrast["second_level"])
         return " minus ".join(words.get(level, level) for level in levels)
 
-    def grids(self, image_set: str) -> list[Mapping[str, Any]]:
+    def grids(self, image_set: str) -> list[Record]:
         """Return the declared grids of two factors: they are about one model each."""
         return [one for one in self._grids(image_set) if not _has_facet(one)]
 
-    def facet_grids(self, image_set: str) -> list[Mapping[str, Any]]:
+    def facet_grids(self, image_set: str) -> list[Record]:
         """Return the declared grids that span images, models, targets or techniques."""
         return [one for one in self._grids(image_set) if _has_facet(one)]
 
-    def _grids(self, image_set: str) -> Sequence[Mapping[str, Any]]:
+    def _grids(self, image_set: str) -> Sequence[Record]:
         return self.about("image_sets", image_set).get("grids") or ()
 
     def model_label(self, model: str) -> str:
@@ -251,14 +252,14 @@ class Run:
         pairs = product(self.catalogue["image_sets"], self.catalogue["models"])
         return [Subject(number, *pair) for number, pair in enumerate(pairs, start=1)]
 
-    def subject_means(self, subject: Subject) -> Sequence[Mapping[str, Any]]:
+    def subject_means(self, subject: Subject) -> Sequence[Record]:
         """Return the rows of the summary that are about one model on one image set."""
         return self._means_of.get((subject.model, subject.image_set), ())
 
     @cached_property
-    def _means_of(self) -> Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]:
+    def _means_of(self) -> Mapping[tuple[str, str], Sequence[Record]]:
         """The rows of the summary by model and image set: several tables ask for the same."""
-        found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        found: dict[tuple[str, str], list[Record]] = {}
         columns = [str(name) for name in self.means]
         for values in zip(*(self.means[name].tolist() for name in self.means), strict=True):
             record = dict(zip(columns, values, strict=True))
@@ -266,7 +267,7 @@ class Run:
         return found
 
 
-def _has_facet(grid: Mapping[str, Any]) -> bool:
+def _has_facet(grid: Record) -> bool:
     return not {grid["rows"], grid["cols"]}.isdisjoint(FACETS)
 
 

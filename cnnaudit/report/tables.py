@@ -20,7 +20,7 @@ from cnnaudit.report.cells import (
     levels_label,
     place_in,
 )
-from cnnaudit.report.run import COUNTS, Run, Subject, Variant, variant_of
+from cnnaudit.report.run import COUNTS, Record, Run, Subject, Variant, variant_of
 from cnnaudit.types import POOLED
 
 MOST_ROWS = 40  # of a table by every combination of factors; above it, one factor at a time
@@ -62,7 +62,6 @@ class SubjectTables:
     more: tuple[Table, ...]  # the other grids and metrics, and each factor alone
 
 
-Record = Mapping[str, Any]  # a row of the summary
 Index = Mapping[tuple[Variant, Measure, Levels], Record]
 
 
