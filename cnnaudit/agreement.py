@@ -253,11 +253,11 @@ class _Ranks:
 
     def correlation(self, one: _Comparison) -> float:
         """Return Spearman's correlation of two heatmaps, NaN where one of them has no ranks."""
-        first, second = (self._ranks(cell, item) for cell, item in (one.first, one.second))
+        first, second = (
+            self._held(cell.key, item.id, item.image.path, cell.model.preprocessing)
+            for cell, item in (one.first, one.second)
+        )
         return float("nan") if first is None or second is None else float(first @ second)
-
-    def _ranks(self, cell: Cell, item: Item) -> Floats | None:
-        return self._held(cell.key, item.id, item.image.path, cell.model.preprocessing)
 
     def _read(self, key: str, item: str, image: Path, preprocessing: Any) -> Floats | None:
         """Return an item's ranks; None for a heatmap that does not vary."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from cnnaudit.comparing import Comparison
 from cnnaudit.comparing.pairing import Models
 from cnnaudit.report.cells import plural
 from cnnaudit.report.run import Run, Subject, Variant
-from cnnaudit.report.tiles import EXEMPLAR, Gallery, Panel, Picture, Tile, Tiles
+from cnnaudit.report.tiles import EXEMPLAR, Gallery, Panel, Picture, Tiles
 
 FEW = 4  # items that are shown unfolded
 MOST_ITEMS = 24  # of one image set under one pair of models
@@ -92,24 +91,16 @@ def _both(found: Comparison, shown: _Shown, most: int) -> BothTiles:
 def _panel(shown: _Shown, before: Picture, after: Picture) -> Panel:
     second = shown.tiles[1]
     labels = [second.label(kind) for _, kind in shown.kinds]
+    rows = []
+    sides = zip(SIDES, shown.tiles, (before, after), strict=True)
+    for number, (side, made, picture) in enumerate(sides):
+        heats = [made.heat(picture, both[number], LONGEST) for both in shown.kinds]
+        rows.append((side, (made.plain(picture, LONGEST), *heats)))
     return Panel(
         title=second.full_name(after),
         detail=str(after["item"]),
         corner="run",
         columns=("the picture", *labels),
-        rows=tuple(
-            (side, (made.plain(picture, LONGEST), *_heats(made, picture, kinds)))
-            for side, made, picture, kinds in zip(
-                SIDES, shown.tiles, (before, after), _by_run(shown), strict=True
-            )
-        ),
+        rows=tuple(rows),
         brightest=second.run.brightest([kind.technique for _, kind in shown.kinds]),
     )
-
-
-def _by_run(shown: _Shown) -> tuple[Sequence[Variant], Sequence[Variant]]:
-    return [mine for mine, _ in shown.kinds], [one for _, one in shown.kinds]
-
-
-def _heats(made: Tiles, picture: Picture, kinds: Sequence[Variant]) -> list[Tile | None]:
-    return [made.heat(picture, kind, LONGEST) for kind in kinds]

@@ -80,7 +80,7 @@ class Reader:
 
         They are read ahead of the chunk that is asked for. Raises ProcessDied when who reads dies.
         """
-        self._parts.of(chunks)
+        self._parts.begin(chunks)
         stream = self._batches()
         for items, _ in chunks:
             yield islice(stream, self._parts.count(items))
@@ -120,10 +120,10 @@ class _Parts:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.of(())
+        self.begin(())
 
-    def of(self, chunks: Sequence[Paired]) -> None:
-        """Be the parts of these chunks, from the first one on."""
+    def begin(self, chunks: Sequence[Paired]) -> None:
+        """Go through these chunks from now on, the first one first."""
         self.chunks, self.skip = chunks, 0
 
     def count(self, items: Sequence[Item]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -50,14 +51,12 @@ class LayerViews:
 
 def layer_views(run: Run, tiles: Mapping[Subject, Tiles]) -> LayerViews:
     """Prepare what the run shows of layers, both parts empty where it shows nothing."""
-    channels = [
-        _channels(run, image_set, technique, mine)
-        for image_set in run.catalogue["image_sets"]
-        for technique in run.catalogue["techniques"]
-        if (mine := [made for subject, made in tiles.items()
-                     if subject.image_set == image_set and _layer(made, technique)])
-        and run.gives(technique) == "channels"
-    ]  # fmt: skip
+    channels = []
+    for image_set, technique in product(run.catalogue["image_sets"], run.catalogue["techniques"]):
+        own = [made for subject, made in tiles.items() if subject.image_set == image_set]
+        mine = [made for made in own if _layer(made, technique)]
+        if mine and run.gives(technique) == "channels":
+            channels.append(_channels(run, image_set, technique, mine))
     filters: dict[str, list[Filters]] = {}
     for one in run.kernels:
         title = run.title("techniques", one["technique"])
@@ -145,13 +144,11 @@ def _filters(run: Run, record: Mapping[str, Any]) -> Filters:
         return Filters(title, layer, None, (lacking(record),), ())
     strip = figures.decode(run.store.read(record["key"], "kernels.png"))
     laid = figures.montage(np.split(strip, record["shown"]), FILTERS_ACROSS, FILTER)
-    size = " × ".join(map(str, record["size"]))
-    said = (
-        f"{plural(record['filters'], 'filter')} of {size} over {plural(record['inputs'], 'input')}"
-    )
+    size, inputs = " × ".join(map(str, record["size"])), plural(record["inputs"], "input")
+    said = f"{plural(record['filters'], 'filter')} of {size} over {inputs}"
     alt = f"Filters of {layer} of {title}: the first {record['shown']} of {said}"
-    return Filters(title, layer, inline(laid, alt, None), tuple(_remarks(record, said)),
-                   _smoothness(record))  # fmt: skip
+    remarks = tuple(_remarks(record, said))
+    return Filters(title, layer, inline(laid, alt, None), remarks, _smoothness(record))
 
 
 def _remarks(record: Mapping[str, Any], said: str) -> Iterator[str]:

@@ -251,7 +251,7 @@ def test_no_batch_has_items_of_two_chunks(items: list[Item], workers: int) -> No
 @pytest.mark.parametrize("number", [1, 7, 8, 9, 98, 128])
 def test_the_batches_of_a_chunk_are_even_and_few(number: int) -> None:
     parts = _Parts(8)
-    parts.of([alone([Item(str(n), File("", b""), {}, None, {}) for n in range(number)])])
+    parts.begin([alone([Item(str(n), File("", b""), {}, None, {}) for n in range(number)])])
     sizes = [*map(len, parts)]
     assert len(sizes) == -(-number // 8)
     assert sum(sizes) == number
