@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ABOUT = ["image_set", "between", "within", "model", "target", "technique", "first", "second"]
 COLUMNS = [*ABOUT, "correlation", "low", "high", "units", "scored", "total", "status"]
-_RANKS_HELD = 512  # of one item under every request, and more
+_RANKS_HELD = 512  # heatmaps whose ranks are kept: one item under every request, and more
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _measured(work: Compared, store: Store) -> pd.DataFrame:
         ),
         columns=[*ABOUT, "unit", "correlation"],
     )
-    failed = not all(store.has(cell.key) for cell in cells)  # and may come again, better
+    failed = not all(store.has(cell.key) for cell in cells)  # what failed may be there next time
     content = rows.to_parquet(index=False)
     store.write(key, {"agreement.parquet": content}, work.fields, again=failed)
     return rows

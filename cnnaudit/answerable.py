@@ -1,4 +1,4 @@
-"""Whether an image set can answer what contrasts and checks ask: seen before work begins."""
+"""Whether an image set can answer what contrasts and checks ask, checked before work begins."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) 
 
 
 def _none_of(image_set: ImageSet, name: str) -> str:
-    """Say why a name is none of the factors that means can keep apart."""
+    """Say why means cannot be told apart by the levels of this name."""
     about = "the unit of independence" if name == image_set.spec.unit else "no factor"
     return f"{about} of {image_set.spec.name}"
 

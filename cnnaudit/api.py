@@ -198,7 +198,7 @@ def _named(names: Named, known: Mapping[str, Any], kind: str) -> dict[str, Mappi
 
 
 def _said_of(name: str, allowed: Sequence[str], kind: str) -> str:
-    """Say why a name cannot be used here, also of one that can be elsewhere."""
+    """Say why a name cannot be used here, although a run or a config may know it."""
     from cnnaudit.config import group_options
 
     if kind == "metric" and name in FAITHFULNESS:
@@ -257,7 +257,7 @@ def _images(images: Tensor | NDArray[np.floating]) -> Tensor:
 
 @contextmanager
 def _fitting(model: nn.Module, images: Tensor) -> Iterator[None]:
-    """Say of an error of torch's that the images do not fit the network, if that is so."""
+    """Turn an error of torch's into one about images that do not fit the network, if that is it."""
     try:
         yield
     except RuntimeError as error:
@@ -275,7 +275,7 @@ def _fitting(model: nn.Module, images: Tensor) -> Iterator[None]:
 
 
 def _target(target: Explained, b: int) -> tuple[TargetSpec, Truths | None]:
-    """Return the resolved target of B images, with their truths where it is their own classes."""
+    """Return a resolved target, and the truths of B images where it is each one's own class."""
     import torch
 
     plain = [name for name, one in TARGETS.items() if one.is_plain]

@@ -84,7 +84,7 @@ class Prepared:
 
 @dataclass
 class Stopwatch:
-    """Seconds per stage; says which one has begun."""
+    """Measures how many seconds each stage takes, and tells `begun` which one begins."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     begun: Callable[[str], None] = lambda _stage: None
@@ -189,7 +189,7 @@ def finish(
 ) -> Outcome:
     """Sum up and judge what the store has of an audit, and write it all into a run directory.
 
-    `make` makes what else a model is needed for.
+    `make` makes what needs a model beside the cells: pictures, filters, curves.
     """
     from cnnaudit.report.writing import write_report
 
@@ -206,7 +206,7 @@ def finish(
         left_out=ready.audit.left_out,
     )
     devices = [*dict.fromkeys([*executed.devices, *found.devices])]
-    del found  # the report reads its tables again: they would be there twice
+    del found  # the report reads the tables from their files: they would be held twice
     executed = replace(executed, devices=devices)
     manifest = _manifest(ready, run_dir, invocation, catalogue, executed, watch.seconds)
     write_atomically(run_dir / "config.yaml", invocation.config.encode())
@@ -251,7 +251,7 @@ def execute_plan(ready: Prepared, status: Status) -> Executed:
 
 
 def _check_outside(audit: AuditSpec) -> None:
-    """Refuse to write below a folder all of whose pictures are audited: the next run's, too."""
+    """Refuse to write into a folder of pictures: the next run would audit what this one wrote."""
     for spec in audit.image_sets:
         for key in ("output_dir", "store_dir"):
             written, root = getattr(audit, key).resolve(), spec.root.resolve()
@@ -265,7 +265,7 @@ def _check_outside(audit: AuditSpec) -> None:
 def _names(
     audit: AuditSpec, requests: Mapping[str, Sequence[HeatmapRequest]]
 ) -> dict[str, list[str]]:
-    """Return what the audit compares beside the factors of its image sets."""
+    """Return the names that a contrast can compare as it does the levels of a factor."""
     return {
         "model": [spec.name for spec in audit.models],
         "technique": [technique.name for technique in audit.techniques],

@@ -79,7 +79,7 @@ def judge_each(
     seed: int,
     binary: Collection[str] = (),
 ) -> tuple[Judgement, ...]:
-    """Judge as `judge` does, by rows that are had metric by metric, others of no account."""
+    """Judge as `judge` does, by rows that `rows_of` gives of a metric, maybe with others."""
     by_name = {contrast.name: contrast for contrast in contrasts}
     trials = [
         trial
@@ -113,9 +113,9 @@ def judge_each(
 def _seeing(
     check: CheckSpec, checks: Iterable[CheckSpec], contrasts: Mapping[str, ContrastSpec]
 ) -> Requirement | None:
-    """Return what a level must keep to be seen itself: a bound of the check, or else above chance.
+    """Return what tells whether a level sees the object at all: a bound, or else more than chance.
 
-    Of answers nobody knows what chance is: another check of the same metric may have the bound.
+    Answers have no chance level: their bound may stand in another check of the same metric.
     """
     image_set = contrasts[check.contrast].image_set
     others = (
@@ -152,7 +152,7 @@ class _Judging:
         self.places = Places(self.own, contrast, check.at, binary=binary)
 
     def trials(self) -> Iterator[_Trial]:
-        """Yield the trials of each place, requirement by requirement, and what has none."""
+        """Yield the trials of each place, requirement by requirement, then of what has no place."""
         required = [self._required(one) for one in self.check.requirements]
         for of_place in zip(*required, strict=True):
             for trials in of_place:
@@ -160,7 +160,7 @@ class _Judging:
         yield from self._absent()
 
     def _absent(self) -> Iterator[_Trial]:
-        """Yield trials, refused, of techniques and models that the check should be about."""
+        """Yield a refused trial of each technique and model that should be judged and cannot be."""
         check, places = self.check, self.places
         absent = sorted({*check.techniques} - {*self.own.technique})
         measured = check.metric in {*self.rows.metric}
@@ -279,9 +279,10 @@ class _Judging:
         ]
 
     def _blind(self, requirement: Requirement) -> list[str]:
-        """Say of each place if the level that has to see the object does not: no news, then.
+        """Say of each place if its reference level does not see the object; "" if it does.
 
-        It is the level that may not be much better: were it blind, any other would keep the bound.
+        The reference is the level that the other must come near to: if it were blind, anything
+        would keep the bound of a difference.
         """
         places, seeing = self.places, self.seeing
         if seeing is None:

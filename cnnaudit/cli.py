@@ -96,7 +96,7 @@ _NOT_WRITTEN = (errno.ENOSPC, errno.EIO)  # of standard output: its file is full
 
 def main(arguments: Sequence[str] = ()) -> NoReturn:
     """Run the command that the process was called with; `arguments` stand before its own."""
-    # Arrow's own allocators keep what was freed, which a table of millions of rows needs but once.
+    # Arrow's own allocators would keep the memory of millions of rows, which is needed only once.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     # How schedulers, containers and closed terminals ask a process to end: as Ctrl-C does. What is
     # ignored, as under nohup, stays so.
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
         for one in ends:
             signal.signal(one, signal.SIG_DFL)
         gc.unfreeze()
-        release_memory()  # what ends a process may need as much once more
+        release_memory()  # ending the process may need as much again
 
 
 def _dispatch(command: str, rest: Sequence[str]) -> int:
@@ -365,7 +365,7 @@ def _import(rest: Sequence[str]) -> int:
 def _is_read() -> bool:
     """Say whether somebody still reads what is printed, unlike under `| head`."""
     output = select.poll()
-    output.register(sys.stdout.fileno(), 0)  # of a pipe without a reader it tells unasked
+    output.register(sys.stdout.fileno(), 0)  # that a pipe has no reader is told unasked
     return not output.poll(0)
 
 
@@ -378,5 +378,5 @@ def _say(text: str) -> None:
 
 
 def _let_go(output: IO[str]) -> None:
-    """Let what is still to be written lead nowhere, or Python would fail by it as it ends."""
+    """Send what is still buffered nowhere, or Python would fail to write it as it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())

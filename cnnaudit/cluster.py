@@ -210,8 +210,8 @@ class Worker:
         self._audit, self._store, self._device = audit, Store(store_root), device
         self._folder, self._said = folder, _Said()
         self._settled, self._held = False, ExitStack()
-        self._holds: Any = None  # by what, and which model
-        self._given: Any = None  # what that gave
+        self._holds: Any = None  # how a model is held, and which
+        self._given: Any = None  # what holding it gave
         self._batch_size = audit.batch_size
 
     def execute(self, unit: Unit) -> _Answer:
@@ -257,7 +257,7 @@ class Worker:
         self._settled = True
 
     def _holding(self, hold: Callable[..., AbstractContextManager[Any]], spec: ModelSpec) -> Any:
-        """Return what a model is held by, `executing` or `loaded`; the last one's if it is it."""
+        """Return what `hold` gives of a model, which is held until another one is asked for."""
         from cnnaudit.models import choose_device
 
         if self._holds != (hold, spec):
@@ -297,7 +297,7 @@ def _portable(unit: Unit) -> Unit:
 
 
 def _room(has: Mapping[str, float], audit: AuditSpec) -> tuple[int, Mapping[str, float]]:
-    """Return how many actors a cluster has room for, or is to have, and what each needs of it."""
+    """Return how many actors to start in a cluster, and what each takes of its resources."""
     spec, gpus = audit.executor, int(has.get("GPU", 0)) if audit.device != "cpu" else 0
     if not gpus and audit.device not in ("auto", "cpu"):
         raise AuditError(
@@ -313,7 +313,7 @@ def _room(has: Mapping[str, float], audit: AuditSpec) -> tuple[int, Mapping[str,
 
 @contextmanager
 def _connected(ray: Any, spec: ExecutorSpec) -> Iterator[None]:
-    """Join a cluster, or start one of this machine's own, and leave it; not one that is in use."""
+    """Join a cluster or start one here, and leave it; one already joined is used, and kept."""
     if ray.is_initialized():
         yield
         return
@@ -332,7 +332,7 @@ def _connected(ray: Any, spec: ExecutorSpec) -> Iterator[None]:
             )
         else:
             _join(ray, spec.address, quiet)
-        if in_charge:  # Ray puts its own in its place, which exits
+        if in_charge:  # Ray has put one in its place that exits
             signal.signal(signal.SIGTERM, asked_to_end)
         yield
     finally:

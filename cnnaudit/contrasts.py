@@ -68,7 +68,7 @@ class Place:
 
 
 class Places:
-    """All places of a contrast, their rows side by side: what is asked is computed of all at once.
+    """All places of a contrast, their rows in one table: each number is computed for all at once.
 
     A place has rows at both levels of the contrast, or at `levels`. Arrays of values are (n,), one
     for each of `rows`; arrays of counts are (places, 2), one for each level. `binary` are the names
@@ -186,7 +186,7 @@ class Places:
 def _of_subjects(
     rows: pd.DataFrame, columns: list[str], contrast: ContrastSpec, levels: Sequence[str]
 ) -> pd.DataFrame:
-    """Return the rows of what has values at all levels, and is at a level of each `within`."""
+    """Return the rows of subjects that have some at all levels, at a level of each `within`."""
     own = rows[rows["image_set"] == contrast.image_set]
     own = own[own[contrast.factor].isin(contrast.levels)]
     number, _ = numbered(own, columns)

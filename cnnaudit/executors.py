@@ -106,7 +106,7 @@ def reason_to_give_up(audit: AuditSpec, attempts: int, death: Exception) -> str:
 
 
 def device_here(audit: AuditSpec) -> str:
-    """Return the device that a config asks of this process: of its own, where others compute."""
+    """Return the device for this process; where others compute, the config's is theirs."""
     return audit.device if audit.executor.uses == "local" or audit.device == "cpu" else "auto"
 
 

@@ -13,8 +13,8 @@ from cnnaudit.statistics import ALPHA, say_p
 from cnnaudit.summary import factor_columns
 from cnnaudit.types import POOLED, ImageSet
 
-_NO_NEWS = 0.015  # a difference of a hundredth the other way
-_NOT_SHOWN = -1.0  # comes after every difference
+_NO_NEWS = 0.015  # a smaller difference the other way is not told
+_NOT_SHOWN = -1.0  # sorts after every difference
 _TESTED = ("first_level", "second_level", "model", "metric", "technique", "target", "within")
 _MANY_DEAD = 0.5  # the share of heatmaps that are zero everywhere from which on it is said
 
@@ -90,7 +90,7 @@ def _is_shown(line: Line) -> bool:
 
 
 def _may_be_told(test: Line | None) -> bool:
-    """Say whether a difference may be told as one: nobody asked for a test of it, or it shows."""
+    """Say whether a difference may be told: it was not tested, or the test finds it."""
     return test is None or _is_shown(test)
 
 
@@ -290,7 +290,7 @@ class _Grid:
         )
 
     def _alone(self, table: pd.DataFrame, metric: str) -> pd.DataFrame:
-        """Return the means that have none beside them: of a region that only a shadow has."""
+        """Return the means of what may be at one level alone, such as a region of shadows."""
         own = table[(table.metric == metric) & table[self._rows].isin(self._levels)]
         renamed = own.rename(columns={self._cols: "col", "mean": "first", self._rows: "level"})
         return renamed[["technique", "target", "col", "level", "first", "chance", "units"]]

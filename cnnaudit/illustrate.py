@@ -71,7 +71,7 @@ def illustrate(
 
 
 def _on_host(result: Result) -> Result:
-    """Bring what was computed over at once: a look at each image would wait for the device each."""
+    """Copy what was computed to the host at once; image by image each copy would be waited for."""
     return result if isinstance(result, NoHeatmaps) else replace(result, maps=result.maps.cpu())
 
 

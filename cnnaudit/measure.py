@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from cnnaudit.metrics.readout import Later
 
-HEATMAP = "heatmap"  # of a cell that measures nothing: why there is none to be compared
+HEATMAP = "heatmap"  # the metric of rows that say why an audit without metrics has no heatmap
 VANISHED_MASK = "vanished_mask"  # by resizing or cropping
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())  # few texts, in many rows

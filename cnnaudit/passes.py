@@ -44,7 +44,7 @@ def flat(scores: Tensor) -> Tensor:
 
 
 def weighted_sum(scores: Tensor, weights: Tensor) -> Tensor:
-    """Return y (B,) of scores and weights (B, N); an infinite score without a weight counts not."""
+    """Return y (B,) of scores and weights (B, N); an infinite score of weight 0 is left out."""
     unasked = (weights == 0) & scores.isinf()  # such as −∞ of a class that is ruled out
     return (scores.masked_fill(unasked, 0) * weights).sum(dim=1)
 
@@ -120,8 +120,8 @@ def _recorded(
 ) -> Iterator[_Passed]:
     """Run a forward pass and yield what it gave, hooked as long as backward passes follow.
 
-    A network that checkpoints its activations runs there again, and must do what it did. What that
-    captures is nobody's.
+    A network that checkpoints its activations runs again in a backward pass, under the same hooks.
+    What they capture then is not among what is yielded.
     """
     with ExitStack() as stack:
         head = stack.enter_context(hooks.head(model)) if with_head else None

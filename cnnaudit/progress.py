@@ -72,7 +72,7 @@ def reported(path: Path) -> Iterator[Status]:
 
 
 class _MayBeGone:
-    """Standard error, of which a terminal or pipe may end: a week's work does not end with it."""
+    """Standard error that may go away: a closed terminal or pipe must not end a week's work."""
 
     def __init__(self) -> None:
         self._to = sys.stderr  # while bars are shown, rich puts something of its own there

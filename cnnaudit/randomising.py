@@ -213,7 +213,7 @@ def _same(weights: Weights, _outputs: int) -> Weights:
 
 
 def _about(results: Sequence[Result], failures: Failures) -> Curve:
-    """Return the curve of which these are each batch's heatmaps of the network as it is."""
+    """Return a curve without steps, by each batch's heatmaps of the network as it is."""
     lacking = [result for result in results if isinstance(result, NoHeatmaps)]
     if len(lacking) < len(results):
         return {"status": "ok", "reason": "", "steps": [], "failures": failures}

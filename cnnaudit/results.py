@@ -49,7 +49,7 @@ def read_results(
     watch: Stopwatch,
     make: Make,
 ) -> Results:
-    """Summarise, judge and illustrate what the store has now, made by `make`; write its rows."""
+    """Summarise, judge and illustrate what the store has; `make` makes what it lacks for that."""
     from cnnaudit import findings, verdicts
     from cnnaudit.agreement import agreement_table, find_agreement, to_compare
     from cnnaudit.checks import judge_each
@@ -112,9 +112,9 @@ def _cause(gap: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def count_derived(ready: Prepared) -> dict[str, tuple[int, int]]:
-    """Return of what is made when all cells are there how much there is, and what the store lacks.
+    """Return how much is made of finished cells, by kind, and how much of it the store lacks.
 
-    Only what an audit asks for is among it.
+    Kinds of which an audit asks for nothing are left out.
     """
     from cnnaudit.agreement import to_compare
     from cnnaudit.randomisation import to_randomise

@@ -1,4 +1,4 @@
-"""An audit in shares, each computed by a call of its own with no word between them, then joined.
+"""An audit in shares, each computed by a call that knows nothing of the others, then joined.
 
 All shards of one config write into one run directory: what each did into ``shards/<number>.json``,
 its numbers into the store. Only who joins them judges.

@@ -57,9 +57,10 @@ class Totals:
     def __init__(self, metric: str, factors: Sequence[str]) -> None:
         self._metric, self._factors = metric, factors
         self._means: list[pd.DataFrame] = []
-        # → int64, in order: which items lack it for which reason, as reason · all items + item
+        # (subject, technique, metric) → which items lack it and why, sorted int64: the reason's
+        # number times how many items there are, plus the item's place
         self._gaps: dict[tuple[str, ...], bytes] = {}
-        self._same: dict[bytes, bytes] = {}  # of all techniques and metrics most lack the same
+        self._same: dict[bytes, bytes] = {}  # equal ones are held once
         self._reasons: dict[str, int] = {}
         self._ids: pd.Index[str] = pd.Index([], dtype=str)
         self._worst: dict[tuple[str, ...], tuple[float, str]] = {}

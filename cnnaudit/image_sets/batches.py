@@ -158,7 +158,7 @@ def _alive(stream: Iterator[Batch]) -> Iterator[Batch]:
         except StopIteration:
             return
         except (RuntimeError, ConnectionError, EOFError) as error:
-            # Also while what it had read was being fetched from it, by a connection to it.
+            # The other two: it ended while what it had read was fetched through a connection.
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
                 raise
             raise ProcessDied(f"a process that reads pictures ended ({error})") from error

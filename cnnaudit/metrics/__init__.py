@@ -135,7 +135,7 @@ def measure_overlap(
 def measure_faithfulness(
     heatmaps: Tensor, scorer: Scorer | None, metrics: Sequence[MetricSpec], readout: Readout
 ) -> Later[Columns]:
-    """Ask the network about heatmaps (B, H, W); None: they see no network.
+    """Ask the network about heatmaps (B, H, W); without a scorer they see no network.
 
     A dead heatmap is scored as the random order.
     """
@@ -217,7 +217,7 @@ def _peak(heatmaps: Tensor) -> Tensor:
 
 
 def _endless(peak: float, value: float, chance: float) -> Score:
-    """Return a number that only its chance level gives a meaning."""
+    """Return a number without a best value: only its chance level gives it a meaning."""
     if not math.isfinite(peak):
         return _NOT_FINITE
     score = measured(value if math.isfinite(chance) else chance, chance, "dead" * (peak == 0))

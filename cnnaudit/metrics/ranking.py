@@ -70,7 +70,7 @@ def _rank(values: Tensor, inside: Tensor) -> Ranking:
 
 
 def _rank_on_cpu(values: Tensor, inside: Tensor) -> Ranking:
-    """Rank row by row, which the cache is grateful for; corners first, then the last one again."""
+    """Rank row by row, which fits a cache; after a row's corners the last one is repeated."""
     import numpy as np
     import torch
 

@@ -57,7 +57,7 @@ def _write(path: Path, template: str, run: Run, page: Callable[[Run], dict[str, 
 
 
 def _most_closer(run: Run) -> int:
-    """Return of how many pictures of each model on an image set the maps take 2/5 of a page."""
+    """Return how many pictures of each model on an image set the viewer can have: 2/5 of a page."""
     sizes: dict[tuple[str, str], list[int]] = {}
     for one in sorted(run.pictures, key=lambda one: EXEMPLAR not in one["why"]):
         keys = [heatmap["key"] for heatmap in explained(one) if heatmap["key"]]
