@@ -120,5 +120,22 @@ def write_manifest(root: Path, lines: list[dict[str, str]]) -> None:
         writer.writerows(lines)
 
 
+def state_of(model: torch.nn.Module) -> dict[str, object]:
+    """Return all that a pass must leave as it was: of a network, and of torch itself."""
+    modules = [*model.modules()]
+    return {
+        "training": [m.training for m in modules],
+        "attributes": [sorted(vars(m)) for m in modules],
+        "hooks": [{n: len(x) for n, x in vars(m).items() if "_hooks" in n} for m in modules],
+        "wanted": [(p.requires_grad, p.grad) for p in model.parameters()],
+        "values": [value.tolist() for value in model.state_dict().values()],
+        "grad mode": torch.is_grad_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "function modes": torch._C._len_torch_function_stack(),
+        "random": torch.get_rng_state().tolist(),
+    }
+
+
 def _write_truth(path: Path, cells: np.ndarray) -> None:
     np.savetxt(path, cells, fmt="%d", delimiter=",", header=",".join(SENSORS), comments="")

@@ -13,6 +13,7 @@ from cnnaudit.passes import forward, run_passes
 from cnnaudit.targets import all_outputs, predicted
 from cnnaudit.techniques import TECHNIQUES, NotApplicable
 from cnnaudit.types import AuditError, PassSpec, Signals
+from tests.conftest import state_of
 
 EVERYTHING = PassSpec(frozenset({"0", "2"}), True, True, True)
 
@@ -78,19 +79,6 @@ def fail(x: Tensor) -> Tensor:
 # --- the network is left as it was ----------------------------------------------------------------
 
 
-def state_of(model: nn.Module) -> dict[str, object]:
-    return {
-        "training": [m.training for m in model.modules()],
-        "wanted": [p.requires_grad for p in model.parameters()],
-        "grad": [p.grad for p in model.parameters()],
-        "hooks": [
-            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-            for m in model.modules()
-        ],
-        "values": [v.clone().tolist() for v in model.state_dict().values()],
-    }
-
-
 SPECS = {
     "score": PassSpec(),
     "layer": PassSpec(frozenset({"3"})),
@@ -111,14 +99,14 @@ def test_the_network_is_left_as_it_was(asked: str, where: str) -> None:
     model.train()
     model[6].eval()
     model[0].weight.requires_grad_(False)
-    before, spec = state_of(model), SPECS[asked]
+    images, spec = torch.randn(2, 3, 6, 7), SPECS[asked]
+    before = state_of(model)
 
     def target(scores: Tensor) -> Tensor:
         if where == "target":
             raise ValueError("target on purpose")
         return all_outputs(scores)
 
-    images = torch.randn(2, 3, 6, 7)
     if where == "nowhere" or (where == "backward" and asked in ("score", "layer", "head")):
         run_passes(model, images, None, {"t": target}, {"t": spec})
     else:

@@ -22,6 +22,7 @@ from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.captum import METHODS
 from cnnaudit.types import AuditError, HeatmapRequest, Heatmaps, NoHeatmaps
+from tests.conftest import state_of
 
 B, C, H, W = 3, 2, 8, 10
 PREDICTED = TargetSpec("predicted", "predicted", {})
@@ -342,23 +343,13 @@ def test_a_layer_that_is_called_twice_does_not_apply() -> None:
 # --- the network is left as it was ----------------------------------------------------------------
 
 
-def state_of(model: nn.Module) -> list[Any]:
-    hooks = [
-        {name: len(value) for name, value in vars(module).items() if "_hooks" in name}
-        for module in model.modules()
-    ]
-    names = [sorted(vars(module)) for module in model.modules()]
-    modes = [module.training for module in model.modules()]
-    return [hooks, names, modes, [(p.requires_grad, p.grad) for p in model.parameters()]]
-
-
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize(("uses", "method"), ALL)
 def test_the_network_is_left_as_it_was(uses: str, method: str, fails: bool) -> None:
     # The scores come before the end, so that DeepLift's marks on the last module are never used.
     model = nn.Sequential(network(), nn.Sigmoid()).train()
     model[0].pool.eval()
-    before, images = state_of(model), pictures()
+    images = pictures()
     kept = images.clone()
     given = {"method": method, "arguments": ARGUMENTS.get(method)}
     layer = "0.second" if uses == "captum_layer" else ""

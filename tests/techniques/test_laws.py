@@ -14,6 +14,7 @@ from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.targets import all_outputs
 from cnnaudit.techniques import TECHNIQUES, procedures, technique
 from cnnaudit.types import HeatmapRequest, Heatmaps, Needs, NoHeatmaps, PassSpec
+from tests.conftest import state_of
 
 TARGETS = {
     "all_outputs": TargetSpec("all_outputs", "all_outputs", {}),
@@ -223,24 +224,6 @@ class Fails(nn.Module):
 
     def _fail(self, gradient: Tensor) -> None:
         raise ValueError("on purpose")
-
-
-def state_of(model: nn.Module) -> dict[str, object]:
-    return {
-        "training": [m.training for m in model.modules()],
-        "wanted": [p.requires_grad for p in model.parameters()],
-        "grad": [p.grad for p in model.parameters()],
-        "hooks": [
-            [len(hooks) for name, hooks in vars(m).items() if name.endswith("_hooks")]
-            for m in model.modules()
-        ],
-        "values": [value.tolist() for value in model.state_dict().values()],
-        "grad mode": torch.is_grad_enabled(),
-        "default dtype": torch.get_default_dtype(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "function modes": torch._C._len_torch_function_stack(),
-        "random": torch.get_rng_state().tolist(),
-    }
 
 
 @pytest.mark.parametrize("first", [1, 2, 99])  # the shared pass, a procedure's own, none
