@@ -15,6 +15,7 @@ from cnnaudit.contrasts import Places, contrast_table, contrasts_of
 from cnnaudit.metrics import binary_metrics
 from cnnaudit.specs import ContrastSpec, ImageSetSpec, MetricSpec
 from cnnaudit.types import AuditError, File, ImageSet, Item
+from tests.test_summary import make_row
 
 COLOUR = ContrastSpec(
     "colour", "s", "colour", ("equal", "different"), ("scene", "light"), ("light",)
@@ -36,29 +37,9 @@ def make_rows(
         for light in LIGHTS:
             for colour in COLOUR.levels:
                 value = 0.6 + own + rng.normal(0, 0.02) + effect[light] * (colour == "equal")
-                line = {
-                    "model": "m",
-                    "target": "t",
-                    "technique": "cam",
-                    "layer": "l",
-                    "image_set": "s",
-                    "item": f"{scene}-{light}-{colour}",
-                    "region": "mask",
-                    "metric": "mass",
-                    "value": value,
-                    "chance": 0.1,
-                    "swap": 0.12,
-                    "twin": 0.15,
-                    "ceiling": 0.9,
-                    "lift": (value - 0.1) / 0.9,
-                    "flag": "",
-                    "status": "ok",
-                    "reason": "",
-                    "unit": f"scene_{scene:02d}",
-                    "colour": colour,
-                    "light": light,
-                }
-                lines.append(line | columns)
+                about = {"item": f"{scene}-{light}-{colour}", "swap": 0.12, "twin": 0.15}
+                about |= {"ceiling": 0.9, **columns}
+                lines.append(make_row(f"scene_{scene:02d}", colour, light, value) | about)
     return pd.DataFrame(lines)
 
 

@@ -13,7 +13,7 @@ from cnnaudit.specs import ContrastSpec, GridSpec
 from cnnaudit.summary import summarise
 from cnnaudit.types import File, ImageSet, Item
 from tests.test_contrasts import COLOUR, make_image_set, make_rows
-from tests.test_summary import CATALOGUE, _row, image_set, rows
+from tests.test_summary import CATALOGUE, image_set, make_row, rows
 
 NONE = pd.DataFrame()
 __all__ = ["image_set", "rows"]  # fixtures
@@ -77,7 +77,7 @@ def test_of_several_levels_without_a_counterpart_the_highest_and_the_lowest_are_
     """As of pictures under several perturbations, each at a severity of its own."""
     own = {"none": "0", "haze": "3", "turn": "2"}
     means = {"none": 0.42, "haze": 0.19, "turn": 0.40}
-    lines = [_row("a", one, severity, means[one]) for one, severity in own.items()]
+    lines = [make_row("a", one, severity, means[one]) for one, severity in own.items()]
     items = tuple(
         Item(one, File("", b""), {}, None, {"colour": one, "light": severity})
         for one, severity in own.items()
@@ -92,7 +92,7 @@ def test_of_several_levels_without_a_counterpart_the_highest_and_the_lowest_are_
 def test_of_more_than_two_levels_those_that_differ_most_are_told(
     rows: pd.DataFrame, image_set: ImageSet
 ) -> None:
-    more = [_row(unit, "third", light, 0.95) for unit in "ab" for light in ("overhead", "left")]
+    more = [make_row(unit, "third", light, 0.95) for unit in "ab" for light in ("overhead", "left")]
     grid = GridSpec("colour", "light", ("different", "equal", "third"))
     spec = replace(image_set.spec, grids=(grid,))
     of_heatmaps = pd.concat([rows[rows.technique == "cam"], pd.DataFrame(more)])

@@ -27,7 +27,7 @@ CATALOGUE = {
 }
 
 
-def _row(unit: str, colour: str, light: str, value: float | None, **more: object) -> dict:
+def make_row(unit: str, colour: str, light: str, value: float | None, **more: object) -> dict:
     row = {
         "model": "m",
         "target": "t",
@@ -58,11 +58,11 @@ def rows() -> pd.DataFrame:
     lines = []
     for light, equal in (("overhead", 0.1), ("left", 0.3)):
         for unit, shift in (("a", 0.0), ("b", 0.2)):
-            lines.append(_row(unit, "equal", light, equal + shift))
-            lines.append(_row(unit, "different", light, 0.5 + shift))
+            lines.append(make_row(unit, "equal", light, equal + shift))
+            lines.append(make_row(unit, "different", light, 0.5 + shift))
             behaviour = {"technique": "", "metric": "seen", "region": "", "target": "", "layer": ""}
-            lines.append(_row(unit, "equal", light, equal / 10, **behaviour))
-            lines.append(_row(unit, "different", light, 0.9, **behaviour))
+            lines.append(make_row(unit, "equal", light, equal / 10, **behaviour))
+            lines.append(make_row(unit, "different", light, 0.9, **behaviour))
     return pd.DataFrame(lines)
 
 
@@ -96,7 +96,7 @@ def _at(summary: pd.DataFrame, **levels: str) -> pd.Series:
 
 
 def test_a_mean_is_over_units_not_over_items(rows: pd.DataFrame) -> None:
-    extra = [_row("a", "equal", "overhead", 0.1, n=n) for n in range(1, 9)]
+    extra = [make_row("a", "equal", "overhead", 0.1, n=n) for n in range(1, 9)]
     many = pd.concat([rows, pd.DataFrame(extra)], ignore_index=True)
     row = _at(summarise(many), metric="mass", colour="equal", light="overhead")
     assert row["mean"] == pytest.approx((0.1 + 0.3) / 2)
@@ -114,8 +114,8 @@ def test_every_combination_of_levels_is_there_once(rows: pd.DataFrame) -> None:
 
 
 def test_rows_without_a_value_are_counted_not_dropped(rows: pd.DataFrame) -> None:
-    empty = _row("c", "equal", "overhead", None)
-    dead = _row("c", "different", "overhead", 0.1, flag="dead")
+    empty = make_row("c", "equal", "overhead", None)
+    dead = make_row("c", "different", "overhead", 0.1, flag="dead")
     summary = summarise(pd.concat([rows, pd.DataFrame([empty, dead])], ignore_index=True))
     row = _at(summary, metric="mass", colour="equal", light="overhead")
     assert (row.units, row.scored, row.total, row.undefined) == (2, 2, 3, 1)
@@ -124,7 +124,7 @@ def test_rows_without_a_value_are_counted_not_dropped(rows: pd.DataFrame) -> Non
 
 
 def test_a_group_without_any_value_has_a_row(rows: pd.DataFrame) -> None:
-    empty = pd.DataFrame([_row("a", "none", "overhead", None)])
+    empty = pd.DataFrame([make_row("a", "none", "overhead", None)])
     row = _at(
         summarise(pd.concat([rows, empty], ignore_index=True)), metric="mass",
         colour="none", light="overhead",
@@ -134,7 +134,7 @@ def test_a_group_without_any_value_has_a_row(rows: pd.DataFrame) -> None:
 
 
 def test_gaps_name_reason_number_and_examples(rows: pd.DataFrame) -> None:
-    bad = [_row("c", "equal", "overhead", None, n=n) for n in range(5)]
+    bad = [make_row("c", "equal", "overhead", None, n=n) for n in range(5)]
     (gap,) = _totals(pd.concat([rows, pd.DataFrame(bad)], ignore_index=True)).gaps
     assert gap["reason"] == "empty_mask"
     assert gap["items"] == 5
@@ -144,11 +144,15 @@ def test_gaps_name_reason_number_and_examples(rows: pd.DataFrame) -> None:
 
 def test_one_gap_for_all_that_an_image_lacks_for_a_reason(rows: pd.DataFrame) -> None:
     bad = [
-        _row("c", "equal", "left", None, n=n, technique=technique, reason=f"{n}.png is no picture")
+        make_row(
+            "c", "equal", "left", None, n=n, technique=technique, reason=f"{n}.png is no picture"
+        )
         for n in range(2)
         for technique in ("", "cam", "rise")
     ]
-    bad += [_row("c", "equal", "left", None, n=2, technique="rise", reason="0.png is no picture")]
+    bad += [
+        make_row("c", "equal", "left", None, n=2, technique="rise", reason="0.png is no picture")
+    ]
     one, both, other = _totals(pd.concat([rows, pd.DataFrame(bad)], ignore_index=True)).gaps
     assert one["missing"] == {"": ["mass"], "cam": ["mass"]}
     assert both["missing"] == {"rise": ["mass"]}
@@ -163,7 +167,7 @@ def test_the_worst_item_has_the_lowest_lift(rows: pd.DataFrame) -> None:
 
 def test_pieces_sum_up_to_the_whole(rows: pd.DataFrame) -> None:
     failed = [(n, technique) for n in range(3) for technique in ("", "rise")]
-    bad = [_row("c", "equal", "left", None, n=n, technique=name) for n, name in failed]
+    bad = [make_row("c", "equal", "left", None, n=n, technique=name) for n, name in failed]
     whole = pd.concat([rows, pd.DataFrame(bad)], ignore_index=True)
     whole = whole.sort_values([*SORTED_BY, "item"], ignore_index=True)
     pieces = [part for _, part in whole.groupby("technique", sort=True)]
