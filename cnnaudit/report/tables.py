@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -180,12 +179,10 @@ class _Maker:
         # Not every two levels have pictures: of perturbations, each has severities of its own.
         places = [at for at in places if any(self._at(one, measure, at) for one in self.variants)]
         grid = [[self._at(one, measure, at) for at in places] for one in self.variants]
-        sizes = Counter(at[outer] for at in places)
-        begins = {group: next(at[inner] for at in places if at[outer] == group) for group in sizes}
-        labels = [(at[inner], at[inner] == begins[at[outer]]) for at in places]
         if not any(is_known(mean) for line in grid for mean in line):
             return None
-        heads = [(_column(group, outer), size) for group, size in sizes.items()]
+        sizes, labels = _grouped([(at[outer], at[inner]) for at in places])
+        heads = [(_column(group, outer), size) for group, size in sizes]
         return self._table(measure, ("technique",), heads, labels, self._technique_heads(), grid)
 
     def singly(self, measure: Measure) -> Table | None:
@@ -203,12 +200,7 @@ class _Maker:
             [self._at(one, measure, {name: level}) for name, level in columns]
             for one in self.variants
         ]
-        first = {next(iter(group)) for _, group in itertools.groupby(columns, lambda one: one[0])}
-        labels = [(level, (name, level) in first) for name, level in columns]
-        heads = [
-            (name, len(list(group)))
-            for name, group in itertools.groupby(columns, lambda one: one[0])
-        ]
+        heads, labels = _grouped(columns)
         table = self._table(measure, ("technique",), heads, labels, self._technique_heads(), grid)
         return replace(table, title=f"{table.title}, each factor alone")
 
@@ -303,6 +295,14 @@ def _without_empty_end(
     if len(columns) > 1 and all(line[-1] is None for line in grid):
         return columns[:-1], [line[:-1] for line in grid]
     return columns, grid
+
+
+def _grouped(
+    columns: Sequence[tuple[str, str]],
+) -> tuple[list[tuple[str, int]], list[tuple[str, bool]]]:
+    """Return how many columns each group has, and each one's label and whether a group begins."""
+    sizes, first = Counter(group for group, _ in columns), dict(reversed(columns))
+    return list(sizes.items()), [(label, first[group] == label) for group, label in columns]
 
 
 def _column(level: str, factor: str) -> str:
