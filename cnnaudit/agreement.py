@@ -140,18 +140,22 @@ def listed(texts: Sequence[str]) -> str:
 
 
 def _line(key: Any, rows: pd.DataFrame) -> dict[str, Any]:
-    by_unit = rows.dropna(subset=["correlation"]).groupby("unit")["correlation"].mean()
-    found = estimate(by_unit.to_numpy(np.float64))
+    known = rows.dropna(subset=["correlation"])
+    by_unit = known.groupby("unit")["correlation"].mean()
     return {
         **dict(zip(ABOUT, key, strict=True)),
-        "correlation": found.mean,
-        "low": np.maximum(found.low, -1),
-        "high": np.minimum(found.high, 1),
-        "units": found.units,
-        "scored": int(rows.correlation.notna().sum()),
+        **averaged(by_unit.to_numpy(np.float64)),
+        "scored": len(known),
         "total": len(rows),
-        "status": "ok" if found.units else "undefined: no two heatmaps that both vary",
+        "status": "ok" if len(known) else "undefined: no two heatmaps that both vary",
     }
+
+
+def averaged(correlations: Floats) -> dict[str, Any]:
+    """Return the mean correlation over units as columns of a table, its interval within −1 to 1."""
+    found = estimate(correlations)
+    low, high = np.maximum(found.low, -1), np.minimum(found.high, 1)
+    return {"correlation": found.mean, "low": low, "high": high, "units": found.units}
 
 
 def _measured(work: Compared, store: Store) -> pd.DataFrame:

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cnnaudit.agreement import listed
+from cnnaudit.agreement import averaged, listed
 from cnnaudit.executors import Errand
 from cnnaudit.plan import Asked, check_same, item_fields, request_fields, run_fields
 from cnnaudit.specs import AuditSpec, ModelSpec, SanitySpec
-from cnnaudit.statistics import estimate
 from cnnaudit.store import Store, cell_key, digest_bytes
 from cnnaudit.totals import Subject, failure
 from cnnaudit.types import DIED, HeatmapRequest, ImageSet, Item
@@ -205,17 +204,13 @@ def _lines(
     lacking = {"step": 0, "layers": "", "share": 0.0, "correlations": {}}
     for number, step in enumerate(about["steps"] or [lacking], start=1):
         values = [value for value in step["correlations"].values() if value is not None]
-        found = estimate(np.array(values, np.float64))
         status = "ok" if values else "undefined: no heatmap that varies"
         yield {
             **common,
             "step": step.get("step", number),
             "layers": step["layers"],
             "share": step["share"],
-            "correlation": found.mean,
-            "low": np.maximum(found.low, -1),
-            "high": np.minimum(found.high, 1),
-            "units": found.units,
+            **averaged(np.array(values, np.float64)),
             "scored": len(values),
             "total": len({*step["correlations"], *about["failures"]}) or len(work.items),
             "status": status
