@@ -26,49 +26,16 @@ _RELU = "Relu"
 # Nodes that gate the gradient as a ReLU does but have no guided rule; with one of them in the graph
 # a guided gradient would be guided in part only, under the wrong name.
 _OTHER_GATES = {
-    "Celu",
-    "Clamp",
-    "ClampMin",
-    "Elu",
-    "Gelu",
-    "Glu",
-    "Hardshrink",
-    "Hardsigmoid",
-    "Hardswish",
+    *("Celu", "Clamp", "ClampMin", "Elu", "Gelu", "Glu", "Hardshrink", "Hardsigmoid", "Hardswish"),
     "Hardtanh",  # ReLU6 as well
-    "LeakyRelu",
-    "LogSigmoid",
-    "MaskedFill",
-    "Maximum",  # of two tensors, such as an input and zeros
-    "Minimum",
-    "Mish",
-    "PreluKernel",
-    "RreluWithNoise",
-    "Silu",
-    "Softplus",
-    "Softshrink",
-    "Threshold",
-    "Where",
+    *("LeakyRelu", "LogSigmoid", "MaskedFill", "Mish", "PreluKernel", "RreluWithNoise", "Silu"),
+    *("Softplus", "Softshrink", "Threshold", "Where"),
+    *("Maximum", "Minimum"),  # of two tensors, such as an input and zeros
 }
 # Functions that may write a gate into a view, of which the graph then tells nothing but that.
 _GATE_FUNCTIONS = {
-    "celu",
-    "clamp",
-    "clamp_max",
-    "clamp_min",
-    "clip",
-    "elu",
-    "hardsigmoid",
-    "hardswish",
-    "hardtanh",
-    "leaky_relu",
-    "masked_fill",
-    "mish",
-    "relu",
-    "relu6",
-    "rrelu",
-    "selu",
-    "silu",
+    *("celu", "clamp", "clamp_max", "clamp_min", "clip", "elu", "hardsigmoid", "hardswish"),
+    *("hardtanh", "leaky_relu", "masked_fill", "mish", "relu", "relu6", "rrelu", "selu", "silu"),
     "threshold",
 }
 
