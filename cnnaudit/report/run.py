@@ -7,6 +7,7 @@ import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -116,11 +117,9 @@ class Run:
     def rows_shown(self) -> pd.DataFrame:
         """The rows of the items that have pictures."""
         items = sorted({one["item"] for one in self.pictures})
-        try:
-            shown = pc.field("item").isin(pa.array(items, pa.string()))  # also where there are none
+        shown = pc.field("item").isin(pa.array(items, pa.string()))  # also where there are none
+        with _reading(self._rows_file):
             return read_where(self._rows_file, shown, [*_OF_TILES])
-        except (OSError, ValueError) as error:
-            raise _unreadable(self._rows_file, error) from error
 
     @cached_property
     def lacking(self) -> Lacking:
@@ -280,11 +279,13 @@ def load(folder: Path) -> Run:
     manifest = read_json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
     illustrations = read_json(folder / "results" / "illustrations.json")
+    with _reading(folder / "config.yaml"):
+        config = (folder / "config.yaml").read_bytes()
     return Run(
         folder=folder,
         manifest=manifest,
         summary=read_json(folder / "summary.json"),
-        config=_bytes(folder / "config.yaml").decode("utf-8", "replace"),
+        config=config.decode("utf-8", "replace"),
         means=run_table(folder, "summary"),
         judgements=_records(folder, "checks"),
         contrasts=_records(folder, "contrasts"),
@@ -310,11 +311,9 @@ def read_table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     """Read a CSV of texts and numbers, an empty cell being NaN among the numbers alone."""
     kinds = defaultdict[str, type](lambda: str, dict.fromkeys(numbers, float))
     empty = {name: [""] for name in numbers}
-    try:
+    with _reading(path):
         table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=empty)
         table[[*numbers]]  # all of them are there
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, error) from error
     for column in table.columns.difference([*numbers]):
         table[column] = mapped(table[column], unguarded)
     return table
@@ -322,31 +321,24 @@ def read_table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
 
 def read_parquet(path: Path) -> pd.DataFrame:
     """Read a table of a run; raise AuditError naming the file if it is missing or damaged."""
-    try:
+    with _reading(path):
         table = pq.read_table(path)
         # There may be millions of rows: each column is freed as it is converted.
         rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
-        return rows
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    return rows
 
 
 def _pieces(path: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
     """Yield a table's columns piece by piece; raise AuditError as `read_parquet` does."""
-    try:
-        with pq.ParquetFile(path) as file:
-            for number in range(file.num_row_groups):
-                yield file.read_row_group(number, columns).to_pandas()
-                release_memory()
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    with _reading(path), pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns).to_pandas()
+            release_memory()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(_bytes(path))
-    except ValueError as error:
-        raise _unreadable(path, error) from error
+    with _reading(path):
+        found = json.loads(path.read_bytes())
     if not isinstance(found, dict) or found.get("schema") != RUN_SCHEMA:
         raise AuditError(
             f"{path}: not of schema {RUN_SCHEMA}, which this version of cnnaudit reads; "
@@ -355,12 +347,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _bytes(path: Path) -> bytes:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise AuditError naming the file if what is read of it is missing or damaged."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> AuditError:
-    return AuditError(f"{path}: cannot be read ({error}); run the audit again")
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise AuditError(f"{path}: cannot be read ({error}); run the audit again") from error
