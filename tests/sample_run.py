@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
@@ -36,6 +40,9 @@ CLASSES = ("all", "tabby")  # the targets on the photos; elsewhere there is the 
 MODELS = {"perception": "structured_regression", "classifier": "classification"}
 Say = Callable[[str], str]
 
+_BUILT = TemporaryDirectory(prefix="cnnaudit-sample-")
+atexit.register(_BUILT.cleanup)
+
 
 def hostile(name: str) -> str:
     """Make a name that would do harm if it were not shown as text."""
@@ -49,6 +56,13 @@ def build_run(
 
     A run that is not judged declares no contrast and no check.
     """
+    shutil.copytree(_built(say, status, judged), folder, dirs_exist_ok=True)
+    return folder / "run"
+
+
+@cache  # most tests begin with the same one
+def _built(say: Say, status: str, judged: bool) -> Path:
+    folder = Path(mkdtemp(dir=_BUILT.name))
     run = folder / "run"
     (run / "results").mkdir(parents=True)
     items = {say("lighting"): _lighting(say), say("photos"): _photos(say)}
@@ -74,7 +88,7 @@ def build_run(
     summary = _summary(say, status, judged=judged)
     _write(run / "summary.json", summary | {"counts": {**counts, "failed": 1}})
     (run / "config.yaml").write_text(f"name: {json.dumps(say('robot'))}\n")
-    return run
+    return folder
 
 
 def _write(path: Path, value: Any) -> None:
