@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +35,7 @@ from cnnaudit.shipped import locate
 SCRIPTS = ("report.js", "matrix.js", "viewer.js")  # of a page, in the order in which they run
 
 
+@cache  # a run in a folder has a page for each model, and to compile them takes a while
 def templates() -> jinja2.Environment:
     """Return the templates, all data in them escaped."""
     return jinja2.Environment(
