@@ -27,7 +27,7 @@ _KINDS = ("behaviour", "overlap", "faithfulness")  # what comes first; the rest 
 
 
 @dataclass(frozen=True)
-class Finding:
+class Change:
     text: str
     outcome: str
     counts: Mapping[str, int]  # outcome → places
@@ -39,23 +39,23 @@ class Finding:
     target: str
 
 
-def find_changes(found: Comparison) -> list[Finding]:
+def find_changes(found: Comparison) -> list[Change]:
     """Say of each metric of each technique where it changed most, behaviour before heatmaps."""
     order = list(found.after.catalogue["image_sets"])
     return sorted(_findings(found), key=lambda one: _rank(found.after, one, order))
 
 
-def _findings(found: Comparison) -> Iterator[Finding]:
+def _findings(found: Comparison) -> Iterator[Change]:
     for subject, part in found.changes.groupby(_SUBJECT, sort=False, observed=True):
         about = dict(zip(_SUBJECT, map(str, subject), strict=True))
         records = records_of(part)
         # All images together stand for nothing where they are also told apart.
         places = [one for one in records if one["levels"]] or records
         counted = counts(one["outcome"] for one in places)
-        yield Finding(_sentence(found, places, counted), _overall(counted), counted, **about)
+        yield Change(_sentence(found, places, counted), _overall(counted), counted, **about)
 
 
-def _rank(run: Run, one: Finding, image_sets: Sequence[str]) -> tuple[int, int, int]:
+def _rank(run: Run, one: Change, image_sets: Sequence[str]) -> tuple[int, int, int]:
     kind = str(run.about("metrics", one.metric).get("kind"))
     metrics = list(run.catalogue["metrics"])
     return (

@@ -22,8 +22,7 @@ from cnnaudit.comparing.changes import (
     records_of,
     why_not_measured,
 )
-from cnnaudit.comparing.findings import MIXED
-from cnnaudit.comparing.findings import Finding as Change
+from cnnaudit.comparing.findings import MIXED, Change
 from cnnaudit.comparing.forests import KINDS, Outcome, anchors_of, effects_of, parts_of
 from cnnaudit.comparing.judged import badge_of, checks_of
 from cnnaudit.comparing.side_by_side import tiles_of_both
