@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import gc
 import os
 import signal
 import sys
@@ -22,11 +24,19 @@ os.environ.setdefault("NO_COLOR", "1")  # what subprocesses print is compared as
 # Where the suite runs in the background, the shell has it ignore interrupts, and its children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+atexit.register(gc.unfreeze)  # or what some libraries count at the end would seem to leak
 torch.set_num_threads(1)  # the tensors of the tests are small, threads only get in each other's way
 
 SCENES = ("scene_00", "scene_01", "scene_02")
 LIGHTS = ("overhead", "left")
 SIZE = (160, 128)  # width, height
+
+
+@pytest.fixture(autouse=True)
+def _frozen() -> None:
+    """Spare what is loaded from every search for garbage, as the command line does for itself."""
+    if not gc.get_freeze_count():  # at first, and after a command has ended
+        gc.freeze()
 
 
 @pytest.fixture
