@@ -224,7 +224,9 @@ def _readable(path: Path, kind: str) -> Iterator[Image.Image]:
 
 
 def _check_form(image: ImageFile.ImageFile, path: Path) -> None:
-    """Refuse what Pillow would cut in silence: frames, and more than 8 bits of a colour."""
+    """Refuse a program, and what Pillow would cut in silence: frames, 16 bits of a colour."""
+    if image.format == "EPS":  # whatever its name ends with: Pillow would hand it to Ghostscript
+        raise AuditError(f"{path} is PostScript, a program that draws; save what it draws as a PNG")
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a camera's: the others are previews of the first
         raise AuditError(f"{path} has {frames} frames; save the one that counts as a picture")

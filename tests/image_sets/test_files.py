@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from cnnaudit.image_sets.files import read_image, read_mask, read_truth
 from cnnaudit.types import AuditError
@@ -69,6 +69,15 @@ def test_colour_modes_that_are_not_read(tmp_path: Path, name: str, image: Image.
     path = saved(tmp_path / name, image)
     with pytest.raises(AuditError, match=f"{name} has the colour mode .* allowed are 8-bit"):
         read_image(path)
+
+
+def test_a_program_that_draws_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow goes by the content, whatever the name, and hands PostScript to Ghostscript."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("it was run"))
+    path = saved(tmp_path / "a.png", Image.fromarray(RGB), format="EPS")
+    for read in (read_image, read_mask):
+        with pytest.raises(AuditError, match=r"a.png is PostScript, a program that draws"):
+            read(path)
 
 
 def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
