@@ -251,7 +251,8 @@ def write_json(path: Path, value: Any) -> None:
 @contextmanager
 def drafted(path: Path) -> Iterator[Path]:
     """Yield where to write a file, which takes its place when it is whole; raise AuditError."""
-    draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
+    # A name that nobody can foresee, or a link that lies there would lead the content elsewhere.
+    draft = path.with_name(f".{path.name}.draft-{uuid.uuid4().hex[:12]}")
     try:
         yield draft
         with draft.open("rb") as file:

@@ -214,6 +214,15 @@ def test_what_cannot_be_written_is_said_with_its_key(tmp_path: Path) -> None:
         Store(tmp_path / "file").write(KEY, FILES, {})
 
 
+def test_a_link_in_the_place_of_a_draft_is_not_followed(tmp_path: Path) -> None:
+    """It may lie in a run directory that somebody sent, for every process number there is."""
+    (tmp_path / "precious").write_bytes(b"mine")
+    (tmp_path / f".page.html.draft-{os.getpid()}").symlink_to("precious")
+    write_atomically(tmp_path / "page.html", b"<!doctype html>")
+    assert (tmp_path / "precious").read_bytes() == b"mine"
+    assert not (tmp_path / "page.html").is_symlink()
+
+
 def test_writing_atomically_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     write_atomically(path, b"old")
