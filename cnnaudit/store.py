@@ -236,6 +236,19 @@ def check_writable(folder: Path, key: str) -> None:
         ) from error
 
 
+def check_no_link(folder: Path) -> None:
+    """Refuse a run directory in which a link lies; it may be somebody else's.
+
+    What a link leads to would be read into a report that is mailed, or be written over.
+    """
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise AuditError(
+                f"{path} is a link, which may lead anywhere; a run directory has only files of its "
+                "own: copy the file itself there, if you know it"
+            )
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old or the new content, never a part."""
     with drafted(path) as draft:

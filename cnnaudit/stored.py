@@ -11,6 +11,7 @@ from typing import Any
 from cnnaudit.audit import Invocation
 from cnnaudit.config import stored_specs
 from cnnaudit.specs import AuditSpec
+from cnnaudit.store import check_no_link
 from cnnaudit.types import AuditError
 
 CONFIG_FILE = "config.yaml"
@@ -26,6 +27,7 @@ def stored_audit(
     alone, never by what a file says. Raises AuditError if it is no run directory, or if what its
     config names is no longer there.
     """
+    check_no_link(run_dir)
     try:
         text = (run_dir / CONFIG_FILE).read_text(encoding="utf-8")
         before = _call_of(run_dir)

@@ -616,6 +616,20 @@ def test_a_level_guarded_against_spreadsheets_is_read_back(tmp_path: Path) -> No
     assert "&#39;=1+1" not in page
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "report", "results/summary.csv"])
+def test_a_run_that_holds_a_link_is_not_read_and_nothing_is_written(
+    name: str, tmp_path: Path
+) -> None:
+    """Somebody may have sent it: the page would hold the file, or be written over it."""
+    run = build_run(tmp_path)
+    (run / "report.html").unlink(missing_ok=True)
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(tmp_path)
+    with pytest.raises(AuditError, match=f"{name} is a link, which may lead anywhere"):
+        write_report(run)
+    assert not (run / "report.html").exists()
+
+
 def test_a_damaged_cell_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     run = build_run(tmp_path)
     next((tmp_path / "store").glob("*/*/view.webp")).write_bytes(b"other")

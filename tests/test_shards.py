@@ -175,6 +175,14 @@ def test_a_stored_config_cannot_allow_code(tmp_path: Path) -> None:
         stored_audit(tmp_path / "else")
 
 
+def test_shards_are_not_joined_where_a_link_lies(tmp_path: Path) -> None:
+    """The log of joining them, with names that others chose, would be written where it leads."""
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent/run.log").symlink_to(tmp_path / ".profile")
+    with pytest.raises(AuditError, match=r"run.log is a link, which may lead anywhere"):
+        stored_audit(tmp_path / "sent")
+
+
 def test_how_a_job_ended_comes_back_from_another_process() -> None:
     ends = cnnaudit.jobs._ends
     ends.clear()

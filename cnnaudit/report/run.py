@@ -23,7 +23,7 @@ import yaml
 from cnnaudit.numerics import release_memory
 from cnnaudit.rows import read_where
 from cnnaudit.specs import FACETS
-from cnnaudit.store import Store
+from cnnaudit.store import Store, check_no_link
 from cnnaudit.summary import mapped, unguarded
 from cnnaudit.types import RUN_SCHEMA, SORTED_BY, AuditError
 
@@ -276,6 +276,7 @@ def load(folder: Path) -> Run:
         runs = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
         latest = f"; its latest run is {folder / runs[-1]}" if runs else ""
         raise AuditError(f"{folder} is no run directory: it has no manifest.json{latest}")
+    check_no_link(folder)
     manifest = read_json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder
     illustrations = read_json(folder / "results" / "illustrations.json")
