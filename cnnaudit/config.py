@@ -94,6 +94,8 @@ def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
     plugins = root.texts("plugins")
     own_code.import_plugins(plugins, allow_code)
     executor, report = root.section("executor"), root.section("report")
+    work = entries.read_executor(executor)
+    own_code.check_cluster(work.address, overrides)
     spec = AuditSpec(
         name=root.file_name("name"),
         models=_chosen(root, "model", partial(entries.read_model, allow_code=allow_code)),
@@ -117,7 +119,7 @@ def to_specs(config: DictConfig, overrides: Iterable[str]) -> AuditSpec:
         preview=entries.read_preview(root),
         output_dir=shipped.resolve(root.text("output_dir")),
         store_dir=shipped.resolve(root.text("store_dir")),
-        executor=entries.read_executor(executor),
+        executor=work,
         plugins=plugins,
         report=report.choice("uses", REPORTS),
     )

@@ -25,13 +25,20 @@ _INSTALLED = "site-packages"
 
 KEY = "allow_code"
 GIVEN = f"{KEY}=true"
+ADDRESS = "executor.address"
+_HERE = "auto"  # the cluster of this machine, which its user has started
 
 
 def given(overrides: Iterable[str]) -> bool:
     """Say whether the command line itself, in its last word on it, allows code to run."""
-    pairs = [text.lstrip("+").partition("=") for text in overrides]
-    values = [value for key, _, value in pairs if key == KEY]
+    values = _said(overrides, KEY)
     return bool(values) and values[-1].lower() == "true"
+
+
+def _said(overrides: Iterable[str], key: str) -> list[str]:
+    """Return what the command line sets a key to, each time that it does."""
+    pairs = [text.lstrip("+").partition("=") for text in overrides]
+    return [value for name, _, value in pairs if name == key]
 
 
 def open_door(composed: bool, overrides: Iterable[str]) -> bool:
@@ -57,6 +64,15 @@ def check_open(allowed: bool, where: str, named: str) -> None:
         raise AuditError(
             f"{where}: {named} is code of your own, which runs only with {GIVEN} "
             "on the command line"
+        )
+
+
+def check_cluster(address: str | None, overrides: Iterable[str]) -> None:
+    """Refuse a cluster that only a config names: who runs it can send code back that runs here."""
+    if address not in (None, _HERE) and not _said(overrides, ADDRESS):
+        raise AuditError(
+            f"{ADDRESS}: {address!r} stands in a config file; code of that cluster would run here, "
+            f"so name it on the command line, {ADDRESS}={address}"
         )
 
 

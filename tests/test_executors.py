@@ -347,6 +347,21 @@ def test_the_local_executor_never_imports_ray() -> None:
     assert not loads({"ray"}, code)
 
 
+def test_a_config_file_cannot_name_a_cluster_of_another(tmp_path: Path) -> None:
+    """What comes back from it is unpickled here, so that whoever runs it could run any code."""
+    (tmp_path / "experiment").mkdir()
+    sent = "# @package _global_\ndefaults:\n  - override /executor: ray\nexecutor: {address: %s}\n"
+    said = "experiment=sent"
+    for address in ("ray://elsewhere:10001", "elsewhere:6379", "local"):
+        (tmp_path / "experiment/sent.yaml").write_text(sent % address)
+        with pytest.raises(AuditError, match=f"executor.address: '{address}' stands in a config"):
+            load_specs([said], tmp_path)
+        named = load_specs([said, f"executor.address={address}"], tmp_path)
+        assert named.executor.address == address
+    (tmp_path / "experiment/sent.yaml").write_text(sent % "auto")
+    assert load_specs([said], tmp_path).executor.address == "auto"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
