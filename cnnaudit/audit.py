@@ -28,6 +28,7 @@ from cnnaudit.metrics.readout import Readout
 from cnnaudit.metrics.truths import check_truth
 from cnnaudit.models import ModelFacts, choose_device, resolve_model
 from cnnaudit.plan import Plan, make_plan, requests_of
+from cnnaudit.printable import printable
 from cnnaudit.progress import Status, progress, reported
 from cnnaudit.results import read_results, write_results
 from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
@@ -343,11 +344,18 @@ def _make_run_dir(audit: AuditSpec, invocation: Invocation) -> Path:
     raise AuditError(f"output_dir: {parent} is full of runs of this second")
 
 
+class _Printable(logging.Formatter):
+    """Logs are read on terminals, which names in them must not steer."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
     """Write what the package logs into a file, and warnings too: torch names what may vary."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger("cnnaudit"), logging.getLogger("py.warnings")]
     for logger in loggers:
         logger.setLevel(logging.INFO)  # Hydra leaves the root's level where it hears no warning

@@ -34,6 +34,7 @@ from cnnaudit.jobs import (
     with_hydra,
 )
 from cnnaudit.numerics import release_memory
+from cnnaudit.printable import printable
 from cnnaudit.types import AuditError
 
 if TYPE_CHECKING:
@@ -183,12 +184,12 @@ def _run_shard(audit: AuditSpec, invocation: Invocation) -> int:
     from cnnaudit.shards import run_shard
 
     did = run_shard(audit, invocation)
-    print(f"shard {did.shard} of {did.shards}: {did.units} units of work, {did.cells} cells")
+    _tell(f"shard {did.shard} of {did.shards}: {did.units} units of work, {did.cells} cells")
     if did.failed:
-        print(f"INCOMPLETE: something failed in {did.failed} of them")
+        _tell(f"INCOMPLETE: something failed in {did.failed} of them")
     allowing = [own_code.GIVEN] if own_code.given(invocation.overrides) else []
     joins = shlex.join(["cnnaudit", "report", str(did.run_dir), *allowing])
-    print(f"when all shards are done: {joins}")
+    _tell(f"when all shards are done: {joins}")
     return INCOMPLETE if did.failed else COMPLETE
 
 
@@ -203,14 +204,14 @@ def _announce(audit: AuditSpec, outcome: Outcome) -> int:
     for text in outcome.left_out:
         _say(f"left out: {text}")
     for sentence in outcome.findings:
-        print(sentence)
+        _tell(sentence)
     if not outcome.complete:
-        print("INCOMPLETE: some of it failed; the report says what and why")
+        _tell("INCOMPLETE: some of it failed; the report says what and why")
     for text in outcome.checks:
-        print(f"check {text}")
+        _tell(f"check {text}")
     if outcome.verdict:
-        print(f"verdict: {outcome.verdict}")
-    print(f"report: {outcome.report}")
+        _tell(f"verdict: {outcome.verdict}")
+    _tell(f"report: {outcome.report}")
     if not outcome.complete:
         return INCOMPLETE
     return _verdict_code(outcome.verdict) if audit.gate else COMPLETE
@@ -235,30 +236,30 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
     ready = prepare(audit)
     plan = ready.plan
     found = plan.keys - plan.missing
-    print(f"{plan.keys} cells: {found} in the store, {plan.missing} to compute")
+    _tell(f"{plan.keys} cells: {found} in the store, {plan.missing} to compute")
     shard, shards = audit.executor.shard, audit.executor.shards
     if shard is not None:
         plan = replace(plan, units=share_of(plan, shards, shard))
-        print(f"shard {shard} of {shards}: {plan.missing} to compute")
+        _tell(f"shard {shard} of {shards}: {plan.missing} to compute")
     for text in not_readable(ready.image_sets):
-        print(f"  {text}")
+        _tell(f"  {text}")
     for text in say_work(plan.units):
-        print(f"  {text}")
+        _tell(f"  {text}")
     for name, (count, lacking) in count_derived(ready).items():
-        print(f"{name}: {count - lacking} in the store, {lacking} to compute")
+        _tell(f"{name}: {count - lacking} in the store, {lacking} to compute")
     if explains:
         for text in reasons(plan.units, ready.store):
-            print(f"  why {text}")
+            _tell(f"  why {text}")
         if not plan.units:
-            print("no cell is to be computed, so there is nothing to explain")
+            _tell("no cell is to be computed, so there is nothing to explain")
     if plan.units:
         for text in say_cost(ready.audit, plan.units, choose_device(device_here(ready.audit))):
-            print(text)
+            _tell(text)
     if audit.preview is not None:
         from cnnaudit.preview import write_preview
 
         write_preview(ready.image_sets, audit.preview)
-        print(f"preview: {audit.preview}")
+        _tell(f"preview: {audit.preview}")
     return COMPLETE
 
 
@@ -270,9 +271,9 @@ def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
         # What the layers are does not depend on the weights, which may be far away.
         facts = inspect_model(replace(spec, weights=None, pretrained=""), audit.seed)
         shape = "×".join(map(str, facts.input))
-        print(f"{spec.name}: {facts.parameters:,} parameters, input {shape}")
+        _tell(f"{spec.name}: {facts.parameters:,} parameters, input {shape}")
         for text in say_layers(facts.layers, facts.roles):
-            print(text)
+            _tell(text)
     return COMPLETE
 
 
@@ -285,7 +286,7 @@ def _report(rest: Sequence[str]) -> int:
         return _announce(*join_shards(Path(rest[0]), rest[1:]))
     if len(rest) != 1:
         raise AuditError("report takes one run directory: cnnaudit report outputs/robot/…")
-    print(f"report: {write_report(Path(rest[0]))}")
+    _tell(f"report: {write_report(Path(rest[0]))}")
     return COMPLETE
 
 
@@ -309,8 +310,8 @@ def _compare(rest: Sequence[str]) -> int:
     findings = find_changes(found)
     page, *beside = write_comparison(found, findings, asked.page)
     for text in told(found, findings):
-        print(text)
-    print(f"comparison: {page}, with {' and '.join(path.name for path in beside)} beside it")
+        _tell(text)
+    _tell(f"comparison: {page}, with {' and '.join(path.name for path in beside)} beside it")
     return COMPLETE
 
 
@@ -325,8 +326,8 @@ def _reproduce(rest: Sequence[str]) -> int:
     audit, _ = stored_audit(run_dir, overrides)
     found = reproduce(run_dir, audit)
     for line in found.lines:
-        print(line)
-    print("reproduced" if found.agrees else "NOT reproduced")
+        _tell(line)
+    _tell("reproduced" if found.agrees else "NOT reproduced")
     return COMPLETE if found.agrees else ERROR
 
 
@@ -344,22 +345,27 @@ def _explain_pictures(asked: Asked, audit: AuditSpec, _invocation: Invocation) -
     from cnnaudit.explaining import explain_pictures
 
     for text in explain_pictures(audit, asked):
-        print(text)
+        _tell(text)
     return COMPLETE
 
 
 def _init(rest: Sequence[str]) -> int:
     from cnnaudit.starting import start
 
-    print(start(rest), end="")
+    _tell(start(rest), end="")
     return COMPLETE
 
 
 def _import(rest: Sequence[str]) -> int:
     from cnnaudit.importing import import_set
 
-    print(import_set(rest), end="")
+    _tell(import_set(rest), end="")
     return COMPLETE
+
+
+def _tell(text: str, end: str = "\n") -> None:
+    """Say it on standard output: names in it, which others chose, must not steer the terminal."""
+    print(printable(text), end=end)
 
 
 def _is_read() -> bool:
@@ -372,7 +378,7 @@ def _is_read() -> bool:
 def _say(text: str) -> None:
     """Say it on standard error, if anybody still reads it."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
     except OSError:
         _let_go(sys.stderr)
 

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from cnnaudit.printable import printable
 from cnnaudit.store import write_json
 from cnnaudit.types import RUN_SCHEMA
 
@@ -101,9 +102,16 @@ def progress(totals: Mapping[str, int], status: Status) -> Iterator[Advance]:
     if not console.is_terminal:
         yield _plain(console, counted)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        tasks = {name: bars.add_task(name, total=total) for name, total in totals.items()}
+        tasks = {
+            name: bars.add_task(printable(name), total=total) for name, total in totals.items()
+        }
         whole = bars.add_task("in total", total=counted.total) if len(tasks) > 1 else None
 
         def advance(images: int, model: str) -> None:
@@ -168,7 +176,7 @@ def _plain(console: Console, counted: _Counted) -> Advance:
             text = f"{model}: {counted.done}/{counted.total} images, {counted.rate:.1f}/s"
             if counted.done < counted.total and counted.left is not None:
                 text += f", {clock(counted.left)} left"
-            console.print(text, highlight=False, markup=False)
+            console.print(printable(text), highlight=False, markup=False)
 
     return advance
 

@@ -364,6 +364,24 @@ def test_secrets_from_the_environment_reach_no_output(
         assert not path.is_file() or b"s3cr3t" not in path.read_bytes(), path
 
 
+def test_a_name_does_not_steer_the_terminal(
+    cli: Callable, overrides: list[str], tmp_path: Path
+) -> None:
+    """Neither the one that prints it now nor the one that shows the log later."""
+    name = "bad\x1b]0;owned\x07\x9b2J.png"
+    (tmp_path / "set/images" / name).write_bytes(b"no picture")
+    with (tmp_path / "set/manifest.csv").open("a", encoding="utf-8") as file:
+        file.write(f"bad,images/{name},,,scene_00,,left,none\n")
+    code, planned, _ = cli("plan", *overrides, "technique=[saliency]")
+    assert code == 0
+    assert cli("run", *overrides, "technique=[saliency]")[0] == 4
+    (log,) = (tmp_path / "out").glob("robot/*/run.log")
+    *_, refused = cli("plan", *overrides, f"image_set.robot_lighting.root='{name}'")
+    for said in (planned, log.read_text(encoding="utf-8"), refused):
+        assert r"bad\x1b]0;owned\x07\x9b2J.png" in said
+        assert not {"\x1b", "\x07", "\x9b"} & set(said)
+
+
 def test_the_gate_lets_the_verdict_count(cli: Callable, overrides: list[str]) -> None:
     """Three scenes are too few for any verdict."""
     assert cli("run", *overrides)[0] == 0

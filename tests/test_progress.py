@@ -63,6 +63,22 @@ def test_images_are_counted_for_each_model_and_in_total(
     assert capsys.readouterr().err.startswith("second: 8/8 images, ")
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_name_of_a_model_is_no_markup_and_steers_no_terminal(
+    terminal: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "a[/b]\x1b]0;owned\x07"
+    monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
+    with progress({name: 1}, Status(tmp_path / "status.json")) as advance:
+        advance(1, name)
+    said = capsys.readouterr().err
+    assert r"a[/b]\x1b]0;owned\x07" in said
+    assert "\x1b]" not in said
+
+
 def test_before_the_first_image_nobody_knows_how_long_it_takes(tmp_path: Path) -> None:
     status = Status(tmp_path / "status.json")
     with progress({"first": 3}, status):
