@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
+from cnnaudit.printable import printable
 from cnnaudit.verdicts import FAIL, PASS, Judgement, verdicts
 
 
@@ -34,6 +35,9 @@ def junit_xml(
     suite.set("failures", str(counts["failure"]))
     suite.set("skipped", str(counts["skipped"]))
     suite.set("errors", str(counts["error"]))
+    for one in suite.iter():  # XML cannot hold what is not printable, wherever it stands
+        one.text = one.text and printable(one.text)
+        one.attrib |= {key: printable(text) for key, text in one.attrib.items()}
     ElementTree.indent(suite)
     content: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
     return content
@@ -46,7 +50,7 @@ def _by_cell(failures: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
         for technique in gap["missing"]:
             where = " on ".join(filter(None, (gap["model"], gap["image_set"])))
             where += f", {technique or 'behaviour'}"
-            found.setdefault(where, {})[_printable(str(gap["reason"]))] = None
+            found.setdefault(where, {})[str(gap["reason"])] = None
     return {where: list(reasons) for where, reasons in found.items()}
 
 
@@ -54,9 +58,4 @@ def _say(one: Judgement) -> str:
     place = ", ".join(filter(None, (one.model, one.technique, one.within, one.level)))
     found = f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}], {one.units} units"
     told = f"{one.statistic} {one.bound} at {place}: {found}"
-    return _printable(f"{told}, {one.reason}" if one.reason else told)
-
-
-def _printable(text: str) -> str:
-    """Leave out control characters, which XML cannot hold."""
-    return "".join(c for c in text if c >= " " or c in "\t\n")
+    return f"{told}, {one.reason}" if one.reason else told

@@ -284,12 +284,26 @@ def test_junit_has_a_case_per_check_and_an_error_per_failed_cell() -> None:
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "2")
     error = suite.find("testcase[@name='m on s, cam']/error")
     assert error is not None
-    assert (error.get("message"), error.text) == ("<&>", "<&>\nmemory")
+    assert (error.get("message"), error.text) == (r"<\x00&>", "<\\x00&>\nmemory")
     assert suite.find("testcase[@name='m on s, behaviour']/error") is not None
     failure = suite.find("testcase[@name='looks']/failure")
     assert failure is not None
     assert "overhead" in str(failure.text)
     assert "left" not in str(failure.text).split("equal")[0]
+
+
+@pytest.mark.parametrize("sign", ["\x1b", "\ufffe", "\uffff", "\ud800", "\r"])
+def test_junit_is_well_formed_whatever_things_are_called(sign: str) -> None:
+    from xml.etree import ElementTree
+
+    judgements = judge(make_rows({"left": 0.0, "overhead": -0.5}), [CHECK], [COLOUR], 0)
+    judgements = [replace(one, check=f"looks{sign}") for one in judgements]
+    gap = {"model": f"m{sign}", "image_set": "s", "reason": sign, "missing": {"cam": ["iou"]}}
+    suite = ElementTree.fromstring(junit_xml(f"robot{sign}", judgements, [gap]))
+    written = ascii(sign)[1:-1]
+    assert suite.get("name") == f"robot{written}"
+    names = [case.get("name") for case in suite]
+    assert names == [f"looks{written}", f"m{written} on s, cam"]
 
 
 @pytest.mark.parametrize("scenes", [12, 24])
