@@ -56,8 +56,8 @@ def united(summaries: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def to_csv(table: pd.DataFrame) -> bytes:
     """Return a table as CSV in which no text can be run by a spreadsheet as a formula."""
     texts = table.select_dtypes(include=["object", "string", "category"]).columns
-    guarded = {name: mapped(table[name], _guarded) for name in texts}
-    return table.assign(**guarded).to_csv(index=False).encode()
+    guarded = table.assign(**{name: mapped(table[name], _guarded) for name in texts})
+    return guarded.rename(columns=_guarded).to_csv(index=False).encode()  # factors are columns
 
 
 def mapped(texts: pd.Series, change: Callable[[str], str]) -> pd.Series:

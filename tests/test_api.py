@@ -81,9 +81,10 @@ def test_explaining_and_scoring_give_the_runners_numbers(
                 assert scores.value[metric, index] == pytest.approx(expected, rel=1e-4)
 
 
-def test_levels_are_read_back_as_they_are(tmp_path: Path) -> None:
+def test_factors_and_levels_are_read_back_as_they_are(tmp_path: Path) -> None:
     """As texts, also where they look like numbers, and without the apostrophe of the CSV."""
-    table = pd.DataFrame({"level": ["-5", "+10", "01", "", "NA"], "mean": [1, 2.5, np.nan, 0, 0]})
+    levels = ["-5", "+10", "01", "", "NA"]
+    table = pd.DataFrame({"level": levels, "+light": levels, "mean": [1, 2.5, np.nan, 0, 0]})
     (tmp_path / "table.csv").write_bytes(to_csv(table))
     pd.testing.assert_frame_equal(read_table(tmp_path / "table.csv", ["mean"]), table)
 

@@ -199,6 +199,13 @@ def test_no_text_of_a_csv_is_a_formula(text: str) -> None:
     assert read["mean"][0] == -0.5
 
 
+def test_no_name_of_a_column_is_a_formula() -> None:
+    """A factor is called what the manifest's first line says."""
+    content = to_csv(pd.DataFrame({'=HYPERLINK("http://elsewhere")': ["a"], "-x": [-0.5]}))
+    header = content.decode().splitlines()[0]
+    assert header == """"'=HYPERLINK(""http://elsewhere"")",'-x"""
+
+
 def test_a_csv_has_the_columns_of_its_table_and_no_other() -> None:
     assert to_csv(pd.DataFrame({"a": [1]})) == b"a\n1\n"
 

@@ -314,6 +314,7 @@ def read_table(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     empty = {name: [""] for name in numbers}
     with _reading(path):
         table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=empty)
+        table = table.rename(columns=unguarded)
         table[[*numbers]]  # all of them are there
     for column in table.columns.difference([*numbers]):
         table[column] = mapped(table[column], unguarded)
