@@ -18,7 +18,7 @@ from yaml import YAMLError
 from cnnaudit import entries, own_code, shipped
 from cnnaudit.image_sets.perturbed import perturbed_name
 from cnnaudit.metrics import BEHAVIOUR, OVERLAP
-from cnnaudit.sections import MOST_SEED, Section, unknown
+from cnnaudit.sections import MOST_SEED, Section, check_no_alias, unknown
 from cnnaudit.specs import (
     COMPARED,
     REPORTS,
@@ -48,6 +48,7 @@ def stored_specs(text: str, overrides: Iterable[str], command: str) -> tuple[Aud
     """
     overrides = tuple(overrides)
     try:
+        check_no_alias(text, "the stored config")
         stored = OmegaConf.create(text)
         assert isinstance(stored, DictConfig)
         for name in (re.split(r"[.=]", override)[0] for override in overrides):

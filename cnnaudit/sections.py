@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from getopt import GetoptError, gnu_getopt
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 from cnnaudit.types import AuditError
 
 _MISSING: Any = object()
@@ -137,6 +139,15 @@ class Section:
         for name in self.values:
             if name not in self.read:
                 raise AuditError(f"{self.key(name)}: {unknown(name, sorted(self.read), 'key')}")
+
+
+def check_no_alias(text: str, where: str) -> None:
+    """Refuse a stored config with aliases, of which a few lines can stand for billions of values.
+
+    None is written with one. Raises YAMLError for what is no YAML.
+    """
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise AuditError(f"{where} has an alias (*name), which no run writes; it was altered since")
 
 
 def unknown(got: str, allowed: Iterable[str], kind: str = "value") -> str:

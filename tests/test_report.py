@@ -630,6 +630,13 @@ def test_a_run_that_holds_a_link_is_not_read_and_nothing_is_written(
     assert not (run / "report.html").exists()
 
 
+def test_a_config_of_aliases_is_not_unfolded(tmp_path: Path) -> None:
+    """A comparison would go through all of what a few lines stand for."""
+    run = replace(load(build_run(tmp_path)), config="a: &a {x: 1}\nb: [*a, *a]\n")
+    with pytest.raises(AuditError, match=r"config.yaml has an alias \(\*name\), which no run"):
+        run.declared  # noqa: B018
+
+
 def test_a_damaged_cell_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     run = build_run(tmp_path)
     next((tmp_path / "store").glob("*/*/view.webp")).write_bytes(b"other")

@@ -12,7 +12,7 @@ import pytest
 
 import cnnaudit.jobs
 from cnnaudit.audit import prepare
-from cnnaudit.config import load_specs
+from cnnaudit.config import load_specs, stored_specs
 from cnnaudit.plan import stored_fields
 from cnnaudit.shards import share_of
 from cnnaudit.stored import stored_audit
@@ -173,6 +173,13 @@ def test_a_stored_config_cannot_allow_code(tmp_path: Path) -> None:
         stored_audit(tmp_path, ["alow_code=true"])
     with pytest.raises(AuditError, match="is no run directory"):
         stored_audit(tmp_path / "else")
+
+
+def test_a_stored_config_of_aliases_is_not_unfolded() -> None:
+    """Thirty lines of it would stand for a billion values, and nothing would end."""
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 31))]
+    with pytest.raises(AuditError, match=r"the stored config has an alias \(\*name\)"):
+        stored_specs("\n".join(lines), (), "cnnaudit reproduce run")
 
 
 def test_shards_are_not_joined_where_a_link_lies(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import yaml
 
 from cnnaudit.numerics import release_memory
 from cnnaudit.rows import read_where
+from cnnaudit.sections import check_no_alias
 from cnnaudit.specs import FACETS
 from cnnaudit.store import Store, check_no_link
 from cnnaudit.summary import mapped, unguarded
@@ -103,6 +104,7 @@ class Run:
     def declared(self) -> Mapping[str, Any]:
         """What config.yaml says, read once."""
         try:
+            check_no_alias(self.config, str(self.folder / "config.yaml"))
             found = yaml.safe_load(self.config)
         except yaml.YAMLError as error:
             raise AuditError(f"{self.folder / 'config.yaml'} cannot be read ({error})") from error
