@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cnnaudit import entries, own_code, shipped
+from cnnaudit import entries, own_code, shipped, untold
 from cnnaudit.image_sets.perturbed import perturbed_name
 from cnnaudit.metrics import BEHAVIOUR, OVERLAP
 from cnnaudit.sections import MOST_SEED, Section, check_no_alias, unknown
@@ -76,11 +76,17 @@ def config_text(config: DictConfig) -> str:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a composed config as plain containers, its interpolations resolved."""
+    """Return a composed config as plain containers, its interpolations resolved.
+
+    Raises AuditError if they cannot be, or if a secret would be in what outputs tell.
+    """
     try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        with untold.noted() as asked:
+            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
         raise AuditError(f"{error.full_key or 'config'}: {error.msg or error}") from error
+    if asked:
+        untold.check_untold(config)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items() if key != "hydra"}
 

@@ -143,6 +143,34 @@ def test_a_mistake_is_said_with_its_key(overrides: list[str], message: str) -> N
         load_specs(overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["name=${oc.env:S}"], "name"),
+        (["+image_set.robot_lighting.words={light:{left:'by ${oc.env:S}'}}"], "words.light.left"),
+        (["store_dir=${oc.env:S}", "contrast.colour.factor=${store_dir}"], "colour.factor"),
+        (["contrast.colour.levels=[equal,'${oc.env:NONE,x}']"], "contrast.colour.levels.1"),
+        (["seed='${oc.decode:${oc.env:S}}'"], "seed"),
+    ],
+)
+def test_what_outputs_tell_is_not_taken_from_the_environment(
+    overrides: list[str], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A config that somebody sends would else show secrets in a report that is mailed."""
+    monkeypatch.setenv("S", "3")
+    with pytest.raises(AuditError, match=rf"{key}: \${{oc.env:\w+}} may be a secret"):
+        load_specs(overrides)
+
+
+def test_places_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S", "3")
+    of_data = ["image_set.robot_lighting.root=${oc.env:S}", "model.perception.weights=${oc.env:S}"]
+    work = ["executor.workers='${oc.decode:${oc.env:S}}'", "output_dir=/${oc.env:S}"]
+    audit = load_specs([*of_data, *work])
+    assert audit.image_sets[0].root == audit.models[0].weights == Path("3").absolute()
+    assert (audit.executor.workers, audit.store_dir) == (3, Path("/3/store"))
+
+
 def test_the_untrained_twin_is_made_where_it_is_asked_for() -> None:
     plain = ["experiment=none", "image_set=[robot_lighting]", "technique=[robot]"]
     assert not load_specs(plain).untrained_twin
