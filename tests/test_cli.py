@@ -357,9 +357,13 @@ def test_secrets_from_the_environment_reach_no_output(
 ) -> None:
     monkeypatch.setenv("PLACE", f"{tmp_path}/s3cr3t")
     shutil.move(tmp_path / "set", tmp_path / "s3cr3t")
+    broken = tmp_path / "s3cr3t/images/scene_00-left-none.png"
+    broken.write_bytes(b"no picture")  # why it fails is told
     place = "image_set.robot_lighting.root=${oc.env:PLACE}"
     ran = python(str(RUN), *overrides, place, "technique=[saliency]", cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 4, ran.stderr
+    (log,) = (tmp_path / "out").glob("robot/*/run.log")
+    assert f"{broken.name} cannot be read as a picture" in log.read_text(encoding="utf-8")
     for path in (tmp_path / "out").rglob("*"):
         assert not path.is_file() or b"s3cr3t" not in path.read_bytes(), path
 

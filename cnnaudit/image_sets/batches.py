@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from cnnaudit.image_sets.files import read_truth
+from cnnaudit.image_sets.files import read_truth, told
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
 from cnnaudit.store import digest_file
 from cnnaudit.types import AuditError, Batch, File, Item, Masks, Outline, ProcessDied
@@ -198,14 +198,15 @@ class _Reading(Dataset[_Sample | _Failure]):
 
     def __getitem__(self, pair: Pair) -> _Sample | _Failure:
         item, partner = pair
+        named = [one for one in pair if one]
         try:
             _check_unchanged(item.image, *item.regions.values(), item.truth)
             return self._read(item, partner)
         except AuditError as error:
-            return _Failure(item, str(error))
+            return _Failure(item, told(error, *named))
         except Exception as error:  # whatever a decoder raises concerns its own picture only
             log.exception("item %r could not be read", item.id)
-            return _Failure(item, f"{type(error).__name__}: {error}")
+            return _Failure(item, f"{type(error).__name__}: {told(error, *named)}")
 
     def _read(self, item: Item, partner: Item | None) -> _Sample:
         image = self.prepare_image(read_picture(item))

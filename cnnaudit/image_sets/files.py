@@ -114,7 +114,7 @@ def check_files(items: Sequence[Item], where: str) -> tuple[str, ...]:
         try:
             size = picture_size(image, f"{where}: item {item.id!r}")
         except AuditError as error:
-            unreadable.append(str(error))
+            unreadable.append(told(error, item))
             continue
         for name, region in item.regions.items():
             if region not in masks:
@@ -132,6 +132,19 @@ def check_files(items: Sequence[Item], where: str) -> tuple[str, ...]:
         nor = "; nor can any other of its pictures" * (len(items) > 1)
         raise AuditError(f"{unreadable[0]}{nor}")
     return tuple(unreadable)
+
+
+def told(error: Exception, *items: Item) -> str:
+    """Say why items cannot be read, their files by name alone.
+
+    Logs and reports tell it, and where files lie may be a secret, or say whose machine it is.
+    """
+    named = (one for item in items for one in (item.image, item.truth, *item.regions.values()))
+    folders = {f"{file.path.parent}/" for file in named if isinstance(file, File)}
+    text = str(error)
+    for folder in sorted(folders, key=len, reverse=True):
+        text = text.replace(folder, "")
+    return text
 
 
 def file_inside(root: Path, relative: str, where: str) -> File:

@@ -133,7 +133,7 @@ def test_a_bad_file_fails_only_its_own_item(items: list[Item], spoil, size: int)
     assert [item.id for batch in found for item in batch.items] == ["a", "b", "d", "e"]
     (failure,) = [batch.failures for batch in found if batch.failures]
     assert list(failure) == ["c"]
-    assert str(items[2].image.path.parent) in failure["c"]
+    assert str(items[2].image.path.parent) not in failure["c"]  # reports tell it
     for batch in found:
         assert "c" not in batch.truths
         for masks in batch.masks.values():
@@ -151,7 +151,7 @@ def test_a_file_that_changes_after_the_plan_fails_its_item(items: list[Item], ch
     ours.path.write_bytes(other.path.read_bytes())
     (batch,) = read(items, 5)
     assert batch.ids == ("a", "b", "d", "e")
-    assert batch.failures["c"].startswith(f"{ours} has changed since the audit was planned")
+    assert batch.failures["c"].startswith(f"{ours.path.name} has changed since the audit was")
 
 
 @pytest.fixture
