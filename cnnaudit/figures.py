@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from cnnaudit.types import AuditError
 
 Pixels = NDArray[np.uint8]
 
@@ -33,6 +36,8 @@ ALPHA = 0.55  # of the heatmap over the grey picture
 THRESHOLD = 0.3  # of a heatmap's range: what lies over it is the interesting region
 
 _DARK, _LIGHT = (0, 0, 0), (255, 255, 255)
+_FORMATS = ("PNG", "WEBP")  # of what we write
+_NOT_OURS = "a picture of the store is none that an audit writes"
 _GAP = 2  # pixels between the pictures of a montage
 
 
@@ -56,9 +61,21 @@ def decode_grey(content: bytes) -> Pixels:
 
 
 def _decoded(content: bytes, form: int) -> Pixels:
+    _check_header(content)
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), form)
-    assert pixels is not None, "we wrote it, and the store has verified it"
+    if pixels is None:
+        raise AuditError(f"{_NOT_OURS}; run the audit again")
     return _uint8(pixels)
+
+
+def _check_header(content: bytes) -> None:
+    """Refuse what is no picture of ours: of another's store, OpenCV would decode gigabytes."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.open(io.BytesIO(content), formats=_FORMATS).close()
+    except (OSError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise AuditError(f"{_NOT_OURS} ({error}); run the audit again") from error
 
 
 def coded(heatmap: NDArray[np.float64]) -> Pixels:

@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from cnnaudit import figures
+from cnnaudit.types import AuditError
 
 
 def picture(height: int = 4, width: int = 6, value: int = 100) -> figures.Pixels:
@@ -139,6 +140,21 @@ def test_pictures_and_masks_are_decoded_to_rgb_and_grey() -> None:
     Image.new("LA", (3, 2), (255, 128)).save(stream, "PNG")
     assert figures.decode(stream.getvalue()).shape == (2, 3, 3)
     assert figures.decode_grey(stream.getvalue()).tolist() == [[255] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "said"),
+    [("PNG", 2, "exceeds limit"), ("WEBP", 5, "exceeds limit"), ("BMP", 100, "cannot identify")],
+)
+def test_what_is_no_picture_of_ours_is_not_decoded(
+    kind: str, most: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store may be somebody else's, and OpenCV takes any format and a billion pixels."""
+    content = figures.encoded(Image.fromarray(picture(2, 3)), kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+    for decode in (figures.decode, figures.decode_grey):
+        with pytest.raises(AuditError, match=f"none that an audit writes .*{said}"):
+            decode(content)
 
 
 def test_a_coded_heatmap_is_shown_within_a_step_or_two_of_the_colour_scale() -> None:
