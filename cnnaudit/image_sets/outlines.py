@@ -100,7 +100,7 @@ def _draw(outline: Outline) -> NDArray[np.bool_]:
 def _fill(polygon: Polygon, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return the pixels (H, W) whose centres have an odd number of edges to their left."""
     width, height = size
-    edges = np.zeros((height, width + 1), np.int64)
+    edges = np.zeros((height, width + 1), np.uint8)  # counts wrap at 256, which leaves them odd
     for (x0, y0), (x1, y1) in zip(polygon, (*polygon[1:], polygon[0]), strict=True):
         first, end = sorted((math.ceil(y0 - 0.5), math.ceil(y1 - 0.5)))
         rows = np.arange(first, end)  # their centres lie between the two corners
@@ -108,5 +108,6 @@ def _fill(polygon: Polygon, size: tuple[int, int]) -> NDArray[np.bool_]:
             crossed = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
             columns = np.ceil(crossed - 0.5).astype(np.int64).clip(0, width)
             np.add.at(edges, (rows, columns), 1)
-    inside: NDArray[np.bool_] = edges.cumsum(axis=1)[:, :width] % 2 == 1
+    np.cumsum(edges, axis=1, dtype=np.uint8, out=edges)
+    inside: NDArray[np.bool_] = edges[:, :width] % 2 == 1
     return inside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,24 @@ def test_a_triangle_by_hand() -> None:
     """Centres on its right edge are outside, as those on the right edge of a box are."""
     rows = ["".join(".#"[int(pixel)] for pixel in row) for row in drawn("polygon:0 0 6 6 0 6")]
     assert rows == ["........", "#.......", "##......", "###.....", "####....", "#####..."]
+
+
+def test_more_edges_than_a_byte_counts() -> None:
+    """All of 600 strips in one polygon, to the left of the pixels of its last."""
+    strips = "".join(f" {x / 100} 0 {x / 100} 6 {(x + 1) / 100} 6 {(x + 1) / 100} 0"
+                     for x in range(0, 600, 2))  # fmt: skip
+    mask = read_region(read_outline(f"polygon:{strips} 6 0 6 6 8 6 8 0", SIZE, "here"))
+    assert (np.asarray(mask)[:, 6:] > 0).all()
+
+
+def test_a_large_picture_takes_a_few_bytes_for_each_of_its_pixels() -> None:
+    """One of a hundred kilobytes may have eighty million of them, and a manifest many polygons."""
+    size = 2000
+    tracemalloc.start()
+    read_outline(f"polygon:0 0 {size} 0 {size} {size}; 0 0 0 9 9 9", (size, size), "here")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 6 * size**2
 
 
 def test_parts_may_be_apart_and_a_part_may_have_a_hole() -> None:
