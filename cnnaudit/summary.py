@@ -56,8 +56,8 @@ def united(summaries: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def to_csv(table: pd.DataFrame) -> bytes:
     """Return a table as CSV in which no text can be run by a spreadsheet as a formula."""
     texts = table.select_dtypes(include=["object", "string", "category"]).columns
-    guarded = table.assign(**{name: mapped(table[name], _guarded) for name in texts})
-    return guarded.rename(columns=_guarded).to_csv(index=False).encode()  # factors are columns
+    table = table.assign(**{name: mapped(table[name], guarded) for name in texts})
+    return table.rename(columns=guarded).to_csv(index=False).encode()  # factors are columns
 
 
 def mapped(texts: pd.Series, change: Callable[[str], str]) -> pd.Series:
@@ -70,7 +70,8 @@ def unguarded(text: str) -> str:
     return text[1:] if text[:1] == "'" and text.lstrip("'")[:1] in _FORMULA else text
 
 
-def _guarded(text: str) -> str:
+def guarded(text: str) -> str:
+    """Return a text with an apostrophe before what a spreadsheet would run as a formula."""
     return f"'{text}" if text.lstrip("'")[:1] in _FORMULA else text
 
 

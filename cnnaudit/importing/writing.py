@@ -21,6 +21,7 @@ from PIL import Image
 from cnnaudit.image_sets.files import ON_ITS_SIDE, UPRIGHT, orientation_of, read_image
 from cnnaudit.sections import unknown
 from cnnaudit.store import digest_bytes
+from cnnaudit.summary import guarded
 from cnnaudit.types import AuditError
 
 VOID = "void"  # the region that the annotators decided nothing about
@@ -121,6 +122,9 @@ def _check_names(source: Source) -> None:
     for name in ("", _OBJECT):
         if name in source.categories:
             raise AuditError(f"a category is called {name!r}, which no region can be; rename it")
+    for name in source.categories:  # as a truth it stands in the manifest as it is
+        if guarded(name) != name:
+            raise AuditError(f"a spreadsheet would run the category {name!r}; rename it")
 
 
 def _convert(source: Source, chosen: Sequence[str], limit: int | None, folder: Path) -> _Converted:
@@ -146,7 +150,7 @@ def _line(
     shown = [category for category in one.shows if category in chosen]
     if not shown:
         raise LeftOut("without an object" + " of these categories" * (chosen != source.categories))
-    line = {"id": name, "image": f"images/{name}"}
+    line = {"id": guarded(name), "image": f"images/{name}"}
     _place(one.picture, folder / line["image"])
     for region, mask in one.regions.items():
         path = f"masks/{_folder_name(region, source)}/{source.mask_of(name)}"

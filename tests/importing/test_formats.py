@@ -402,6 +402,19 @@ def test_a_category_that_has_no_name(coco: Path, name: str) -> None:
     assert found.startswith(("'dog\\ud800' is no text; rename it", "a category is called ''"))
 
 
+def test_the_manifest_holds_no_formula(coco: Path) -> None:
+    """It is there to be edited, as tables are in a spreadsheet."""
+    (coco / "pictures/a.jpg").rename(coco / "pictures/=a.jpg")
+    data = json.loads((coco / "instances.json").read_text())
+    data["images"][0]["file_name"] = "=a.jpg"
+    change(coco, images=data["images"])
+    lines, _ = from_coco(coco)
+    assert lines["'=a.jpg"]["image"] == "images/=a.jpg"
+    change(coco, categories=[{"id": n, "name": f"=cmd|{n}"} for n in (1, 17, 18)])
+    found = refused("coco", coco / "instances.json", coco / "pictures", coco / "more")
+    assert found == "a spreadsheet would run the category '=cmd|1'; rename it"
+
+
 def test_a_size_that_only_the_file_claims(coco: Path) -> None:
     data = json.loads((coco / "instances.json").read_text())
     data["images"][0] |= {"width": 10**9, "height": 10**9}
