@@ -198,21 +198,32 @@ def explain_key(key: str, overrides: Iterable[str], config_dir: Path | None) -> 
 
 def settings_of_hydra(overrides: Iterable[str], config_dir: Path | None) -> dict[str, Any]:
     """Return how Hydra itself would be set up, but for what tells one call from another."""
+    overrides = [*overrides]
     whole = _compose(overrides, config_dir, with_hydra=True)
     settings: Any = OmegaConf.to_container(whole.hydra)
-    for name in ("overrides", "runtime", "searchpath"):
+    for name in ("runtime", "searchpath"):
         del settings[name]
     del settings["job"]["override_dirname"]
+    # Hydra adds to those that a file holds, and the jobs of a multirun take them all.
+    said = {*overrides, *_searchpath(config_dir)}
+    settings["overrides"] = [
+        text for texts in settings["overrides"].values() for text in texts if text not in said
+    ]
     return {**settings}
 
 
 def _compose(
     overrides: Iterable[str], config_dir: Path | None, *, with_hydra: bool = False
 ) -> DictConfig:
-    place = str(config_dir.absolute()).replace("'", r"\'") if config_dir else ""
-    extra = [f"hydra.searchpath=['file://{place}']"] if place else []
     with initialize_config_dir(str(shipped.locate("conf")), version_base="1.3"):
-        return compose("audit", [*overrides, *extra], return_hydra_config=with_hydra)
+        overrides = [*overrides, *_searchpath(config_dir)]
+        return compose("audit", overrides, return_hydra_config=with_hydra)
+
+
+def _searchpath(config_dir: Path | None) -> list[str]:
+    """Return the override by which configs are found in the user's own folder, too."""
+    place = str(config_dir.absolute()).replace("'", r"\'") if config_dir else ""
+    return [f"hydra.searchpath=['file://{place}']"] if place else []
 
 
 def _about_what_is_chosen(spec: AuditSpec) -> AuditSpec:

@@ -153,6 +153,7 @@ SETTINGS = {
     "an escape": f'"hy\\x64ra": {{callbacks: {{mine: {EVIL}}}}}',
     "job_logging": f"hydra: {{job_logging: {{version: 1, handlers: {LOGGER}}}}}",
     "launcher": f"hydra: {{launcher: {EVIL}}}",
+    "overrides": "hydra: {overrides: {hydra: [++hydra.callbacks.mine._target_=my_package.evil]}}",
     "job": "hydra: {job: {env_set: {PYTHONPATH: my_package}}}",
 }
 
