@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from hydra import compose, initialize_config_dir
+from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 from yaml import YAMLError
 
 from cnnaudit import entries, own_code, shipped, untold
@@ -32,6 +35,7 @@ from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import IN_ROW, UNTRAINED_TWIN, AuditError
 
 T = TypeVar("T")
+_UNSTEADY = ("now", "oc.env")  # resolvers that give something else each time, or may
 _MADE_BY = {"model": "builder", "contrast": "factor", "check": "metric", "agreement": "between"}
 
 
@@ -217,7 +221,27 @@ def _compose(
 ) -> DictConfig:
     with initialize_config_dir(str(shipped.locate("conf")), version_base="1.3"):
         overrides = [*overrides, *_searchpath(config_dir)]
-        return compose("audit", overrides, return_hydra_config=with_hydra)
+        with _steady() if with_hydra else nullcontext():
+            return compose("audit", overrides, return_hydra_config=with_hydra)
+
+
+@contextmanager
+def _steady() -> Iterator[None]:
+    """Refuse choices of configs that may be others when Hydra composes once more, and acts on it.
+
+    A file's list of defaults may choose by the second; which files are composed was checked then.
+    """
+
+    def refuse(*_arguments: str) -> NoReturn:
+        raise ValueError  # of which Hydra makes an error about the choice
+
+    for name in _UNSTEADY:
+        OmegaConf.register_new_resolver(name, refuse, replace=True)
+    try:
+        yield
+    finally:
+        setup_globals()
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def _searchpath(config_dir: Path | None) -> list[str]:

@@ -211,6 +211,11 @@ def _in_one_message(error: Exception, overrides: Sequence[str], config_dir: Path
     if isinstance(error, OverrideParseException):
         said = " ".join(text.partition("\nSee https")[0].replace("^", "").split())
         return f"{error.override}: {said}; a value with such signs needs quotes: \"KEY='VALUE'\""
+    if choice := re.match(r"Error resolving interpolation '(.*)', possible", text):
+        return (
+            f"defaults: {choice[1]} chooses no config; allowed are other choices, ${{group}}, but "
+            "not ${now:…} or ${oc.env:…}, which may choose another one each time"
+        )
     if option := re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", text):
         group, name = option.groups()
         options = group_options(group, config_dir)

@@ -217,6 +217,15 @@ def test_however_its_folder_is_named(project: Path, named: list[str], message: s
     assert not (project / "ran").exists()
 
 
+@pytest.mark.parametrize("chooser", ["${now:%S}", "${oc.env:ASKED,b}"])
+def test_a_config_file_does_not_choose_by_what_changes(project: Path, chooser: str) -> None:
+    """What is composed when Hydra acts on it would not be what was looked at before."""
+    arguments = _send(project, f"defaults: [/my-own/kind: '{chooser}']")
+    process = _run(project, *arguments, "--config-dir=conf", "experiment=sent")
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"error: defaults: {chooser} chooses no config; allowed are ")
+
+
 def test_what_the_command_line_asks_of_hydra_counts(project: Path) -> None:
     arguments = ["+hydra.job.env_set.ASKED=here", "--cfg", "hydra"]
     process = _run(project, *ARGUMENTS, *arguments)
