@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnnaudit.metrics.behaviour import CLASSIFICATION
 from cnnaudit.models.layers import Layer
 from cnnaudit.numerics import seeded
 from cnnaudit.own_code import source_digests
@@ -167,6 +168,7 @@ def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
         ) from error
     outputs, scores = traced.outputs, traced.scores
     _check_outputs(spec, scores.shape[1])
+    _check_task(spec, outputs.shape[1])
     _check_gives(spec, outputs)
     return ModelFacts(
         layers=traced.layers,
@@ -199,6 +201,16 @@ def _check_outputs(spec: ModelSpec, n: int) -> None:
     if spec.labels and len(spec.labels) != n:
         raise AuditError(
             f"model.{spec.name}.labels: {len(spec.labels)} labels, the model has {n} outputs"
+        )
+
+
+def _check_task(spec: ModelSpec, n: int) -> None:
+    """Refuse a classification by one score: softmax makes any number of it 1, always right."""
+    if spec.task == CLASSIFICATION and n == 1:
+        raise AuditError(
+            f"model.{spec.name}.task: 'classification', but the model has 1 output, and of one "
+            "class the probability is always 1; of a yes/no score the task is "
+            "structured_regression, with gives: logits unless it ends in a sigmoid"
         )
 
 

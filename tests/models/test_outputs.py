@@ -95,6 +95,8 @@ class Net(nn.Module):
             logits = logits.softmax(dim=1)
         if self.end == "below zero":
             logits = logits - 9
+        if self.end == "one score":
+            logits = logits[:, :1]
         if self.kind == "tensor":
             return logits
         if self.kind == "dict":
@@ -166,6 +168,14 @@ def test_probabilities_taken_for_logits_and_logits_for_probabilities() -> None:
     plain = replace(SPEC, arguments=arguments, gives="probabilities")
     with pytest.raises(AuditError, match=r"gives: 'probabilities', but .* look like logits"):
         inspect_model(plain, 1)
+
+
+def test_one_yes_or_no_score_is_no_classification() -> None:
+    """Softmax makes any number of it 1, and there is no other class that could be right."""
+    one = replace(SPEC, arguments={"kind": "tensor", "end": "one score"})
+    with pytest.raises(AuditError, match=r"model.mine.task: .* has 1 output, .*structured_regress"):
+        inspect_model(one, 1)
+    assert inspect_model(replace(one, task="structured_regression"), 1).outputs == 1
 
 
 @pytest.mark.parametrize("gives", ["probabilities", "logits"])
