@@ -25,7 +25,7 @@ from cnnaudit.image_sets import load_image_set, not_readable, not_told_apart
 from cnnaudit.image_sets.perturbed import with_perturbed
 from cnnaudit.metrics import measure_overlap
 from cnnaudit.metrics.readout import Readout
-from cnnaudit.metrics.truths import check_truth
+from cnnaudit.metrics.truths import check_truth, without_truth
 from cnnaudit.models import ModelFacts, choose_device, resolve_model
 from cnnaudit.plan import Plan, make_plan, requests_of
 from cnnaudit.printable import printable
@@ -116,7 +116,8 @@ def prepare(audit: AuditSpec) -> Prepared:
         left_out=(*audit.left_out, *not_told_apart(image_sets)),
     )
     facts = {m.name: facts_of(audit, m, store) for m in audit.models}
-    _check_truths(image_sets, audit.models, facts)
+    no_truth = _check_truths(image_sets, audit.models, facts)
+    audit = replace(audit, left_out=(*audit.left_out, *no_truth))
     requests = {m.name: requests_of(audit, m, facts[m.name]) for m in audit.models}
     names = _names(audit, requests)
     by_name = {image_set.spec.name: image_set for image_set in image_sets}
@@ -276,13 +277,21 @@ def _names(
 
 def _check_truths(
     image_sets: Sequence[ImageSet], models: Sequence[ModelSpec], facts: Mapping[str, ModelFacts]
-) -> None:
+) -> list[str]:
+    """Return what cannot be measured, as an image set's truths are all of another task."""
+    lacking = []
     for image_set in image_sets:
+        where = f"image_set.{image_set.spec.name}"
         first = {item.truth: item.id for item in reversed(image_set.items) if item.truth}
-        for truth, item in first.items():
-            for model in models:
-                where = f"image_set.{image_set.spec.name}: item {item!r}"
-                check_truth(model, facts[model.name].outputs, truth, where)
+        for model in models:
+            outputs = facts[model.name].outputs
+            of_its_task = [
+                check_truth(model, outputs, truth, f"{where}: item {item!r}")
+                for truth, item in first.items()
+            ]
+            if first and not any(of_its_task):
+                lacking.append(without_truth(model, image_set.spec.name, [*first][-1]))
+    return lacking
 
 
 def _check_metrics(metrics: Sequence[MetricSpec]) -> None:

@@ -101,8 +101,9 @@ def _picture_files(spec: ModelSpec, item: Item, batch: Batch, index: int, output
 def _prediction(spec: ModelSpec, output: Tensor, truth: Any) -> dict[str, Any]:
     """Return what the network answered and what is true, folded into the output's axes."""
     shape = [len(axis.labels) for axis in spec.outputs] or [output.numel()]
-    if truth_array(spec, truth, output.numel()) is None:
-        truth = None  # a label, say, where the network's task is a regression
+    known = truth_array(spec, truth, output.numel())
+    if known is None or spec.task != behaviour.CLASSIFICATION:  # of a class its label is shown
+        truth = known
     numbers = output.double().cpu().numpy()
     return {
         "task": spec.task,

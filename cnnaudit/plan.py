@@ -9,7 +9,7 @@ from typing import Any
 
 from cnnaudit.image_sets import with_few_levels
 from cnnaudit.image_sets.perturbations import VERSION
-from cnnaudit.metrics import CHANNELS, behaviour_of, metrics_of_heatmaps
+from cnnaudit.metrics import CHANNELS, behaviour_of, metrics_of_heatmaps, truths
 from cnnaudit.metrics.behaviour import STRUCTURED_REGRESSION
 from cnnaudit.metrics.registry import BehaviourMetric, FaithfulnessMetric, OverlapMetric
 from cnnaudit.models import (
@@ -224,7 +224,7 @@ def run_fields(audit: AuditSpec, model: ModelSpec) -> dict[str, Any]:
 def answer_fields(model: ModelSpec) -> dict[str, Any]:
     """Return what determines how a model's answer is read."""
     labels = digest_json(model.labels)  # there may be a thousand
-    return {"task": model.task, "labels": labels, "gives": model.gives}
+    return {"task": model.task, "labels": labels, "gives": model.gives, "truths": truths.VERSION}
 
 
 def _code_fields(

@@ -73,6 +73,24 @@ def audit_of(pictures: Path, tmp_path: Path, *overrides: str) -> AuditSpec:
     )
 
 
+def test_truths_that_are_all_of_another_task_are_said(pictures: Path, tmp_path: Path) -> None:
+    cells = ("model.resnet18.task=structured_regression", "+model.resnet18.gives=logits")
+    audit = audit_of(pictures, tmp_path, *cells)
+    assert prepare(audit).audit.left_out == (
+        "behaviour of resnet18 on labelled: it has truths, such as 'tabby', but none of a "
+        "structured regression, which is a 1 or a 0 for each output with spaces between them, or "
+        "a .csv of them",
+    )
+    manifest = pictures / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("tabby", "1 0 0 1 0 0"))
+    outcome = run_audit(audit, CALLED)
+    assert not outcome.left_out
+    rows = pd.read_parquet(outcome.run_dir / "results/rows.parquet")
+    (auc,) = rows[(rows.metric == "auc") & (rows.status == "ok")].itertuples()
+    assert auc.item == "item 0"
+    assert 'alt="truth map of item 0' in outcome.report.read_text()
+
+
 def test_an_audit_of_a_classifier(pictures: Path, tmp_path: Path) -> None:
     outcome = run_audit(audit_of(pictures, tmp_path), CALLED)
     assert outcome.complete

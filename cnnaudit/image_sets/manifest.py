@@ -1,8 +1,9 @@
 """``manifest.csv``: one line per picture.
 
 Columns: ``id``, ``image``, regions (``mask`` for the object, ``mask:shadow`` and so on; an empty
-cell: this picture has no such region), ``truth`` (a label, or a ``.csv`` with one value per
-output), and any other column, which is a factor. Paths are relative to the manifest.
+cell: this picture has no such region), ``truth`` (a label; or one value per output, with spaces
+between them or in a ``.csv``), and any other column, which is a factor. Paths are relative to the
+manifest.
 
 A region is a mask file, ``box:LEFT TOP RIGHT BOTTOM`` or ``polygon:X Y X Y X Y …``, several
 polygons with ``;`` between them, in pixels of the picture as it is shown: (0, 0) is its top left

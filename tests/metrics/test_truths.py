@@ -79,10 +79,22 @@ def test_cells_are_yes_or_no_and_only_a_regressions_truth_is_any_number(tmp_path
     check_truth(replace(cells, task="regression"), 4, pixels, "here")
 
 
-@pytest.mark.parametrize("truth", ["3.5", "-2"])
-def test_a_number_is_the_truth_of_a_regression_with_one_output(truth: str) -> None:
-    one = replace(SPEC, task="regression", labels=())
-    np.testing.assert_array_equal(truth_array(one, truth, 1), [float(truth)])
-    assert truth_array(one, truth, 2) is None
-    assert truth_array(one, "tabby", 1) is None
-    assert truth_array(one, "nan", 1) is None
+@pytest.mark.parametrize("truth", ["3.5", "-2", "1", "12.5 -40", "1 0 1 1"])
+def test_numbers_with_spaces_are_the_truth_of_as_many_outputs(truth: str) -> None:
+    values = [float(part) for part in truth.split()]
+    n = len(values)
+    regression = replace(SPEC, task="regression", labels=())
+    assert check_truth(regression, n, truth, "here")
+    np.testing.assert_array_equal(truth_array(regression, truth, n), values)
+    for other in (n + 1, "tabby", "nan", " ".join(["inf"] * n)):
+        given, outputs = (truth, other) if isinstance(other, int) else (other, n)
+        assert not check_truth(regression, outputs, given, "here")
+        assert truth_array(regression, given, outputs) is None
+
+
+def test_cells_in_a_text_are_yes_or_no() -> None:
+    cells = replace(SPEC, task="structured_regression", labels=())
+    assert check_truth(cells, 3, "1 0 1", "here")
+    np.testing.assert_array_equal(truth_array(cells, "1 0 1", 3), [1, 0, 1])
+    with pytest.raises(AuditError, match=r"the truth 1 0.5 1 has the value 0.5, .*yes or no"):
+        check_truth(cells, 3, "1 0.5 1", "here")
