@@ -100,14 +100,15 @@ def _picture_files(spec: ModelSpec, item: Item, batch: Batch, index: int, output
 
 def _prediction(spec: ModelSpec, output: Tensor, truth: Any) -> dict[str, Any]:
     """Return what the network answered and what is true, folded into the output's axes."""
-    shape = [len(axis.labels) for axis in spec.outputs] or [output.numel()]
+    axes = () if spec.task == behaviour.CLASSIFICATION else spec.outputs  # its bars are no map
+    shape = [len(axis.labels) for axis in axes] or [output.numel()]
     known = truth_array(spec, truth, output.numel())
     if known is None or spec.task != behaviour.CLASSIFICATION:  # of a class its label is shown
         truth = known
     numbers = output.double().cpu().numpy()
     return {
         "task": spec.task,
-        "axes": [{"name": axis.name, "labels": list(axis.labels)} for axis in spec.outputs],
+        "axes": [{"name": axis.name, "labels": list(axis.labels)} for axis in axes],
         "labels": list(spec.labels),
         "values": _rounded(behaviour.answer(spec.task, numbers, spec.gives), shape),
         "truth": _rounded(truth, shape) if isinstance(truth, np.ndarray) else truth,

@@ -91,6 +91,14 @@ def test_truths_that_are_all_of_another_task_are_said(pictures: Path, tmp_path: 
     assert 'alt="truth map of item 0' in outcome.report.read_text()
 
 
+def test_classes_on_axes_have_a_report(pictures: Path, tmp_path: Path) -> None:
+    axes = ("+model.resnet18.outputs={row:2,column:3}", "target=[outputs]")
+    audit = audit_of(pictures, tmp_path, *axes, "target.outputs.of={row:1}", "technique=[edges]")
+    outcome = run_audit(audit, CALLED)
+    assert outcome.complete
+    assert "strongest answers; the truth is tabby" in outcome.report.read_text()
+
+
 def test_an_audit_of_a_classifier(pictures: Path, tmp_path: Path) -> None:
     outcome = run_audit(audit_of(pictures, tmp_path), CALLED)
     assert outcome.complete
