@@ -256,7 +256,9 @@ class _Grid:
             f"({model}, {most['units']:.0f} {words.units}"
         )
         if len(self._levels) > 2:
-            text += f", of {len(self._levels)} levels the two that differ most"
+            differ = any(map(_is_seen, pairs["first"], pairs["second"]))
+            told = "the two that differ most" if differ else "none differs"
+            text += f", of {len(self._levels)} levels {told}"
         text += f"){self._certainty(tests[place], most['one'])}"
         if most["dead"] >= _MANY_DEAD:
             text += f"; up to {100 * most['dead']:.0f} % of these heatmaps are zero everywhere"
@@ -316,7 +318,8 @@ def _most_apart(
     if len(levels) == 2:
         return found
     for _, part in means.groupby(["technique", "target", "region", cols], observed=True):
-        low, high = part.iloc[part["mean"].argmin()], part.iloc[part["mean"].argmax()]
+        ordered = part.sort_values("mean", kind="stable")
+        low, high = ordered.iloc[0], ordered.iloc[-1]  # two levels also where all are equal
         if high["mean"] - low["mean"] > apart and len(part) > 1:
             apart = high["mean"] - low["mean"]
             one, other = sorted((low[rows], high[rows]), key=levels.index)

@@ -101,6 +101,16 @@ def test_of_more_than_two_levels_those_that_differ_most_are_told(
     assert ", of 3 levels the two that differ most)" in found["text"]
 
 
+def test_of_several_levels_that_are_all_equal_two_are_told(image_set: ImageSet) -> None:
+    levels, lights = ("different", "equal", "third"), ("overhead", "left")
+    lines = [_row(unit, one, light, 1.0) for unit in "ab" for one in levels for light in lights]
+    right = pd.DataFrame(lines).assign(metric="seen", technique="")
+    spec = replace(image_set.spec, grids=(GridSpec("colour", "light", levels),))
+    (found,) = _find(summarise(right), replace(image_set, spec=spec))
+    assert "is 1.00 for colour 'different' and 1.00 for colour 'third' (m" in found["text"]
+    assert ", of 3 levels none differs); it is the same whatever the light." in found["text"]
+
+
 def test_a_difference_the_other_way_round_is_said(rows: pd.DataFrame, image_set: ImageSet) -> None:
     left = (rows.light == "left") & (rows.colour == "equal") & (rows.technique == "cam")
     rows.loc[left, "value"] = 0.9
