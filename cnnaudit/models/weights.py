@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from cnnaudit.specs import ModelSpec
 from cnnaudit.types import AuditError
 
-_WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the state dict
+# Keys under which training scripts keep the state dict.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
 _COUNTER = ".num_batches_tracked"
-_PREFIXES = ("module.", "model.")  # DataParallel's, Lightning's
+_PREFIXES = ("module.", "model.", "_orig_mod.")  # DataParallel's, Lightning's, torch.compile's
 
 
 Adapt = Callable[[ModelSpec, Mapping[str, Tensor]], dict[str, Tensor]]
@@ -34,9 +36,11 @@ def load_weights(model: nn.Module, spec: ModelSpec, adapt: Adapt | None) -> None
     state = {**{name: own[name] for name in own if name.endswith(_COUNTER)}, **state}
     expected = {name: tuple(value.shape) for name, value in own.items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
+    lacking = [f"{name} is missing" for name in expected if name not in found]
+    stray = [f"{name} is not part of the model" for name in found if name not in expected]
     problems = [
-        *(f"{name} is missing" for name in expected if name not in found),
-        *(f"{name} is not part of the model" for name in found if name not in expected),
+        # In turn: what is missing may have another name.
+        *filter(None, chain(*zip_longest(lacking, stray))),
         *(
             f"{name} has the shape {found[name]}, {shape} is expected"
             for name, shape in expected.items()
@@ -52,10 +56,11 @@ def load_weights(model: nn.Module, spec: ModelSpec, adapt: Adapt | None) -> None
 
 
 def _without_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict without the one prefix that training put before every name."""
+    """Return a state dict without the prefixes that training put before every name."""
     for prefix in _PREFIXES:
         if _all_begin(state, prefix) and not _all_begin(own, prefix):
-            return {name.removeprefix(prefix): value for name, value in state.items()}
+            bare = {name.removeprefix(prefix): value for name, value in state.items()}
+            return _without_prefix(bare, own)
     return state
 
 
@@ -84,5 +89,6 @@ def _read_state(path: Path, where: str) -> dict[str, Tensor]:
             state = state[wrapper]
             break
     if not (isinstance(state, Mapping) and all(hasattr(v, "shape") for v in state.values())):
-        raise AuditError(f"{where}: {path} holds no state dict (name → tensor)")
+        kept = f", but {', '.join(map(str, [*state][:5]))}" if isinstance(state, Mapping) else ""
+        raise AuditError(f"{where}: {path} holds no state dict (name → tensor){kept}")
     return {str(name): value for name, value in state.items()}

@@ -96,8 +96,8 @@ def loads(spec: ModelSpec, expected: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model."])
-@pytest.mark.parametrize("wrapper", ["", "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.", "model._orig_mod."])
+@pytest.mark.parametrize("wrapper", ["", "state_dict", "model", "model_state_dict"])
 def test_weights_as_people_have_them(tmp_path: Path, prefix: str, wrapper: str) -> None:
     original = state()
     named = {prefix + name: value for name, value in original.items()}

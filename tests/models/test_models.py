@@ -107,7 +107,8 @@ def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path) -> None:
 def test_many_misfits_are_counted(tmp_path: Path) -> None:
     weights = {f"net.{name}": value for name, value in state().items()}
     message = build_with(tmp_path, weights)
-    assert "encoder.0.weight is missing" in message
+    # In turn, so that the names to compare are both there.
+    assert "encoder.0.weight is missing; net.encoder.0.weight is not part of the model;" in message
     assert "and 15 more" in message  # 10 missing, 10 not part of the model, 5 shown
 
 
@@ -131,10 +132,12 @@ def test_truncated_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [[torch.zeros(2)], {"state_dict": [torch.zeros(2)]}, {"epoch": 3}]
+    "content", [[torch.zeros(2)], {"state_dict": [torch.zeros(2)]}, {"epoch": 3, "best": 1}]
 )
 def test_a_file_of_something_else_than_a_state_dict(tmp_path: Path, content: object) -> None:
-    assert "holds no state dict" in build_with(tmp_path, content)
+    message = build_with(tmp_path, content)
+    assert "holds no state dict" in message
+    assert isinstance(content, list) or message.endswith(f", but {', '.join(content)}")
 
 
 class Malicious:
