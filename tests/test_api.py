@@ -406,6 +406,19 @@ def test_a_scripted_network_is_refused_and_a_traced_one_is_not() -> None:
         torch.testing.assert_close(found, expected)
 
 
+def test_a_compiled_network_is_refused() -> None:
+    """It runs past hooks that come later: Grad-CAM would find that no score depends on a layer."""
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.ReLU(), torch.nn.Flatten())
+    within = torch.nn.Sequential(torch.compile(plain, backend="eager"))
+    images = torch.randn(2, 3, 8, 9)
+    with pytest.raises(AuditError, match=r"^model: its module '0' is compiled by torch.compile,"):
+        cnnaudit.explain(within, images, "saliency")
+    cnnaudit.explain(plain, images, "saliency")
+    plain.compile(backend="eager")
+    with pytest.raises(AuditError, match=r"^model: it is compiled by torch.compile,"):
+        cnnaudit.explain(plain, images, "saliency")
+
+
 def test_masks_that_are_none_at_all() -> None:
     with pytest.raises(AuditError, match=r"^masks: None; \(B, H, W\) is expected, or a list with"):
         cnnaudit.score(torch.rand(2, 4, 4), None)  # type: ignore[arg-type]

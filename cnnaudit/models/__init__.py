@@ -92,7 +92,13 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     if spec.output_entry:
         # Here, so that nothing after it has to know.
         hooks.pick_output(model, of_model(spec.output_entry))
-    return model.eval()
+    try:
+        return model.eval()
+    except NotImplementedError as error:  # torch.export's: the mode is that of the export
+        raise AuditError(
+            f"model.{spec.name}: it is made by torch.export, and cannot be set to evaluation mode; "
+            "the torch.nn.Module that it was made from is expected"
+        ) from error
 
 
 def resolve_model(spec: ModelSpec) -> ModelSpec:

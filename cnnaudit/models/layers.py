@@ -70,6 +70,12 @@ def check_model(model: Any, where: str) -> None:
                 f"{where}: {named} is made by torch.jit.script, and nobody can see inside; "
                 "the torch.nn.Module that it was made from is expected"
             )
+        # It runs as it was compiled, whatever hooks are put on it later.
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            raise AuditError(
+                f"{where}: {named} is compiled by torch.compile, and nobody can see inside; "
+                "the torch.nn.Module that it was made from is expected"
+            )
         if any(map(is_lazy, module.parameters(recurse=False))):
             raise AuditError(
                 f"{where}: {named} has no weights yet; load them, or run the network once"

@@ -41,6 +41,10 @@ def raises():
 
 def nothing():
     return 7
+
+def exported():
+    import torch
+    return torch.export.export(build().eval(), (torch.zeros(1, 3, 16, 20),)).module()
 """
 _numbers = count()
 
@@ -162,6 +166,11 @@ def test_what_is_wrong_with_a_factory_is_said(package: str, factory: str, messag
     with pytest.raises(AuditError, match=message) as error:
         inspect_model(spec_of(factory.format(package)), 1)
     assert str(error.value).startswith("model.factory.factory: ")
+
+
+def test_an_exported_network_is_refused(package: str) -> None:
+    with pytest.raises(AuditError, match=r"^model.factory: it is made by torch.export, and"):
+        inspect_model(spec_of(f"{package}.my_model:exported"), 1)
 
 
 @pytest.mark.parametrize(
