@@ -14,6 +14,7 @@ from cnnaudit.models import BUILDERS, read_labels
 from cnnaudit.sections import MOST_SEED, Section, bind, parameters_of
 from cnnaudit.specs import (
     BETWEEN,
+    CHANNEL_COUNTS,
     DISPLAY,
     EXECUTORS,
     RESAMPLING,
@@ -131,16 +132,17 @@ def _targets_without_parameters() -> tuple[str, ...]:
 
 def _preprocessing(entry: Section) -> Preprocessing:
     resize, crop = _geometry(entry)
-    std = entry.numbers("std", 3)
+    channels = entry.choice("channels", CHANNEL_COUNTS)
+    std = entry.numbers("std", CHANNEL_COUNTS[channels])
     if 0 in std:
         raise entry.wrong("std", list(std), "a list of numbers above 0")
-    mean = entry.numbers("mean", 3)
+    mean = entry.numbers("mean", CHANNEL_COUNTS[channels])
     if not all(0 <= one <= 1 for one in mean):
         raise entry.wrong("mean", list(mean), "a list of numbers in 0–1, as pixels are: of 255ths")
     preprocessing = Preprocessing(
         resize=resize,
         resample=entry.choice("resample", RESAMPLING),
-        channels=entry.choice("channels", ("rgb", "bgr")),
+        channels=channels,
         mean=mean,
         std=std,
         crop=crop,

@@ -115,7 +115,8 @@ class Section:
         value = self.take(name)
         good = isinstance(value, list) and len(value) == length
         if not good or not all(isinstance(x, int | kind) and x >= 0 for x in value):
-            raise self.wrong(name, value, f"a list of {length} numbers, none below 0")
+            count = "1 number, not" if length == 1 else f"{length} numbers, none"
+            raise self.wrong(name, value, f"a list of {count} below 0")
         return tuple(map(kind, value))
 
     def mapping(self, name: str) -> dict[str, str]:

@@ -20,13 +20,17 @@ COMPARED = ("model", "technique", "target")  # what a contrast can compare, besi
 FACETS = ("image", "model", "target", "technique")
 
 
+# What a network receives of a picture, and in how many channels.
+CHANNEL_COUNTS = {"rgb": 3, "bgr": 3, "grey": 1}
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How a picture becomes the model's input; geometry applies to its masks as well."""
 
     resize: tuple[int, int] | int  # (height, width), or the shorter side: then `crop` is given
     resample: str  # one of RESAMPLING
-    channels: str  # "rgb" or "bgr", the order that the model was trained on
+    channels: str  # one of CHANNEL_COUNTS, as the model was trained on
     mean: tuple[float, ...]  # per channel, of values scaled to 0–1
     std: tuple[float, ...]
     crop: tuple[int, int] | None = None  # (height, width) around the centre, after resizing

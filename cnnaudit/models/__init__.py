@@ -22,7 +22,7 @@ from cnnaudit.models.layers import Layer
 from cnnaudit.numerics import seeded
 from cnnaudit.own_code import source_digests
 from cnnaudit.shipped import from_here
-from cnnaudit.specs import ModelSpec
+from cnnaudit.specs import CHANNEL_COUNTS, ModelSpec
 from cnnaudit.store import digest_file
 from cnnaudit.types import ANY_ERROR, AuditError
 
@@ -158,7 +158,7 @@ def inspect_model(spec: ModelSpec, seed: int) -> ModelFacts:
     from cnnaudit.outputs import WrongEntry
 
     model = build_model(spec, seed)
-    input_shape = (3, *spec.preprocessing.size)
+    input_shape = (CHANNEL_COUNTS[spec.preprocessing.channels], *spec.preprocessing.size)
     check_model(model, f"model.{spec.name}")
     check_score_from(model, spec.score_from, f"model.{spec.name}.score_from")
     try:

@@ -28,11 +28,13 @@ def preparing(preprocessing: Preprocessing) -> tuple[partial[Tensor], partial[Te
 
 
 def prepare_image(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """Return an RGB picture as the network's input, (3, H, W) float32, normalised."""
+    """Return an RGB picture as the network's input, (C, H, W) float32, normalised."""
     import torch
 
     resample = _FILTERS[preprocessing.resample]
+    image = image.convert("L") if preprocessing.channels == "grey" else image
     pixels = np.asarray(_resized(image, preprocessing, resample), dtype=np.float32) / 255
+    pixels = np.atleast_3d(pixels)
     if preprocessing.channels == "bgr":
         pixels = pixels[..., ::-1]
     mean, std = _statistics(preprocessing)
@@ -75,13 +77,14 @@ def frame_box(
 
 
 def received(image: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return a network's input (3, H, W) as a picture (H, W, 3) 8-bit, channels as they come in.
+    """Return a network's input (C, H, W) as a picture (H, W, 3) 8-bit, channels as they come in.
 
     Red and blue look swapped where the network receives BGR, rightly or by mistake.
     """
     mean, std = _statistics(preprocessing)
     pixels = image.cpu().numpy().transpose(1, 2, 0) * std + mean
-    return np.round(pixels * 255).clip(0, 255).astype(np.uint8)
+    values = np.round(pixels * 255).clip(0, 255).astype(np.uint8)
+    return np.broadcast_to(values, (*values.shape[:2], 3)).copy()
 
 
 def _statistics(preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -33,6 +33,9 @@ def build(width=WIDTH, classes=3):
         nn.Linear(width, classes),
     )
 
+def grey():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 18, 2))
+
 def dense(width=4):
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU())
 
@@ -136,6 +139,14 @@ def test_a_factory_makes_a_seeded_network(package: str) -> None:
     one, same, other = (build_model(spec, seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(one["0.weight"], same["0.weight"])
     assert not torch.equal(one["0.weight"], other["0.weight"])
+
+
+def test_a_network_of_grey_pictures(package: str) -> None:
+    grey = [f"model.factory.preprocessing.{key}" for key in ("channels=grey", "mean=[0.3]")]
+    with pytest.raises(AuditError, match=r"std: \[1, 1, 1\] is not a list of 1 number, not b"):
+        spec_of(f"{package}.my_model:grey", *grey)
+    spec = spec_of(f"{package}.my_model:grey", *grey, "model.factory.preprocessing.std=[0.2]")
+    assert inspect_model(spec, 1).input == (1, 16, 20)
 
 
 def test_arguments_reach_it_and_weights_are_loaded(package: str, tmp_path: Path) -> None:

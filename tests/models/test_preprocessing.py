@@ -45,6 +45,16 @@ def test_bgr_turns_the_channels_before_the_statistics() -> None:
     assert image[:, 0, 0].tolist() == pytest.approx([0.2 - 0.2, 0 - 0.3, 1 - 0.4], abs=1e-6)
 
 
+def test_a_network_of_grey_pictures_receives_one_channel() -> None:
+    grey = Image.fromarray(picture(64, 80)[..., 0])
+    preprocessing = replace(PLAIN, channels="grey", mean=(0.2,), std=(0.5,))
+    image = prepare_image(grey.convert("RGB"), preprocessing)
+    assert image.shape == (1, 64, 80)
+    np.testing.assert_allclose(image[0], (np.asarray(grey) / 255 - 0.2) / 0.5, atol=1e-6)
+    seen = received(image, preprocessing)
+    np.testing.assert_array_equal(seen, np.asarray(grey.convert("RGB")))
+
+
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
 @pytest.mark.parametrize("seed", range(3))
 def test_received_is_the_inverse(channels: str, seed: int) -> None:
