@@ -9,7 +9,11 @@ from cnnaudit.image_sets.files import file_inside
 from cnnaudit.types import AuditError, Item
 
 MASKS = "masks"  # where they lie unless a config says otherwise; there need not be any
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Of pictures, also those that Pillow may not read: they fail by name, and are not passed over.
+SUFFIXES = (
+    *(".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
 
 
 def read_folder(

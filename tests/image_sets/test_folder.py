@@ -52,6 +52,16 @@ def test_without_masks(tmp_path: Path) -> None:
     assert found.factors == ()
 
 
+def test_a_picture_of_any_kind_is_read_or_fails_by_name(tmp_path: Path) -> None:
+    for name in ("a.gif", "b.ppm", "c.jp2"):
+        picture(tmp_path / name)
+    (tmp_path / "d.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    found = load(tmp_path)
+    assert [item.id for item in found.items] == ["a.gif", "b.ppm", "c.jp2", "d.heic"]
+    (said,) = found.unreadable
+    assert "d.heic cannot be read as a picture" in said
+
+
 def test_masks_are_where_a_config_says(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     mask(tmp_path / "truth/a.png")
