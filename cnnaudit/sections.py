@@ -76,7 +76,10 @@ class Section:
         return value
 
     def choice(self, name: str, allowed: Iterable[str], default: Any = _MISSING) -> str:
-        value, allowed = self.take(name, default), tuple(allowed)
+        allowed = tuple(allowed)
+        if default is _MISSING and name not in self.values:
+            raise AuditError(f"{self.key(name)} is missing. Allowed: {', '.join(allowed)}")
+        value = self.take(name, default)
         if value not in allowed:
             raise AuditError(f"{self.key(name)}: {unknown(str(value), allowed)}")
         return str(value)

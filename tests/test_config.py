@@ -171,6 +171,11 @@ def test_places_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert (audit.executor.workers, audit.store_dir) == (3, Path("/3/store"))
 
 
+def test_a_choice_that_is_missing_lists_what_is_allowed() -> None:
+    with pytest.raises(AuditError, match=r"perception.task is missing. Allowed: .*classification,"):
+        load_specs(["~model.perception.task"])
+
+
 def test_the_untrained_twin_is_made_where_it_is_asked_for() -> None:
     plain = ["experiment=none", "image_set=[robot_lighting]", "technique=[robot]"]
     assert not load_specs(plain).untrained_twin
