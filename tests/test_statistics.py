@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cnnaudit.statistics import estimate, fewest_units, holm, sign_flip_ps, with_ends
+from cnnaudit.statistics import (
+    estimate,
+    fewest_units,
+    holm,
+    sign_flip_ps,
+    unit_ranks,
+    with_ends,
+)
 
 # Darwin's maize: differences in height (eighths of an inch) of 15 pairs of cross- and
 # self-fertilised plants; Fisher (1935, §21) counts 863 of 32768 sums at least as large.
@@ -49,12 +56,22 @@ def test_monte_carlo_is_near_the_exact_value_and_never_zero() -> None:
     assert _p(np.ones(30)) == pytest.approx(1 / (2**16 + 1))
 
 
-def test_a_large_family_can_still_decide() -> None:
+@pytest.mark.parametrize(
+    ("tests", "patterns"), [(1, 2**16), (3276, 2**16), (3277, 2**17), (4000, 2**17), (10**9, 2**20)]
+)
+def test_a_large_family_can_still_decide(tests: int, patterns: int) -> None:
     """With 2¹⁶ patterns alone Holm would raise the smallest p of 4,000 tests above 5 %."""
-    rng = np.random.default_rng(0)
-    p_values = sign_flip_ps([rng.normal(-3, 1, 40) for _ in range(4000)], "less", tests=4000)
-    assert holm(p_values).max() < 0.05
-    assert fewest_units(4000) <= 40
+    (p,) = sign_flip_ps([-np.ones(40)], "less", tests=tests)
+    assert p == 1 / (patterns + 1)
+    assert (p * tests < 0.05) == (tests < 10**9)
+
+
+def test_many_samples_have_the_ps_that_each_has_alone() -> None:
+    rng = np.random.default_rng(6)
+    samples = [rng.normal(0.4, 1, n) for n in (9, 1, 20, 0, 9, 6, *[7] * 21, 20)]
+    for alternative in ("two-sided", "greater", "less"):
+        alone = [_p(sample, alternative) for sample in samples]
+        np.testing.assert_array_equal(sign_flip_ps(samples, alternative), alone)
 
 
 def test_the_patterns_of_many_units_are_drawn_block_by_block() -> None:
@@ -146,11 +163,11 @@ def test_the_interval_is_students() -> None:
 
 
 def test_too_few_units_have_no_interval() -> None:
-    assert np.isnan(estimate(np.array([])).mean)
-    one = estimate(np.array([2.0]))
-    assert one.mean == 2
-    assert np.isnan([one.low, one.high]).all()
+    none, one = estimate(np.array([])), estimate(np.array([2.0]))
+    assert np.isnan([none.mean, none.low, none.high, one.low, one.high]).all()
+    assert (none.units, one.units, one.mean) == (0, 1, 2)
     assert np.isnan(_p(np.array([])))
+    assert (_p(np.array([2.0])), _p(np.array([2.0]), "greater")) == (1, 0.5)
 
 
 def test_holm_against_a_worked_example() -> None:
@@ -162,6 +179,10 @@ def test_holm_leaves_out_what_was_not_tested() -> None:
     adjusted = holm(np.array([0.01, np.nan, 0.02]))
     np.testing.assert_allclose(adjusted, [0.02, np.nan, 0.02])
     assert len(holm(np.array([]))) == 0
+
+
+def test_no_adjusted_p_is_above_1() -> None:
+    assert list(holm(np.array([0.9, 0.4, 0.8]))) == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("tests", "units"), [(1, 6), (4, 8), (24, 10), (96, 12)])
@@ -205,7 +226,11 @@ def test_up_to_sixteen_units_every_sign_is_flipped() -> None:
     assert _p(np.ones(16)) == 2 / 2**16
 
 
-def test_one_unit_has_a_mean_and_no_interval() -> None:
-    found = estimate(np.array([2.0]))
-    assert (found.mean, found.units) == (2.0, 1)
-    assert np.isnan([found.low, found.high]).all()
+@pytest.mark.parametrize("shape", [(2,), (4, 5)])
+def test_the_product_of_unit_ranks_is_spearmans_correlation(shape: tuple[int, ...]) -> None:
+    first, second = np.random.default_rng(0).integers(0, 9, (2, *shape)).astype(float)
+    ranks, others = unit_ranks(first), unit_ranks(second)
+    assert ranks is not None
+    assert others is not None
+    assert ranks @ others == pytest.approx(stats.spearmanr(first.ravel(), second.ravel())[0])
+    assert unit_ranks(np.full(shape, 0.1)) is None

@@ -304,8 +304,9 @@ def test_a_map_without_a_positive_value_has_its_mass_everywhere(lowest: float) -
 
 def test_a_share_of_the_image_can_hold_more_than_the_object() -> None:
     """|top-k ∩ M| / k reaches K/k at most."""
-    h, m = [[9.0, 8.0, 3.0, 2.0, 1.0]], [[1, 1, 0, 0, 0]]
+    h, m = [[9.0, 3.0, 8.0, 2.0, 1.0]], [[1, 1, 0, 0, 0]]
     assert one(h, m, "top_k_intersection", k=0.8) == 2 / 4
+    assert one(h, m, "top_k_intersection", k=0.4) == 1 / 2
     assert one(h, m, "top_k_intersection", k=0.2) == 1
     assert one(h, m, "top_k_intersection", k=1e-9) == 1  # at least a pixel
     assert one(h, m, "top_k_intersection", k=1.0) == 2 / 5

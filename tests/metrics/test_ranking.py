@@ -94,6 +94,14 @@ def test_keys_fall_as_values_grow(batch) -> None:
         assert (ranking._sorted_in_numpy(keys) >> 1 == np.sort(keys) >> 1).all()
 
 
+def test_the_smallest_difference_there_is_counts() -> None:
+    corners = np.array([-3e38, -2, -1, -1e-40, 1e-40, 1, 2, 3e38], np.float32)
+    around = [np.nextafter(corners, np.float32(end)) for end in (-np.inf, np.inf)]
+    values = torch.tensor(np.sort([corners, *around], axis=None))
+    keys = ranking.sort_keys(values, torch.zeros(24, dtype=torch.bool))
+    assert (keys.diff() < 0).all()
+
+
 @settings(deadline=None)
 @given(st.lists(pairs(tied | fine, 15), min_size=1, max_size=3))
 def test_the_devices_way_agrees_with_the_cpus(batch) -> None:
