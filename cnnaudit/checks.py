@@ -354,8 +354,8 @@ def _margin(values: Array, ends: Ends, requirement: Requirement) -> Array:
 def _with_dead(places: Places, column: str) -> list[Array]:
     """Return what each row scores: as it is, and had dead heatmaps scored either extreme."""
     own = places.column(column)
-    dead = (places.rows["flag"] == "dead").to_numpy() & places.is_ok
-    chance = places.column("chance") if column == "lift" else np.zeros(len(own))
+    dead = (places.rows["flag"] == "dead").to_numpy() & ~np.isnan(own)
+    chance = np.where(dead, places.column("chance"), 0) if column == "lift" else np.zeros(len(own))
     return [own, *(np.where(dead, (s - chance) / (1 - chance), own) for s in _DEAD_SCORES)]
 
 

@@ -101,7 +101,7 @@ class Places:
         self.rows, self._place = own, number
         self._level = (own[contrast.factor] == contrast.levels[1]).to_numpy().astype(np.int64)
         self._unit, of_unit = numbered(self.rows, ["unit"])
-        self._units = max(len(of_unit), 1)
+        self._units = len(of_unit)
         self.is_ok = (self.rows["status"] == "ok").to_numpy()
         self.is_eligible = (self.rows["status"] != "ineligible").to_numpy()
         self.eligible = self.count(self.is_eligible)
@@ -144,7 +144,7 @@ class Places:
         sides, means = group_means(side, np.where(np.isin(side, lacks), np.nan, values))
         firsts = np.flatnonzero(sides[:-1] // 2 == sides[1:] // 2)  # the next one is its second
         pair = sides[firsts] // 2
-        group = pair // max(blocks, 1) * self._units + self._unit[of_block[pair % max(blocks, 1)]]
+        group = pair // blocks * self._units + self._unit[of_block[pair % blocks]]
         numbers, first = group_means(group, means[firsts])
         _, second = group_means(group, means[firsts + 1])
         of_place = np.searchsorted(numbers // self._units, np.arange(len(self) + 1))

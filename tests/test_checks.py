@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from cnnaudit.answerable import check_levels
 from cnnaudit.checks import _judgement, _Trial, judge
@@ -26,7 +27,7 @@ from cnnaudit.verdicts import (
     verdicts,
     worst,
 )
-from tests.test_contrasts import COLOUR, make_image_set, make_rows
+from tests.test_contrasts import COLOUR, MODELS, make_image_set, make_rows
 
 DIFFERENCE = Requirement("difference", minimum=-0.1)
 LEVEL = Requirement("level", minimum=0.5)
@@ -64,6 +65,18 @@ def test_a_level_is_judged_at_every_level() -> None:
     assert found[("level", "overhead", "different")] == PASS
     assert found[("level", "left", "equal")] == PASS
     assert len(found) == 4
+
+
+def test_a_check_passes_where_the_one_sided_interval_keeps_the_bound() -> None:
+    """Student's, of 95 %, and the bound itself is kept."""
+    rows = make_rows(scenes=14)
+    first = rows[(rows.light == "left") & (rows.colour == "equal")]
+    low = stats.ttest_1samp(first.value, 0, alternative="greater").confidence_interval(0.95).low
+    for minimum, verdict in ((low - 1e-6, PASS), (low + 1e-6, INCONCLUSIVE)):
+        level = Requirement("level", minimum=minimum)
+        found = _verdicts(rows, replace(CHECK, requirements=(level,)))
+        assert found["level", "left", "equal"] == verdict
+    assert _one(rows.assign(value=0.5), replace(CHECK, requirements=(LEVEL,))) == PASS
 
 
 def test_an_upper_bound() -> None:
@@ -179,7 +192,10 @@ def test_beating_the_untrained_twin() -> None:
     beats = replace(CHECK, requirements=(Requirement("beats", references=("untrained_twin",)),))
     assert set(_verdicts(rows, beats).values()) == {PASS}
     assert set(_verdicts(rows.assign(twin=0.95), beats).values()) == {FAIL}
-    assert set(_verdicts(rows.assign(twin=np.nan), beats).values()) == {NOT_MEASURED}
+    found = judge(rows.assign(twin=np.nan), [beats], [COLOUR], 0)
+    assert {(one.verdict, one.reason) for one in found} == {
+        (NOT_MEASURED, "untrained_twin has no value for some of the images")
+    }
 
 
 def test_a_check_can_be_about_one_level_alone() -> None:
@@ -230,6 +246,17 @@ def test_levels_of_what_is_no_factor_or_no_block_are_refused(
     check_levels(replace(check, each=("colour", "light")), COLOUR, image_set)
 
 
+def test_levels_of_what_is_no_block_can_be_judged_one_by_one() -> None:
+    """Only a difference has two sides that may differ in it; those of two models do not."""
+    image_set = replace(make_image_set(), factors=("scene", "light", "colour", "presence"))
+    check = replace(CHECK, each=("presence",), requirements=(LEVEL,))
+    check_levels(check, COLOUR, image_set)
+    both = replace(check, requirements=(LEVEL, DIFFERENCE))
+    check_levels(both, MODELS, image_set)
+    with pytest.raises(AuditError, match="'presence' is none of the blocks"):
+        check_levels(both, COLOUR, image_set)
+
+
 def test_what_is_not_part_of_the_audit_is_not_measured() -> None:
     check = replace(CHECK, techniques=("cam", "absent"))
     judgements = judge(make_rows({"left": 0.0, "overhead": 0.0}), [check], [COLOUR], 0)
@@ -242,6 +269,12 @@ def test_what_is_not_part_of_the_audit_is_not_measured() -> None:
     assert other.reason == "box_iou is not part of this audit"
     other = replace(CHECK, metric="nothing")
     assert verdict_of(judge(make_rows(), [other], [COLOUR], 0)) == NOT_MEASURED
+    answers = replace(other, techniques=())
+    (none,) = judge(make_rows(), [answers], [COLOUR], 0)
+    assert (none.verdict, none.reason) == (
+        NOT_MEASURED,
+        "no nothing at both levels of the contrast",
+    )
 
 
 def test_the_worst_verdict_counts_and_incomplete_is_the_worst() -> None:
@@ -321,7 +354,7 @@ def test_a_dead_heatmap_may_lie_as_far_below_chance_as_there_is() -> None:
     rows = make_rows({"left": 0.0, "overhead": 0.0}, scenes=14)
     rows["chance"], rows["lift"] = 0.5, 0.1
     rows.loc[rows.unit < "scene_07", ["flag", "value", "lift"]] = ["dead", 0.5, 0.0]
-    check = replace(CHECK, requirements=(Requirement("lift", minimum=-0.2),))
+    check = replace(CHECK, requirements=(Requirement("lift", minimum=-0.4),))
     assert {one.verdict for one in judge(rows, [check], [COLOUR], 0)} == {INCONCLUSIVE}
 
 
@@ -353,6 +386,11 @@ def _of_hits(rows: pd.DataFrame, *required: Requirement, binary: bool = True) ->
 
 ALL = {"equal": [1.0], "different": [1.0]}
 NONE = {"equal": [0.0], "different": [0.0]}
+
+
+def test_the_ends_of_a_level_are_0_and_1_whatever_chance_is() -> None:
+    rows = _hits(ALL, 12).assign(chance=0.9, lift=1.0)
+    assert _of_hits(rows, Requirement("level", minimum=0.7)) == {PASS}
 
 
 def test_twelve_right_of_twelve_do_not_prove_nine_of_ten() -> None:
@@ -489,6 +527,25 @@ def test_each_level_of_a_difference_has_to_be_covered() -> None:
     assert reason == "16 of 20 eligible images have a value, 90% are asked"
 
 
+def test_a_place_without_one_of_the_levels_is_not_measured_and_says_so() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0}, scenes=20)
+    night = rows[(rows.light == "left") & (rows.colour == "equal")].assign(light="night")
+    night["item"] += "-night"
+    (one,) = (
+        j for j in judge(pd.concat([rows, night]), [CHECK], [COLOUR], 0) if j.within == "night"
+    )
+    assert one.verdict == NOT_MEASURED
+    assert one.reason == "0 of 0 eligible images have a value, 90% are asked"
+
+
+def test_whether_heatmaps_see_is_not_asked_by_the_bound_of_another_check() -> None:
+    """Of them chance is known."""
+    rows = make_rows({"left": 0.0, "overhead": 0.0})
+    out_of_reach = Requirement("level", minimum=0.99)
+    other = replace(CHECK, name="other", requirements=(out_of_reach,))
+    assert verdicts(judge(rows, [CHECK, other], [COLOUR], 0)) == {"looks": PASS, "other": FAIL}
+
+
 def test_a_model_that_cannot_be_judged_is_named() -> None:
     rows = make_rows({"left": 0.0, "overhead": 0.0})
     other = rows.assign(model="other")
@@ -529,3 +586,13 @@ def test_a_contradiction_does_not_hide_what_could_not_be_measured() -> None:
     assert of(PASS, FAIL) == INCONCLUSIVE
     assert of(PASS, FAIL, NOT_MEASURED) == NOT_MEASURED
     assert of(PASS, NOT_MEASURED) == NOT_MEASURED
+
+
+def test_a_dead_heatmap_where_everything_is_chance_has_no_lift_at_its_best_either() -> None:
+    """As of a pointing game whose tolerance reaches every pixel."""
+    rows = make_rows({"left": 0.0, "overhead": 0.0}, scenes=20)
+    all_hit = rows.unit == "scene_03"
+    rows.loc[all_hit, ["value", "chance", "lift", "flag"]] = [1.0, 1.0, np.nan, "dead"]
+    lift = replace(CHECK, requirements=(Requirement("lift", minimum=0.1),))
+    found = judge(rows, [lift], [COLOUR], 0, {"mass"})
+    assert {(one.verdict, one.units) for one in found} == {(PASS, 19)}

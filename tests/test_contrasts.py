@@ -63,9 +63,37 @@ def test_a_metric_that_has_no_pair_changes_nothing_of_the_others() -> None:
     assert contrasts_of([without, without], [COLOUR], seed=0).empty
 
 
+def test_contrasts_of_pieces_are_those_of_the_whole() -> None:
+    both = [replace(COLOUR, name="second"), replace(COLOUR, name="first", within=())]
+    rows = [make_rows(metric=metric, seed=n) for n, metric in enumerate(("mass", "auroc", "iou"))]
+    whole = contrast_table(pd.concat(rows), both, seed=0)
+    pd.testing.assert_frame_equal(contrasts_of(rows, both, seed=0), whole)
+    assert list(whole.contrast) == ["second"] * 6 + ["first"] * 3
+
+
+def test_two_layers_of_a_technique_are_two_subjects() -> None:
+    rows = pd.concat([make_rows(), make_rows(layer="k", seed=1)])
+    table = contrast_table(rows, [replace(COLOUR, within=())], seed=0)
+    assert list(table.layer) == ["k", "l"]
+
+
+def test_a_family_without_any_pair_is_not_measured() -> None:
+    rows = make_rows()
+    rows.loc[rows.colour == "equal", ["value", "status"]] = [np.nan, "undefined"]
+    table = contrast_table(rows, [COLOUR], seed=0)
+    assert set(table.status) == {"not measured: fewer than 6 units"}
+    assert (
+        table[["first", "second", "difference", "low", "high", "p", "p_holm"]].isna().all(axis=None)
+    )
+    assert (table.units == 0).all()
+
+
 def test_the_effect_is_found_at_each_level_and_not_pooled() -> None:
     table = contrast_table(make_rows(), [COLOUR], seed=0)
     assert list(table.within) == ["left", "overhead"]
+    assert set(table.first_level + " − " + table.second_level) == {"equal − different"}
+    assert table["first"].to_numpy() == pytest.approx([0.5, 0.2], abs=0.05)
+    assert table.second.to_numpy() == pytest.approx([0.6, 0.6], abs=0.05)
     assert table.difference.to_numpy() == pytest.approx([-0.1, -0.4], abs=0.02)
     assert (table.units == 12).all()
     assert ((table.low < table.difference) & (table.difference < table.high)).all()
@@ -124,6 +152,8 @@ def test_a_subject_without_both_levels_is_no_contrast() -> None:
 
 def test_a_balanced_set_can_be_asked() -> None:
     check_contrast(COLOUR, make_image_set(), NAMES)
+    net = replace(COLOUR, net_of=("edges", "untrained_twin", "cam"))
+    check_contrast(net, make_image_set(), NAMES)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +182,10 @@ def test_what_cannot_be_answered_is_refused(contrast: ContrastSpec, message: str
 def test_unbalanced_blocks_are_named() -> None:
     image_set = make_image_set(lambda items: [i for i in items if i.id != "1-left-equal"])
     with pytest.raises(AuditError, match=r"unbalanced, 1 blocks lack .*: 1, left"):
+        check_contrast(COLOUR, image_set, NAMES)
+    gone = ("2-overhead-equal", "0-left-different")
+    image_set = make_image_set(lambda items: [i for i in items if i.id not in gone])
+    with pytest.raises(AuditError, match=r"2 blocks lack .*: 0, left; 2, overhead$"):
         check_contrast(COLOUR, image_set, NAMES)
 
 
