@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnnaudit.heatmaps import compute_heatmaps
+from cnnaudit.heatmaps import compute_heatmaps, weights_of
 from cnnaudit.specs import TargetSpec, TechniqueSpec
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.registry import technique
@@ -144,6 +144,20 @@ def test_each_image_is_asked_about_its_own_truth(
     assert other.ineligible == {}  # another target's request needs no truth
 
 
+def test_a_truth_weighs_its_own_scores_and_none_where_there_is_none() -> None:
+    found = weights_of(TRUTH, truths, torch.randn(B, N))
+    assert found.tolist() == [[0, 0, 0, 1], [0] * N, [1, 0, 0, 0]]
+
+
+def test_what_does_not_apply_does_not_apply_to_a_truth(model: nn.Module, images: Tensor) -> None:
+    hidden = nn.Sequential(model, nn.Softmax(dim=1))
+    _, (cam, saliency) = compute_heatmaps(
+        hidden, None, images, [request("cam", TRUTH), request("saliency", TRUTH)], truths
+    )
+    assert cam == NoHeatmaps("not_applicable", "no linear layer gives the scores")
+    assert isinstance(saliency, Heatmaps)
+
+
 def test_without_any_truth_no_image_is_eligible(model: nn.Module, images: Tensor) -> None:
     _, (result,) = compute_heatmaps(model, None, images, [request("saliency", TRUTH)])
     assert isinstance(result, Heatmaps)
@@ -212,16 +226,27 @@ def greedy() -> Iterator[None]:
     def writes_pictures(signals: Signals) -> Tensor:
         return signals.images.mul_(2).sum(dim=1)
 
+    def writes_head(signals: Signals) -> Tensor:
+        assert signals.head is not None
+        return signals.head.weights.zero_()[:, :, None, None].sum(dim=1).expand(B, H, W)
+
     def writes_network(signals: Signals, scored: nn.Module) -> Tensor:
         for parameter in scored.parameters():
             parameter.mul_(0.5)
+        return signals.images.sum(dim=1)
+
+    def writes_buffers(signals: Signals, scored: nn.Module) -> Tensor:
+        for buffer in scored.buffers():
+            buffer.add_(1)
         return signals.images.sum(dim=1)
 
     kinds = {
         writes_gradients: Needs(input_gradient=True),
         writes_activations: Needs(layer=True),
         writes_pictures: Needs(),
+        writes_head: Needs(head=True),
         writes_network: Needs(network=True),
+        writes_buffers: Needs(network=True),
     }
     for compute, needs in kinds.items():
         technique(needs=needs, title="Greedy", citation="")(compute)
@@ -231,16 +256,19 @@ def greedy() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("greedy")
-@pytest.mark.parametrize("name", ["writes_gradients", "writes_activations", "writes_pictures"])
+@pytest.mark.parametrize("upsample", [True, False])
+@pytest.mark.parametrize(
+    "name", ["writes_gradients", "writes_activations", "writes_pictures", "writes_head"]
+)
 def test_a_technique_that_writes_into_its_signals_fails_alone(
-    model: nn.Module, images: Tensor, name: str
+    model: nn.Module, images: Tensor, name: str, upsample: bool
 ) -> None:
-    others = [request("input_x_gradient"), request("hires_cam")]
-    expected = maps_of(model, images, *others)
+    others = [request("input_x_gradient"), request("hires_cam"), request("cam")]
+    expected = maps_of(model, images, *others, upsample=upsample)
     given = images.clone()
-    for place in range(3):
+    for place in range(4):
         asked = [*others[:place], request(name), *others[place:]]
-        outputs, results = compute_heatmaps(model, None, given, asked)
+        outputs, results = compute_heatmaps(model, None, given, asked, upsample=upsample)
         failed = results.pop(place)
         assert isinstance(failed, NoHeatmaps)
         assert failed.status == "failed"
@@ -252,10 +280,12 @@ def test_a_technique_that_writes_into_its_signals_fails_alone(
 
 
 @pytest.mark.usefixtures("greedy")
+@pytest.mark.parametrize("name", ["writes_network", "writes_buffers"])
 def test_a_technique_that_writes_into_the_network_stops_the_audit(
-    model: nn.Module, images: Tensor
+    model: nn.Module, images: Tensor, name: str
 ) -> None:
+    asked = [request(name), request("saliency")]
     with pytest.raises(
-        AuditError, match=r"technique\.writes_network: it wrote into the network's weights"
+        AuditError, match=rf"technique\.{name}: it wrote into the network's weights"
     ):
-        compute_heatmaps(model, None, images, [request("writes_network"), request("saliency")])
+        compute_heatmaps(RuledOut(model, 1.0), None, images, asked)

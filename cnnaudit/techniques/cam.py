@@ -71,7 +71,7 @@ def xgrad_cam(signals: Signals, *, layer: LayerChoice = "last_features") -> Tens
     size = activations.abs().sum(dim=(2, 3), keepdim=True)
     known = total.abs() > size * _rounding(activations, activations.shape[2:].numel())
     weighted = (gradients * activations).sum(dim=(2, 3), keepdim=True)
-    return _combine((weighted / total.where(known, 1)).where(known, 0), activations)
+    return _combine((weighted / total).where(known, 0), activations)
 
 
 @technique(

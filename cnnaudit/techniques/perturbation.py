@@ -96,7 +96,7 @@ def rise(
 def _windows(size: int, patch: float, stride: float) -> Iterator[slice]:
     """Yield the places of a patch along one side; the last one may end at the border."""
     length, step = max(1, round(patch * size)), max(1, round(stride * size))
-    for start in range(0, max(1, size - length + step), step):
+    for start in range(0, size - length + step, step):
         yield slice(start, min(start + length, size))
 
 

@@ -289,10 +289,7 @@ def test_eigen_cam_is_the_first_principal_component(shape: tuple[int, ...]) -> N
     b, k, h, w = shape
     rng = np.random.default_rng(k)
     a = rng.normal(size=shape) * rng.uniform(0.1, 3, size=(b, k, 1, 1)) + 2
-    found = Signals(
-        torch.zeros(b, 3, 9, 9), torch.zeros(b), torch.zeros(b, 1), {("x", 0): torch.from_numpy(a)}
-    )
-    maps = TECHNIQUES["eigen_cam"].compute(found, layer="x").numpy()
+    maps = TECHNIQUES["eigen_cam"].compute(at_layer(torch.from_numpy(a)), layer="x").numpy()
     for one, heatmap in zip(a, maps, strict=True):
         component = PCA(1).fit_transform(one.reshape(k, h * w).T)[:, 0]
         sign = np.sign(np.corrcoef(component, one.sum(axis=0).ravel())[0, 1])
@@ -307,11 +304,35 @@ def test_eigen_cam_shows_what_is_active() -> None:
     assert heatmap.sum().item() == pytest.approx(0, abs=1e-5)
 
 
+def at_layer(a: torch.Tensor) -> Signals:
+    b = len(a)
+    return Signals(torch.zeros(b, 3, 9, 9), torch.zeros(b), torch.zeros(b, 1), {("x", 0): a})
+
+
+@pytest.mark.parametrize("scale", [1e-4, -1.0, -1e-4])
+def test_eigen_cam_goes_with_the_size_and_the_sign_of_its_layer(scale: float) -> None:
+    a = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found, scaled = (
+        TECHNIQUES["eigen_cam"].compute(at_layer(x), layer="x") for x in (a, scale * a)
+    )
+    torch.testing.assert_close(scaled, scale * found, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_eigen_cam_of_a_layer_that_is_not_finite_is_none(value: float) -> None:
+    a = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(2))
+    alone = TECHNIQUES["eigen_cam"].compute(at_layer(a[:1]), layer="x")
+    a[1, 3, 2, 2] = value
+    maps = TECHNIQUES["eigen_cam"].compute(at_layer(a), layer="x")
+    assert maps[1].isnan().all()
+    torch.testing.assert_close(maps[:1], alone)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_a_layer_that_is_the_same_everywhere_has_no_component(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     flat = torch.randn(2, 40, 1, 1).expand(2, 40, 22, 30).clone().to(dtype)
-    found = Signals(torch.zeros(2, 3, 9, 9), torch.zeros(2), torch.zeros(2, 1), {("x", 0): flat})
+    found = at_layer(flat)
     assert (TECHNIQUES["eigen_cam"].compute(found, layer="x") == 0).all()
     flat[1, :, 3:9, 4:7] += 0.1  # what little there is in one image is seen
     maps = TECHNIQUES["eigen_cam"].compute(found, layer="x")
@@ -323,11 +344,7 @@ def test_a_layer_that_is_the_same_everywhere_has_no_component(dtype: torch.dtype
 def test_eigen_cam_of_half_precision_is_that_of_single(dtype: torch.dtype) -> None:
     a = torch.randn(2, 5, 6, 7).to(dtype)
     half, single = (
-        TECHNIQUES["eigen_cam"].compute(
-            Signals(torch.zeros(2, 3, 9, 9), torch.zeros(2), torch.zeros(2, 1), {("x", 0): some}),
-            layer="x",
-        )
-        for some in (a, a.float())
+        TECHNIQUES["eigen_cam"].compute(at_layer(some), layer="x") for some in (a, a.float())
     )
     assert half.dtype == dtype
     torch.testing.assert_close(half, single.to(dtype))
