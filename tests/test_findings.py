@@ -62,6 +62,27 @@ def test_a_region_that_one_level_alone_has_is_a_finding(
     )
 
 
+def test_one_mean_that_has_no_counterpart_is_told_once(image_set: ImageSet) -> None:
+    lines = pd.DataFrame([make_row("a", "equal", "left", 0.4), make_row("b", "equal", "left", 0.2)])
+    (found,) = _find(summarise(lines), image_set)
+    assert found["text"] == (
+        "At light 'left' the mass in mask of CAM is 0.30 for the same colour (m, 2 scenes, by "
+        "chance 0.10)."
+    )
+
+
+def test_what_sees_no_network_is_no_finding() -> None:
+    """A reference differs with the pictures; it stands in the tables."""
+    rows = make_rows({"left": -0.1, "overhead": -0.4})
+    table = contrast_table(rows, [COLOUR], seed=0)
+    catalogue = {**CATALOGUE, "techniques": {"cam": {"title": "CAM", "reference": True}}}
+    plain = make_image_set()
+    for spec in (plain.spec, replace(plain.spec, grids=(GRID,))):
+        asked = summarise(rows), table, (COLOUR,), [replace(plain, spec=spec)]
+        assert len(find(*asked, CATALOGUE)) == 1
+        assert find(*asked, catalogue) == []
+
+
 def test_findings_about_several_targets_are_kept_apart(
     rows: pd.DataFrame, image_set: ImageSet
 ) -> None:
@@ -93,22 +114,40 @@ def test_of_more_than_two_levels_those_that_differ_most_are_told(
     rows: pd.DataFrame, image_set: ImageSet
 ) -> None:
     more = [make_row(unit, "third", light, 0.95) for unit in "ab" for light in ("overhead", "left")]
-    grid = GridSpec("colour", "light", ("different", "equal", "third"))
+    grid = GridSpec("colour", "light", ("third", "different", "equal"))
     spec = replace(image_set.spec, grids=(grid,))
     of_heatmaps = pd.concat([rows[rows.technique == "cam"], pd.DataFrame(more)])
     (found,) = _find(summarise(of_heatmaps), replace(image_set, spec=spec))
-    assert "is 0.20 for the same colour and 0.95 for colour 'third' (m, 2 scenes," in found["text"]
+    assert "is 0.95 for colour 'third' and 0.20 for the same colour (m, 2 scenes," in found["text"]
     assert ", of 3 levels the two that differ most)" in found["text"]
 
 
 def test_of_several_levels_that_are_all_equal_two_are_told(image_set: ImageSet) -> None:
     levels, lights = ("different", "equal", "third"), ("overhead", "left")
-    lines = [_row(unit, one, light, 1.0) for unit in "ab" for one in levels for light in lights]
+    lines = [make_row(unit, one, light, 1.0) for unit in "ab" for one in levels for light in lights]
     right = pd.DataFrame(lines).assign(metric="seen", technique="")
     spec = replace(image_set.spec, grids=(GridSpec("colour", "light", levels),))
     (found,) = _find(summarise(right), replace(image_set, spec=spec))
     assert "is 1.00 for colour 'different' and 1.00 for colour 'third' (m" in found["text"]
     assert ", of 3 levels none differs); it is the same whatever the light." in found["text"]
+
+
+def test_levels_that_differ_most_are_not_those_of_the_highest_means(image_set: ImageSet) -> None:
+    means = {"overhead": (0.1, 0.2, 0.5), "left": (0.9, 0.7, 0.8)}
+    lines = [
+        make_row(unit, colour, light, mean)
+        for light, of_levels in means.items()
+        for colour, mean in zip(("equal", "different", "third"), of_levels, strict=True)
+        for unit in "ab"
+    ]
+    grid = GridSpec("colour", "light", ("equal", "different", "third"))
+    spec = replace(image_set.spec, grids=(grid,))
+    (found,) = _find(summarise(pd.DataFrame(lines)), replace(image_set, spec=spec))
+    assert found["text"] == (
+        "From above the mass in mask of CAM is 0.10 for the same colour and 0.50 for colour "
+        "'third' (m, 2 scenes, of 3 levels the two that differ most); it is the other way round "
+        "at light 'left': 0.90 and 0.80."
+    )
 
 
 def test_a_difference_the_other_way_round_is_said(rows: pd.DataFrame, image_set: ImageSet) -> None:
@@ -117,6 +156,9 @@ def test_a_difference_the_other_way_round_is_said(rows: pd.DataFrame, image_set:
     found = _find(summarise(rows), image_set)[-1]["text"]
     assert "0.20 for the same colour and 0.60 for" in found
     assert found.endswith("; it is the other way round at light 'left': 0.90 and 0.60.")
+    rows["value"] = 1 - rows.value
+    found = _find(summarise(rows), image_set)[-1]["text"]
+    assert found.endswith("; it is the other way round at light 'left': 0.10 and 0.40.")
 
 
 def test_what_is_the_same_everywhere_is_said_once(rows: pd.DataFrame, image_set: ImageSet) -> None:

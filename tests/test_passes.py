@@ -398,6 +398,29 @@ def test_a_large_bias_neither_hides_a_wrong_head_nor_costs_a_right_one(bias: flo
     assert signals_of(plain, images, HEAD).head is not None
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda pooled: pooled / 2,
+        lambda pooled: pooled * 2,
+        lambda pooled: pooled * torch.tensor([[1.0], [0.9]]),  # of one image alone
+        lambda pooled: pooled.repeat(1, 2)[:, 2:6],
+    ],
+)
+def test_what_lies_between_the_average_and_the_linear_layer_is_seen(between, scale: float) -> None:
+    model = Ends(lambda m, x: m.fc(between(m.pool(x * scale).flatten(1))))
+    reason = signals_of(model, torch.randn(2, 3, 6, 7), HEAD).inapplicable["head"]
+    assert reason == "more than a linear layer comes after the average pool"
+
+
+def test_a_linear_layer_of_each_place_is_no_head() -> None:
+    """It gives all scores at once, of averages that are as many as its inputs at one place."""
+    model = Ends(lambda m, x: m.fc(m.pool(x).flatten(1)[:, None] * torch.ones(1, 3, 1)).flatten(1))
+    reason = signals_of(model, torch.randn(2, 3, 6, 7), HEAD).inapplicable["head"]
+    assert reason == "more than a linear layer comes after the average pool"
+
+
 def test_the_weights_of_the_head_are_those_of_the_explained_score() -> None:
     model, images = Ends(LINEAR_ENDS["mean"]), torch.randn(2, 3, 6, 7)
     weights = torch.tensor([[1.0, 0, 0, -2, 0], [0, 0.5, 0, 0, 0]])

@@ -206,6 +206,27 @@ def test_no_name_of_a_column_is_a_formula() -> None:
     assert header == """"'=HYPERLINK(""http://elsewhere"")",'-x"""
 
 
+@pytest.mark.parametrize("text", ["plain", "'quoted", "a-b", ""])
+def test_what_is_no_formula_is_written_as_it_is(text: str) -> None:
+    content = to_csv(pd.DataFrame({"level": [text], "mean": [1]}))
+    assert content.decode() == f"level,mean\n{text},1\n"
+
+
+def test_levels_are_sorted_and_factors_kept_one_two_and_all_at_a_time() -> None:
+    rows = pd.DataFrame([make_row(f"{n}", "bca"[n % 3], "zy"[n % 2], n / 12) for n in range(12)])
+    names = ["colour", "light", "haze", "time"]
+    rows = rows.assign(haze="none", time=rows.unit)
+    table = summarise(rows, names)
+    kept = (table[names] != POOLED).sum(axis=1)
+    assert sorted({*kept}) == [0, 1, 2, 4]
+    assert len(table) == 1 + (3 + 2 + 1 + 12) + (6 + 3 + 12 + 2 + 12 + 12) + 12
+    by_colour = table[(kept == 1) & (table.colour != POOLED)]
+    assert list(by_colour.colour) == ["a", "b", "c"]
+    assert list(by_colour["mean"]) == pytest.approx([6.5 / 12, 4.5 / 12, 5.5 / 12])
+    texts = rows.assign(**{name: rows[name].astype("category") for name in (*SORTED_BY, *names)})
+    pd.testing.assert_frame_equal(summarise(texts, names), table)
+
+
 def test_a_csv_has_the_columns_of_its_table_and_no_other() -> None:
     assert to_csv(pd.DataFrame({"a": [1]})) == b"a\n1\n"
 
