@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,18 @@ from scipy import stats
 
 import cnnaudit.cli
 from cnnaudit.comparing import Comparison, Refused, compare
-from cnnaudit.comparing.changes import BETTER, CHANGED, NARROWER, NOT_MEASURED, SAME, WIDER, WORSE
+from cnnaudit.comparing.changes import (
+    BETTER,
+    CHANGED,
+    NARROWER,
+    NOT_MEASURED,
+    SAME,
+    WIDER,
+    WORSE,
+    change_table,
+    is_exactly_equal,
+    why_not_measured,
+)
 from cnnaudit.comparing.effects import _meaning, declared_apart
 from cnnaudit.comparing.findings import MIXED, find_changes, told_apart
 from cnnaudit.comparing.page import told as told_of
@@ -37,6 +49,7 @@ from cnnaudit.report.run import Run, load
 from cnnaudit.types import AuditError
 from tests.conftest import write_image_set
 from tests.sample_run import EVIL, build_run
+from tests.test_contrasts import make_rows
 
 SCENES = [f"scene_{number:02}" for number in range(11)]
 TECHNIQUES = "technique=[saliency,grad_cam,center_prior]"
@@ -197,6 +210,100 @@ def test_an_effect_changes_by_the_difference_of_differences(runs: Runs, found: C
     )
     assert one["difference"] == pytest.approx(change.mean())
     assert (one["low"], one["high"]) == (pytest.approx(low), pytest.approx(high))
+
+
+# --- the numbers, of rows that are made up --------------------------------------------------------
+
+
+def _paired(rows: pd.DataFrame, before: Any = 0.5, after: Any = 0.5) -> pd.DataFrame:
+    """Return rows of 12 scenes under two lights as pairs of two runs."""
+    measured = {"value@before": before, "value@after": after, "flag@before": "", "flag@after": ""}
+    rows = rows.assign(**measured)
+    return rows.assign(value=rows["value@after"] - rows["value@before"])
+
+
+def _changes_of(rows: pd.DataFrame, **more: Any) -> pd.DataFrame:
+    about = {"higher_is_better": True}
+    plain = {"binary": (), "factors": lambda _: ["light"], "grids": lambda _: []}
+    levels = {"light": ("overhead", "left"), "colour": ("different", "equal")}
+    run = SimpleNamespace(**plain | {"levels": lambda _: levels, "about": lambda *_: about} | more)
+    other = SimpleNamespace(about=lambda *_: {"higher_is_better": True})
+    return change_table(rows, other, run, 0).set_index("within")  # type: ignore[arg-type]
+
+
+def test_without_a_grid_each_factor_has_its_places() -> None:
+    rows = _paired(make_rows(), after=0.7)
+    assert list(_changes_of(rows).index) == ["*", "overhead", "left"]
+    both = ["overhead · different", "overhead · equal", "left · different", "left · equal"]
+    grid = {"rows": "colour", "cols": "light", "levels": ()}
+    named = {"factors": lambda _: ["light", "colour"]}
+    assert list(_changes_of(rows, **named, grids=lambda _: [grid]).index) == ["*", *both]
+    narrow = {**grid, "levels": ("equal",)}
+    found = _changes_of(rows, **named, grids=lambda _: [narrow])
+    assert list(found.index) == ["*", "overhead · equal", "left · equal"]
+    assert list(_changes_of(rows, grids=lambda _: [grid]).index) == ["*", "overhead", "left"]
+    assert set(found.outcome) == {BETTER}
+    unlike = {"about": lambda *_: {"higher_is_better": False}}
+    assert set(_changes_of(rows, **unlike).outcome) == {CHANGED}
+
+
+def test_hits_that_are_the_same_are_no_certainty() -> None:
+    rows = _paired(make_rows(), 1.0, 1.0)
+    found = _changes_of(rows, binary={"mass"})
+    low, high = stats.t.interval(0.95, 13, 0, stats.sem([*[0] * 12, -1, 1]))
+    assert found.low.to_numpy() == pytest.approx(low)
+    assert found.high.to_numpy() == pytest.approx(high)
+    assert (_changes_of(rows)[["difference", "low", "high"]] == 0).all(axis=None)
+
+
+def test_dead_heatmaps_are_counted_in_each_run_among_the_pairs() -> None:
+    rows = _paired(make_rows())
+    left = rows.light == "left"
+    rows.loc[left & (rows.unit < "scene_03"), "flag@before"] = "dead"
+    rows.loc[left & (rows.unit < "scene_06"), "flag@after"] = "dead"
+    gone = left & (rows.unit < "scene_02")
+    rows.loc[gone, ["value", "value@before", "value@after", "status"]] = [
+        *[np.nan] * 3,
+        "undefined",
+    ]
+    found = _changes_of(rows)
+    assert list(found.dead_before) == pytest.approx([2 / 44, 0, 1 / 10])
+    assert list(found.dead_after) == pytest.approx([8 / 44, 0, 4 / 10])
+    assert list(zip(found.paired, found["items"], found.units, strict=True)) == [
+        *((44, 48, 12), (24, 24, 12), (20, 24, 10))
+    ]
+
+
+def test_a_place_without_a_pair_has_no_numbers() -> None:
+    rows = _paired(make_rows())
+    gone = rows.light == "left"
+    rows.loc[gone, ["value", "value@before", "value@after", "status"]] = [
+        *[np.nan] * 3,
+        "undefined",
+    ]
+    left = _changes_of(rows).loc["left"]
+    assert left[["before", "after", "difference", "low", "p", "dead_before"]].isna().all()
+    assert (left.units, left.paired, left["items"], left.outcome) == (0, 0, 24, NOT_MEASURED)
+
+
+def test_equal_is_what_was_measured_and_is_0_everywhere() -> None:
+    def of(*known: tuple[str, float]) -> bool:
+        return is_exactly_equal(pd.DataFrame(known, columns=["outcome", "difference"]))
+
+    assert of((SAME, 0.0), (NOT_MEASURED, 0.3))
+    assert not of((SAME, 0.0), (SAME, 0.1))
+    assert not of((NOT_MEASURED, 0.0))
+
+
+def test_how_few_units_there_were_is_said_of_each_image_set() -> None:
+    lines = [("z", 5), ("z", 2), ("a", 3), ("a", 3)]
+    table = pd.DataFrame(lines, columns=["image_set", "units"]).assign(outcome=NOT_MEASURED)
+    more = pd.DataFrame([("z", 30)], columns=["image_set", "units"]).assign(outcome=SAME)
+    table = pd.concat([table, more])
+    told = why_not_measured(table, lambda name: {"z": "scene", "a": "place"}[name])
+    assert told == "too few units: 2 to 5 scenes of z, 3 places of a"
+    alone = table[table.image_set == "a"]
+    assert why_not_measured(alone, lambda _: "place") == "too few units: 3 places"
 
 
 # --- what it means --------------------------------------------------------------------------------
