@@ -328,6 +328,23 @@ def test_findings_say_it_in_words() -> None:
     assert finding["text"].endswith(": images are too few to place all below the bound, 0.5.")
 
 
+def test_all_that_are_over_the_bound_are_named_the_worst_first_and_of_which_target() -> None:
+    about = {"sanity": "s", "image_set": "folder", "model": "net", "bound": 0.5, "share": 1.0}
+    lines = [("cam", "cat", 0.5), ("guided", "dog", 0.9), ("cam", "dog", 0.7)]
+    table = pd.DataFrame(
+        {**about, "technique": name, "target": target, "correlation": value, "high": 1.0}
+        for name, target, value in lines
+    )
+    (finding,) = find_randomisation(table, {"guided": "Guided", "cam": "CAM"})
+    assert finding["text"] == (
+        "With every layer of net re-initialised, heatmaps agree with what they were by 0.90 under "
+        "Guided of dog, 0.70 under CAM of dog and 0.50 under CAM of cat (mean rank correlation on "
+        "folder): they are not about this network, the bound is 0.5."
+    )
+    (finding,) = find_randomisation(table[table.target == "cat"], {})
+    assert "by 0.50 under cam (mean" in finding["text"]
+
+
 @pytest.fixture
 def moody() -> Iterator[list[int]]:
     """A technique that raises at some of its calls, which are yielded to be named."""

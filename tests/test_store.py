@@ -130,6 +130,14 @@ def test_a_failed_cell_can_be_read_but_is_computed_again(store: Store) -> None:
     assert store.read(KEY, "rows.parquet") == b"mended"
 
 
+def test_a_reader_of_a_failed_cell_sees_what_another_run_replaces_it_by(store: Store) -> None:
+    store.write(KEY, FILES, {}, again=True)
+    name = next(iter(FILES))
+    assert store.read(KEY, name) == FILES[name]
+    Store(store.root).write(KEY, {**FILES, name: b"whole now"}, {})
+    assert store.read(KEY, name) == b"whole now"
+
+
 def test_a_cell_that_failed_again_in_the_same_way_is_left_as_it_is(store: Store) -> None:
     store.write(KEY, FILES, {}, again=True)
     before = _folder(store).stat().st_ino
