@@ -124,7 +124,7 @@ def test_levels_are_compared_within_the_pairs_of_a_contrast(
 ) -> None:
     audit = spec(
         overrides,
-        "technique=[saliency]",
+        "technique=[saliency,input_x_gradient]",
         "contrast=[colour]",
         "agreement=[levels]",
         "agreement.levels.contrast=colour",
@@ -132,18 +132,19 @@ def test_levels_are_compared_within_the_pairs_of_a_contrast(
     table = table_of(audit).set_index("within")
     assert set(table.index) == {"left", "overhead"}
     names = [f"scene_0{n}-left-{level}" for level in ("equal", "different") for n in range(3)]
-    maps = cnnaudit.explain(
-        build_model(audit.models[0], 0),
-        images_of(audit, image_set, names),
-        "saliency",
-        target="all_outputs",
-        score_from=audit.models[0].score_from,
-    )
-    assert isinstance(maps, torch.Tensor)
-    wanted = np.mean(ranked_alike(maps[:3], maps[3:]))
-    left = table.loc["left"]
-    assert left.correlation == pytest.approx(wanted, abs=2e-4)
-    assert (left["first"], left["second"], left.total) == ("equal", "different", 3)
+    for technique in ("saliency", "input_x_gradient"):
+        maps = cnnaudit.explain(
+            build_model(audit.models[0], 0),
+            images_of(audit, image_set, names),
+            technique,
+            target="all_outputs",
+            score_from=audit.models[0].score_from,
+        )
+        assert isinstance(maps, torch.Tensor)
+        wanted = np.mean(ranked_alike(maps[:3], maps[3:]))
+        left = table[table.technique == technique].loc["left"]
+        assert left.correlation == pytest.approx(wanted, abs=2e-4)
+        assert (left["first"], left["second"], left.total) == ("equal", "different", 3)
 
 
 def test_pictures_without_a_level_are_at_none(overrides: list[str], image_set: Path) -> None:

@@ -233,7 +233,10 @@ def _changes_of(rows: pd.DataFrame, **more: Any) -> pd.DataFrame:
 
 def test_without_a_grid_each_factor_has_its_places() -> None:
     rows = _paired(make_rows(), after=0.7)
-    assert list(_changes_of(rows).index) == ["*", "overhead", "left"]
+    plain = _changes_of(rows)
+    assert list(plain.index) == ["*", "overhead", "left"]
+    for name, value in (("before", 0.5), ("after", 0.7), ("difference", 0.2)):
+        assert plain[name].to_numpy() == pytest.approx(value)
     both = ["overhead · different", "overhead · equal", "left · different", "left · equal"]
     grid = {"rows": "colour", "cols": "light", "levels": ()}
     named = {"factors": lambda _: ["light", "colour"]}

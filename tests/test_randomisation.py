@@ -407,6 +407,13 @@ def test_a_picture_that_cannot_be_read_meanwhile_counts_and_is_tried_again(
     assert set(pd.read_csv(again.run_dir / "results/randomisation.csv").scored) == {2}
 
 
+def test_pictures_are_checked_as_they_are_and_not_perturbed(overrides: list[str]) -> None:
+    ready = prepare(spec(overrides, "technique=[saliency]", "perturbation=[brightness]"))
+    assert len(ready.image_sets) == 2
+    (curves,) = to_randomise(ready.audit, ready.requests, ready.image_sets)
+    assert curves.image_set == "robot_lighting"
+
+
 def test_what_a_process_died_of_is_not_tried_here(overrides: list[str]) -> None:
     ready = prepare(spec(overrides, "technique=[saliency]"))
     known, store = (ready.audit, ready.requests, ready.image_sets), ready.store

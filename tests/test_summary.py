@@ -15,8 +15,8 @@ from cnnaudit.summary import (
     to_csv,
     unguarded,
 )
-from cnnaudit.totals import Totals
-from cnnaudit.types import POOLED, SORTED_BY, File, ImageSet, Item
+from cnnaudit.totals import Totals, died_of
+from cnnaudit.types import DIED, POOLED, SORTED_BY, File, ImageSet, Item
 
 CATALOGUE = {
     "metrics": {
@@ -177,6 +177,31 @@ def test_pieces_sum_up_to_the_whole(rows: pd.DataFrame) -> None:
     assert several.gaps == one.gaps != []
     assert several.worst == one.worst
     assert several.counts == one.counts
+
+
+def test_pieces_in_any_order_are_told_in_order(rows: pd.DataFrame) -> None:
+    lines = [("rise", "mass"), ("rise", "iou"), ("cam", "mass")]
+    bad = [_row("c", "equal", "left", None, technique=one, metric=two) for one, two in lines]
+    low = [_row("a", "equal", "left", -1.0, technique=one) for one in ("rise", "cam")]
+    pieces = [pd.DataFrame([line]) for line in (*bad, *low)]
+    totals = _totals(pd.concat([rows, *pieces]), [*pieces, rows])
+    (gap,) = totals.gaps
+    assert [*gap["missing"].items()] == [("cam", ["mass"]), ("rise", ["iou", "mass"])]
+    assert totals.worst == {("m", "s"): {"a-equal-left-0": ["worst: cam", "worst: rise"]}}
+
+
+def test_what_a_process_died_of_is_what_failed_of_that(rows: pd.DataFrame) -> None:
+    failed = {"status": "failed", "reason": f"{DIED} (killed)"}
+    bad = [
+        _row("a", "equal", "left", None, n=1, **failed),
+        _row("a", "equal", "left", None, n=2, **{**failed, "reason": "no picture"}),
+        _row("a", "equal", "left", None, n=3, **{**failed, "status": "undefined"}),
+        _row("b", "equal", "left", None, **{**failed, "image_set": "other"}),
+    ]
+    whole = pd.concat([rows, pd.DataFrame(bad)])
+    died = {("m", "s"): {"a-equal-left-1"}, ("m", "other"): {"b-equal-left-0"}}
+    assert _totals(whole, [pd.DataFrame([line]) for line in bad]).died == died
+    assert died_of(whole) == died
 
 
 def _totals(whole: pd.DataFrame, pieces: Sequence[pd.DataFrame] = ()) -> Totals:
