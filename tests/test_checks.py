@@ -126,6 +126,20 @@ def test_a_verdict_that_dead_heatmaps_decide_is_inconclusive() -> None:
     assert _one(rows, out_of_reach) == FAIL
 
 
+def test_the_p_of_a_judgement_is_the_larger_of_those_that_dead_heatmaps_may_give() -> None:
+    rows = make_rows({"left": -0.12, "overhead": -0.12}, scenes=14)
+    dead = (rows.colour == "equal") & (rows.unit < "scene_02")
+    rows.loc[dead, ["flag", "value", "lift"]] = ["dead", 0.1, 0.0]
+    found = judge(rows, [CHECK], [COLOUR], 0)
+    either = [
+        judge(rows.assign(flag="", value=rows.value.mask(dead, score)), [CHECK], [COLOUR], 0)
+        for score in (0.0, 1.0)
+    ]
+    for one, worst_case, best_case in zip(found, *either, strict=True):
+        assert worst_case.p < best_case.p == one.p
+        assert worst_case.p_holm < best_case.p_holm == one.p_holm
+
+
 def test_what_correction_alone_keeps_from_failing_says_so() -> None:
     gaps = np.linspace(-0.25, 0.05, 16)
     names = [f"cam{n}" for n in range(len(gaps))]

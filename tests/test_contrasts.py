@@ -14,7 +14,7 @@ from cnnaudit.answerable import check_contrast
 from cnnaudit.contrasts import Places, contrast_table, contrasts_of
 from cnnaudit.metrics import binary_metrics
 from cnnaudit.specs import ContrastSpec, ImageSetSpec, MetricSpec
-from cnnaudit.types import AuditError, File, ImageSet, Item
+from cnnaudit.types import POOLED, AuditError, File, ImageSet, Item
 from tests.test_summary import make_row
 
 COLOUR = ContrastSpec(
@@ -69,6 +69,7 @@ def test_contrasts_of_pieces_are_those_of_the_whole() -> None:
     whole = contrast_table(pd.concat(rows), both, seed=0)
     pd.testing.assert_frame_equal(contrasts_of(rows, both, seed=0), whole)
     assert list(whole.contrast) == ["second"] * 6 + ["first"] * 3
+    assert list(whole.within) == ["left", "overhead"] * 3 + [POOLED] * 3
 
 
 def test_two_layers_of_a_technique_are_two_subjects() -> None:
@@ -142,6 +143,8 @@ def test_dead_shares_stand_beside_the_difference() -> None:
     table = contrast_table(rows, [COLOUR], seed=0).set_index("within")
     assert table.dead_first["overhead"] == pytest.approx(3 / 12)
     assert table.dead_second["overhead"] == 0
+    answers = contrast_table(rows.assign(technique=""), [COLOUR], seed=0)
+    assert answers[["dead_first", "dead_second"]].isna().all(axis=None)
 
 
 def test_a_subject_without_both_levels_is_no_contrast() -> None:
@@ -289,6 +292,7 @@ def test_models_are_compared_where_both_have_a_value() -> None:
     after.loc[after["item"] == "0-left-equal", ["value", "status"]] = [np.nan, "undefined"]
     table = contrast_table(pd.concat([before, after]), [MODELS], seed=0)
     assert table.difference.to_numpy() == pytest.approx([0.2, 0.2])
+    assert list(table.units) == [12, 12]  # of the first scene the other image is left
 
 
 def test_pairs_that_agree_on_hits_are_no_certainty() -> None:
