@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from cnnaudit import plan
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
 from cnnaudit.image_sets import MOST_LEVELS
@@ -103,6 +104,47 @@ def test_weights_and_pictures_count_by_their_content(
     save_file(SimpleCNN().state_dict(), weights)
     after = _keys(prepared())
     assert {name for name in before if before[name] != after[name]} == NETWORK | {"behaviour"}
+
+
+def test_a_picture_counts_in_its_chunk_and_a_mask_where_it_is_a_partners_too(
+    prepared: Plans, image_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "CHUNK", 4)
+    saliency = ("experiment=none", "technique=[saliency]", "metric=[overlap]")
+
+    def keys() -> dict[tuple[str, ...], str]:
+        cells = [cell for cell in prepared(*saliency).plan.cells if cell.request]
+        return {tuple(item.id for item in cell.chunk): cell.key for cell in cells}
+
+    def touched() -> set[tuple[str, ...]]:
+        after = keys()
+        return {chunk for chunk in before if before[chunk] != after[chunk]}
+
+    before, ready = keys(), prepared(*saliency)
+    partners = swap_partners(ready.image_sets[0])
+    assert len(before) > 4
+    shown = "scene_01-left-equal"
+    picture = image_set / f"images/{shown}.png"
+    original = picture.read_bytes()
+    picture.write_bytes((image_set / "images/scene_02-left-none.png").read_bytes())
+    assert touched() == {chunk for chunk in before if shown in chunk}
+    picture.write_bytes(original)
+    mask = image_set / "masks/scene_01.png"
+    mask.write_bytes((image_set / "masks/scene_02.png").read_bytes())
+    masked = {item.id for item in ready.image_sets[0].items if item.regions}
+    masked &= {name for name in partners if name.startswith("scene_01")}
+    own = {chunk for chunk in before if masked & {*chunk}}
+    swapped = {chunk for chunk in before if masked & {partners[name].id for name in chunk}}
+    assert touched() == own | swapped > own
+
+
+def test_how_an_answer_is_read_counts_for_heatmaps_of_the_truth(prepared: Plans) -> None:
+    def keys(*more: str) -> dict[str, str]:
+        ready = prepared("target=[truth,all_outputs]", "technique=[saliency]", *more)
+        return {one.request.target.name: one.key for one in ready.plan.cells if one.request}
+
+    before, after = keys(), keys("+model.perception.gives=logits")
+    assert {name for name in before if before[name] != after[name]} == {"truth"}
 
 
 def test_what_sees_no_network_is_computed_once_for_all_models(prepared: Plans) -> None:
