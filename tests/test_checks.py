@@ -23,6 +23,7 @@ from cnnaudit.verdicts import (
     PASS,
     contradictions,
     overall,
+    told,
     verdict_of,
     verdicts,
     worst,
@@ -370,6 +371,14 @@ def test_a_dead_heatmap_may_lie_as_far_below_chance_as_there_is() -> None:
     rows.loc[rows.unit < "scene_07", ["flag", "value", "lift"]] = ["dead", 0.5, 0.0]
     check = replace(CHECK, requirements=(Requirement("lift", minimum=-0.4),))
     assert {one.verdict for one in judge(rows, [check], [COLOUR], 0)} == {INCONCLUSIVE}
+
+
+def test_a_verdict_is_told_with_a_reason_of_its_own() -> None:
+    (one, *_) = judge(make_rows(), [CHECK], [COLOUR], 0)
+    lines = [(INCONCLUSIVE, "dead"), (FAIL, ""), (FAIL, "low"), (FAIL, "lower")]
+    looks = [replace(one, verdict=verdict, reason=reason) for verdict, reason in lines]
+    plain = replace(one, check="plain", verdict=PASS, reason="")
+    assert told([*looks, plain]) == ["looks: FAIL (low)", "plain: PASS"]
 
 
 def test_each_check_has_its_verdict() -> None:

@@ -317,3 +317,23 @@ def test_what_does_not_average_all_places_is_no_global_pool(pool) -> None:
     with hooks.head(nn.Identity()) as trace:
         pool(torch.randn(2, 4, 5, 6))
     assert trace.pooled == []
+
+
+def test_what_a_library_leaves_behind_is_undone() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    own: list[int] = []
+    model[0].register_forward_hook(lambda *_: own.append(1))
+    theirs: list[int] = []
+
+    def fails() -> None:
+        model[0].register_forward_hook(lambda *_: theirs.append(1))
+        model[1].register_full_backward_hook(lambda *_: None)
+        model[1].input = torch.ones(1)
+        raise ValueError("broken on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"), hooks.restored(model):
+        fails()
+    model(torch.ones(1, 2))
+    assert (own, theirs) == ([1], [])
+    assert not model[1]._backward_hooks
+    assert not hasattr(model[1], "input")
