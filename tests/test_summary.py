@@ -181,8 +181,8 @@ def test_pieces_sum_up_to_the_whole(rows: pd.DataFrame) -> None:
 
 def test_pieces_in_any_order_are_told_in_order(rows: pd.DataFrame) -> None:
     lines = [("rise", "mass"), ("rise", "iou"), ("cam", "mass")]
-    bad = [_row("c", "equal", "left", None, technique=one, metric=two) for one, two in lines]
-    low = [_row("a", "equal", "left", -1.0, technique=one) for one in ("rise", "cam")]
+    bad = [make_row("c", "equal", "left", None, technique=one, metric=two) for one, two in lines]
+    low = [make_row("a", "equal", "left", -1.0, technique=one) for one in ("rise", "cam")]
     pieces = [pd.DataFrame([line]) for line in (*bad, *low)]
     totals = _totals(pd.concat([rows, *pieces]), [*pieces, rows])
     (gap,) = totals.gaps
@@ -193,10 +193,10 @@ def test_pieces_in_any_order_are_told_in_order(rows: pd.DataFrame) -> None:
 def test_what_a_process_died_of_is_what_failed_of_that(rows: pd.DataFrame) -> None:
     failed = {"status": "failed", "reason": f"{DIED} (killed)"}
     bad = [
-        _row("a", "equal", "left", None, n=1, **failed),
-        _row("a", "equal", "left", None, n=2, **{**failed, "reason": "no picture"}),
-        _row("a", "equal", "left", None, n=3, **{**failed, "status": "undefined"}),
-        _row("b", "equal", "left", None, **{**failed, "image_set": "other"}),
+        make_row("a", "equal", "left", None, n=1, **failed),
+        make_row("a", "equal", "left", None, n=2, **{**failed, "reason": "no picture"}),
+        make_row("a", "equal", "left", None, n=3, **{**failed, "status": "undefined"}),
+        make_row("b", "equal", "left", None, **{**failed, "image_set": "other"}),
     ]
     whole = pd.concat([rows, pd.DataFrame(bad)])
     died = {("m", "s"): {"a-equal-left-1"}, ("m", "other"): {"b-equal-left-0"}}
