@@ -34,6 +34,7 @@ def facts_of(audit: AuditSpec, spec: ModelSpec, store: Store) -> ModelFacts:
         # what the model is held against
         "roles": dict(spec.roles),
         "axes": [asdict(axis) for axis in spec.outputs],
+        "task": spec.task,
         "gives": spec.gives,
     }
     key = cell_key(fields)

@@ -51,6 +51,22 @@ def test_another_declaration_of_the_same_network_is_inspected_again(
         facts_of(audit, replace(spec, outputs=axes), store)
 
 
+def test_another_task_of_the_same_network_is_inspected_again(
+    audit: AuditSpec, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every task is one of every network: a classification has more than one score."""
+    (spec,) = audit.models
+    facts_of(audit, spec, store)
+    tasks = []
+    inspect = stored.inspect_model
+    monkeypatch.setattr(
+        stored, "inspect_model", lambda one, seed: tasks.append(one.task) or inspect(one, seed)
+    )
+    for task in ("regression", spec.task, "regression"):
+        facts_of(audit, replace(spec, task=task), store)
+    assert tasks == ["regression"]
+
+
 @pytest.mark.parametrize("sanity", ["sanity=[]", "sanity=[randomisation]"])
 def test_a_run_that_finds_everything_in_the_store_does_not_load_torch(
     overrides: list[str], tmp_path: Path, sanity: str
