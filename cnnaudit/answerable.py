@@ -107,5 +107,6 @@ def _check_balance(contrast: ContrastSpec, image_set: ImageSet, where: str) -> N
     if lonely := sorted(first ^ second):
         shown = "; ".join(", ".join(block) for _, *block in lonely[:5])
         raise AuditError(
-            f"{where}: unbalanced, {len(lonely)} blocks lack one of the two levels: {shown}"
+            f"{where}: unbalanced, blocks that lack one of the two levels: {len(lonely)} ({shown})"
+            "; add their other pictures, or take these out of the manifest"
         )

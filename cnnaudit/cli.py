@@ -234,6 +234,8 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
     from cnnaudit.shards import share_of
 
     ready = prepare(audit)
+    for text in ready.audit.left_out:
+        _say(f"left out: {text}")
     plan = ready.plan
     found = plan.keys - plan.missing
     _tell(f"{plan.keys} cells: {found} in the store, {plan.missing} to compute")

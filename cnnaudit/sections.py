@@ -109,7 +109,7 @@ class Section:
     def texts(self, name: str, default: Any = _MISSING) -> tuple[str, ...]:
         value = self.take(name, default)
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise self.wrong(name, value, "a list of texts")
+            raise self.wrong(name, value, "a list of texts (numbers, true and false in quotes)")
         return tuple(value)
 
     def numbers(

@@ -408,13 +408,13 @@ def test_what_is_about_another_image_set_is_left_out_and_said(
 ) -> None:
     (tmp_path / "photos").mkdir()
     Image.effect_noise((50, 40), 60).convert("RGB").save(tmp_path / "photos/a.png")
-    code, out, err = cli(
-        *("run", "image_set=[folder]", f"image_set.folder.root={tmp_path / 'photos'}"),
-        *(f"model.perception.weights={weights}", f"output_dir={tmp_path / 'out'}", "device=cpu"),
-    )
-    assert code == 0
-    assert "left out: check sees_the_obstacle: it is about robot_lighting" in err
-    assert "verdict" not in out
+    photos = ("image_set=[folder]", f"image_set.folder.root={tmp_path / 'photos'}", "device=cpu")
+    own = (f"model.perception.weights={weights}", f"output_dir={tmp_path / 'out'}")
+    for command in ("plan", "run"):
+        code, out, err = cli(command, *photos, *own)
+        assert code == 0
+        assert "left out: check sees_the_obstacle: it is about robot_lighting" in err
+        assert "verdict" not in out
 
 
 def test_a_factor_that_tells_images_apart_gets_no_means_unless_a_grid_asks(
