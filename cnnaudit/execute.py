@@ -22,7 +22,7 @@ from cnnaudit.kept import kept_maps, maps_files
 from cnnaudit.measure import Measuring, rows_file, truths_of, without_value
 from cnnaudit.models import device_of
 from cnnaudit.models.preprocessing import preparing
-from cnnaudit.numerics import named, release_memory
+from cnnaudit.numerics import named, release_memory, seldom
 from cnnaudit.plan import stored_fields
 from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
 from cnnaudit.techniques import TECHNIQUES
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _CPU = torch.device("cpu")
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # by which a process is asked to end
+
+# What is given back is asked for again: after each unit, that took a tenth of a run's time.
+_release_memory = seldom(release_memory, seconds=10)
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ def execute(
                 work.add(batch)
             work.write(store)
             del work, found
-            release_memory()
+            _release_memory()
             yield Finished(unit, fitting.batch_size, device)
 
 

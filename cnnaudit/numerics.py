@@ -7,8 +7,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from cnnaudit.specs import AuditSpec
@@ -35,6 +36,19 @@ def release_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def seldom(do: Callable[[], None], seconds: float) -> Callable[[], None]:
+    """Return what does something when it is called, unless it did so a moment ago."""
+    done = monotonic()
+
+    def maybe() -> None:
+        nonlocal done
+        if monotonic() - done >= seconds:
+            do()
+            done = monotonic()
+
+    return maybe
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cnnaudit.config import load_specs
-from cnnaudit.numerics import configured, noted_operations
+from cnnaudit.numerics import configured, noted_operations, seldom
 
 
 def _state() -> tuple[object, ...]:
@@ -59,3 +59,13 @@ def test_operations_that_may_vary_are_noted_by_name(monkeypatch: pytest.MonkeyPa
             torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
         warnings.warn("something else", stacklevel=1)
     assert found == ["put_"]
+
+
+def test_what_is_done_seldom_waits_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, done = [100], []
+    monkeypatch.setattr("cnnaudit.numerics.monotonic", lambda: clock[-1])
+    maybe = seldom(lambda: done.append(clock[-1]), seconds=10)
+    for now in (101, 109, 110, 111, 119, 150, 159, 160):
+        clock.append(now)
+        maybe()
+    assert done == [110, 150, 160]
