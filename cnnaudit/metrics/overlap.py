@@ -245,7 +245,8 @@ def _dilate(masks: Tensor, radius: int) -> Tensor:
 
     outside = (~masks).numpy().view(np.uint8)
     far = [cv2.distanceTransform(one, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for one in outside]
-    return torch.from_numpy(np.stack(far) <= radius)
+    # Squares of distances are whole numbers; OpenCV 4's roots of them may be a rounding too large.
+    return torch.from_numpy(np.square(np.stack(far)) < radius**2 + 0.5)
 
 
 def _dilate_by_convolution(masks: Tensor, radius: int) -> Tensor:
