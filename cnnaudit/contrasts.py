@@ -248,7 +248,7 @@ def contrasts_of(
 def tested(
     lines: Sequence[Line], samples: Sequence[Array | None], seed: int, family: Sequence[str]
 ) -> list[Line]:
-    """Return lines with `p`, `p_holm` and `status`; those that agree in all of `family` are one.
+    """Return lines with `p`, `p_holm` and `status`; those equal in all of `family` are a family.
 
     `samples` has the values of each line's units; None: the line is not tested. `status` is "not
     measured" where the units are too few for the family to reach 5 %.

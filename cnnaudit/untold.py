@@ -17,7 +17,7 @@ _RESOLVER = "oc.env"
 _UNTOLD = ("output_dir", "store_dir", "preview", "device", "executor")
 _UNTOLD_OF = {"model": ("weights", "labels"), "image_set": ("root",)}  # … of each of them
 
-Path = tuple[str, ...]
+Keys = tuple[str, ...]  # that lead to a value
 
 
 @contextmanager
@@ -53,8 +53,8 @@ def check_untold(config: DictConfig) -> None:
 
 
 def _from_environment(
-    config: DictConfig | ListConfig, asked: list[str], above: Path = ()
-) -> Iterator[Path]:
+    config: DictConfig | ListConfig, asked: list[str], above: Keys = ()
+) -> Iterator[Keys]:
     """Yield where values stand for which the environment is asked."""
     keys: Any = range(len(config)) if isinstance(config, ListConfig) else [*config]
     for key in keys:
