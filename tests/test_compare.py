@@ -41,10 +41,13 @@ from cnnaudit.comparing.changes import (
 )
 from cnnaudit.comparing.effects import _meaning, declared_apart
 from cnnaudit.comparing.findings import MIXED, find_changes, told_apart
+from cnnaudit.comparing.forests import _record
 from cnnaudit.comparing.page import told as told_of
 from cnnaudit.comparing.page import write_comparison
 from cnnaudit.comparing.pairing import Mismatch, Models, definitions, pair_models
+from cnnaudit.comparing.side_by_side import _panel
 from cnnaudit.models.perception import SimpleCNN
+from cnnaudit.report.contrasts import _notes
 from cnnaudit.report.run import Run, load
 from cnnaudit.types import AuditError
 from tests.conftest import write_image_set
@@ -504,6 +507,16 @@ def test_what_got_worse_leads(both: tuple[Run, Run]) -> None:
     assert [one.technique for one in findings][:2] == ["", ""]  # as ever where all are listed
 
 
+def test_what_got_better_by_less_than_can_be_seen_is_counted_only(both: tuple[Run, Run]) -> None:
+    rows, run = both[0].rows.copy(), both[0]
+    heat = (rows.metric == MASS) & (rows.technique == "saliency") & (rows.colour == "equal")
+    rows.loc[heat & (rows.light == "left"), "value"] += 0.00001
+    rows.loc[heat & (rows.light == "overhead"), "value"] -= 0.1
+    found = compare(run, with_rows(run, rows))
+    (line,) = (one for one in told_of(found, find_changes(found)) if "of Saliency fell" in one)
+    assert re.search(r"worse; of \d+ places: 1 better, 1 worse", line)
+
+
 def test_a_sentence_has_the_p_that_decides(found: Comparison) -> None:
     for one in find_changes(found):
         own = found.changes[
@@ -558,6 +571,17 @@ def test_items_without_a_value_in_one_run_are_left_out_and_counted(both: tuple[R
     assert found.verdicts["perception"][1] == "INCOMPLETE"
 
 
+def test_what_could_have_no_value_has_not_failed(both: tuple[Run, Run]) -> None:
+    """A picture without the region, which one run could read and the other could not."""
+    before, after = both
+    rows = after.rows.copy()
+    rows["status"] = rows["status"].astype(str)
+    rows.loc[rows.index[rows.status == "ineligible"][::2], "status"] = "failed"
+    assert (rows.status == "failed").any()
+    plain, found = compare(before, after).changes, compare(before, with_rows(after, rows)).changes
+    pd.testing.assert_frame_equal(plain, found)
+
+
 # --- which models ---------------------------------------------------------------------------------
 
 
@@ -601,9 +625,39 @@ def test_two_models_of_one_run_are_compared(both: tuple[Run, Run], found: Compar
     again = compare(run, run, (Models("perception", "mended"),), force=True)
     assert again.changes.difference.tolist() == found.changes.difference.tolist()
     assert again.left_out == (
-        "in the first run alone: model mended",
-        "in the second run alone: model perception",
+        "in the first run without a partner: model mended",
+        "in the second run without a partner: model perception",
     )
+
+
+def test_what_parts_two_models_of_one_run_is_said_of_the_pair(
+    both: tuple[Run, Run], tmp_path: Path
+) -> None:
+    before, after = both
+    rows = pd.concat([before.rows, after.rows.assign(model="mended")], ignore_index=True)
+    named = _named(with_rows(before, rows.astype({"model": str})), "perception", "mended")
+    digests = {**before.manifest["digests"], "weights": {"perception": "b5f5", "mended": "f436"}}
+    config = yaml.safe_load(before.config)
+    config["model"]["mended"] = {**config["model"]["perception"], "weights": "mended.safetensors"}
+    run = replace(
+        named,
+        manifest={**named.manifest, "digests": digests, "batch_size": {"asked": 64, "mended": 8}},
+        config=json.dumps(config),  # which is YAML too, without an alias
+        judgements=(
+            *before.judgements,
+            *({**one, "model": "mended"} for one in after.judgements),
+        ),
+    )
+    again = compare(run, run, (Models("perception", "mended"),), force=True)
+    assert again.environment == (
+        ("digests.weights.perception → mended", "b5f5", "f436"),
+        ("batch_size.perception → mended", None, 8),
+    )
+    assert [path for path, *_ in again.config] == ["model.perception → mended.weights"]
+    text = _page(again, tmp_path).read_text()
+    assert '<p class="outcome"><span>perception → mended</span>' in text
+    assert "in every row: mended" not in text
+    assert compare(run, run).environment == compare(run, run).config == ()
 
 
 def test_what_one_run_has_alone_is_said(both: tuple[Run, Run]) -> None:
@@ -793,6 +847,25 @@ def test_both_runs_show_their_heatmaps_of_the_same_pictures(runs: Runs, tmp_path
     assert tiles.count('<th scope="row">after</th>') == common
     assert tiles.count('class="shot"') == common * 2 * 3  # the picture and two techniques
     assert "Centre prior" not in tiles
+
+
+def test_a_picture_that_is_called_as_its_item_is_named_once() -> None:
+    made = SimpleNamespace(
+        full_name=lambda picture: picture["name"],
+        plain=lambda *_: "tile",
+        run=SimpleNamespace(brightest=lambda _: ""),
+    )
+    shown: Any = SimpleNamespace(tiles=(made, made), kinds=())
+    for name, detail in (("several", ""), ("scene_1 · left", "several")):
+        picture = {"item": "several", "name": name}
+        panel = _panel(shown, picture, picture)
+        assert (panel.title, panel.detail) == (name, detail)
+
+
+def test_dead_heatmaps_are_told_by_the_run_as_the_columns_name_it(found: Comparison) -> None:
+    one = found.changes[found.changes.technique != ""].iloc[0].to_dict()
+    line = _record({**one, "dead_before": 0.46, "dead_after": 0.02, "items": one["paired"]})
+    assert _notes(line) == ["after: 2\u00a0% dead", "before: 46\u00a0% dead"]
 
 
 def test_names_are_text_and_never_elements(tmp_path: Path) -> None:

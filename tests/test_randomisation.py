@@ -259,7 +259,9 @@ def test_the_report_shows_any_name_as_text_and_steps_that_lack(tmp_path: Path) -
     section = page.split('<section id="randomisation">')[1].split('<section id="heatmaps">')[0]
     assert 'href="#randomisation"' in page
     assert "<script" not in section
-    assert [text in section for text in ("low1 (50%)", "low2 (100%)", "[0.50, 0.90]")] == [True] * 3
+    assert [
+        text in section for text in ("low1 (50\u00a0%)", "low2 (100\u00a0%)", "[0.50, 0.90]")
+    ] == [True] * 3
     assert section.count("0.70") == 3
     assert section.count("not about this network") == 1  # of "b" not everything was random
 

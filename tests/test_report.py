@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 
 from cnnaudit.report.cells import interval, number, probability
-from cnnaudit.report.checks import checks, outcomes
-from cnnaudit.report.contrasts import _labelled
+from cnnaudit.report.checks import checks, outcomes, places_of, verdict
+from cnnaudit.report.contrasts import _labelled, _ticks
 from cnnaudit.report.page import SCRIPTS
 from cnnaudit.report.prediction import prediction
 from cnnaudit.report.run import load
@@ -144,6 +144,18 @@ def test_few_findings_are_not_folded(tmp_path: Path) -> None:
     assert findings_of(run, findings)[1:] == ([], "")
 
 
+def test_a_run_without_any_number_says_so_and_folds_its_empty_rows(tmp_path: Path) -> None:
+    run = build_run(tmp_path, str, "COMPLETE", judged=False)
+    summary = json.loads((run / "summary.json").read_text()) | {"findings": []}
+    said = "No picture could be scored; what the heatmaps show is below. why"
+    for counts, scored in ((summary["counts"], True), ({"ineligible": 80}, False)):
+        (run / "summary.json").write_text(json.dumps({**summary, "counts": counts}))
+        page = write_report(run).read_text()
+        assert (said in words(page)) != scored
+        assert ("its numbers are below" in words(page)) == scored
+        assert bool(re.search(r"<details[^>]*><summary>[^<]*rows", page)) != scored
+
+
 @pytest.mark.parametrize(
     ("verdict", "checks", "says"),
     [
@@ -265,7 +277,7 @@ def test_numbers_stand_in_the_tables(tmp_path: Path) -> None:
     text = " ".join(read(write_report(build_run(tmp_path, str)).read_text()).text.split())
     assert "0.12" in text
     assert "lift +0.79" in text  # (0.8 − 0.05) / 0.95
-    assert "50% dead" in text  # one of two scenes, equal colour, overhead
+    assert "50 % dead" in text  # one of two scenes, equal colour, overhead
     assert "dead: zero everywhere" in text
     assert "failed: out of memory" in text
     assert "a key of tomorrow" in text
@@ -450,7 +462,7 @@ def test_the_matrix_has_the_numbers_of_the_summary(plain_run: Path, plain: str) 
     ]
     # A mean over units; of 12 images the four of a mere shadow have no mask, one of 8 is dead.
     assert row[5:] == [
-        *("0.45", "0.05", "+0.42", "12%", "2 scenes", "8 of 12"),
+        *("0.45", "0.05", "+0.42", "12 %", "2 scenes", "8 of 12"),
         "4 not eligible: no region",
     ]
 
@@ -546,6 +558,19 @@ def test_a_contrast_of_own_answers_says_that_they_may_differ(tmp_path: Path) -> 
     table = pd.read_csv(path)
     measured = table[table.target == "predicted"].metric.unique()  # behaviour has no target
     assert words(write_report(run).read_text()).count(note) == len(measured) > 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (-1.0003, 1.0, [-1.0, -0.5, 0.0, 0.5, 1.0]),  # of probabilities: an axis to −2 is none
+        (-1.02, 1.0, [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0]),
+        (-0.03, 0.7, [-0.2, 0.0, 0.2, 0.4, 0.6, 0.8]),
+    ],
+)
+def test_an_axis_ends_where_its_intervals_do(low: float, high: float, ticks: list[float]) -> None:
+    one = {"difference": (low + high) / 2, "low": low, "high": high}
+    assert _ticks([one]) == pytest.approx(ticks)
 
 
 def test_every_second_label_of_an_axis_is_minor_but_never_zero() -> None:
@@ -771,6 +796,35 @@ def test_the_models_that_fail_are_named_first_and_so_is_what_they_fail(tmp_path:
     assert (failed.badge.text, failed.checks) == ("FAIL", (("check-1", "sees the obstacle"),))
     assert (passed.badge.text, passed.checks) == ("PASS", ())
     assert failed.model != passed.model
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (["FAIL", "FAIL"], "All 2 checks failed for at least one model."),
+        (["FAIL", "PASS"], "1 of 2 checks failed for at least one model; 1 passed."),
+        (["PASS", "PASS"], "All 2 checks passed."),
+    ],
+)
+def test_a_check_that_one_of_several_models_fails_is_not_said_to_fail_for_all(
+    tmp_path: Path, found: list[str], says: str
+) -> None:
+    run = load(build_run(tmp_path, str, "COMPLETE"))
+    summary = {**run.summary, "verdict": found[0], "checks": dict(enumerate(found))}
+    judged = tuple({**run.judgements[0], "model": model} for model in ("one", "another"))
+    badge = verdict(replace(run, summary=summary, judgements=judged))
+    assert badge is not None
+    assert badge.says.startswith(says)
+
+
+def test_what_all_judgements_share_is_named_by_its_factor(tmp_path: Path) -> None:
+    run = load(build_run(tmp_path, str, "COMPLETE"))
+    one = {**run.judgements[0], "within": "left", "level": "equal"}
+    heads, shared, _ = places_of(run, [one, {**one, "model": "another"}])
+    assert (heads, shared) == (("model",), "light left · colour equal")
+    apart = {**one, "level": "equal − different"}
+    heads, shared, _ = places_of(run, [apart, {**apart, "within": "overhead"}])
+    assert (heads, shared) == (("light",), "perception · colour equal − different")
 
 
 def test_one_model_alone_needs_no_name_and_no_line_where_it_passes(tmp_path: Path) -> None:

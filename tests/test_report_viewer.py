@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from cnnaudit import figures
 from cnnaudit.audit import Invocation, Outcome, run_audit
 from cnnaudit.config import load_specs
 from tests.conftest import write_image_set
@@ -123,6 +125,13 @@ def test_sliders_modes_colours_and_masks_change_what_is_seen(page: Any) -> None:
     assert outline
     _set(page, "opacity", "0.2")
     assert canvases()[0] == heat.replace("0.55", "0.2", 1)
+    brightest = (
+        "() => { const bar = document.querySelector('#viewer .ramp');"
+        "return [...bar.getContext('2d').getImageData(255, 0, 1, 1).data] }"
+    )
+    white_hot = figures.colourise(np.full((1, 1), 255, dtype=np.uint8))[0, 0]
+    over_grey = [round(0.2 * part + 0.8 * 127) for part in white_hot.tolist()]
+    assert page.evaluate(brightest) == [*over_grey, 255]  # as it looks over the picture
     _set(page, "colours", "viridis")
     assert canvases()[0] != heat.replace("0.55", "0.2", 1)
     page.locator("[value=region]").check()
@@ -175,6 +184,35 @@ def test_the_answer_and_every_other_technique_stand_beside_it(page: Any) -> None
     assert "mass in mask" in page.locator("#viewer-scores").inner_text()
     page.locator("#viewer a[href='#layers']").click()
     assert not page.locator("#viewer").is_visible()
+
+
+def test_the_dialog_opens_under_the_name_of_what_it_shows(page: Any) -> None:
+    page.evaluate(
+        """() => {
+          const open = HTMLDialogElement.prototype.showModal;
+          HTMLDialogElement.prototype.showModal = function () {
+            window.named = document.getElementById('viewer-title').textContent;
+            open.call(this);
+          };
+        }"""
+    )
+    tiles = page.locator("figure.tile img[data-look*='.']")
+    for place in (0, tiles.count() - 1):
+        tiles.nth(place).click()
+        page.wait_for_timeout(100)
+        assert page.evaluate("window.named") == page.locator("#viewer-title").inner_text() != ""
+        page.keyboard.press("Escape")
+    live = page.locator("#viewer [aria-live=polite]").evaluate_all("all => all.map(one => one.id)")
+    assert live == ["viewer-title", "viewer-what", "viewer-found"]
+
+
+def test_what_is_chosen_below_the_picture_is_seen(page: Any) -> None:
+    page.set_viewport_size({"width": 390, "height": 500})
+    _open(page)
+    page.locator("#viewer-others button").last.click()
+    stage = page.locator("#viewer-stage").bounding_box()
+    assert stage["y"] >= 0
+    assert stage["y"] + stage["height"] <= 500
 
 
 def test_without_javascript_nothing_pretends_to_open(browser: Any, outcome: Outcome) -> None:

@@ -96,6 +96,8 @@ def compare(
             "--force compares them all the same, and marks what is affected"
         )
     seed = int(after.manifest.get("seed") or 0)
+    first = (before, {pair.label: pair.before for pair in models})
+    second = (after, {pair.label: pair.after for pair in models})
     return Comparison(
         before=before,
         after=after,
@@ -107,8 +109,8 @@ def compare(
         effects=effect_table(rows, before, after, seed),
         checks=tuple(_checks(before, after, models)),
         definitions=definitions(before, after, models),
-        environment=tuple(differences(_environment(before), _environment(after))),
-        config=tuple(differences(_config(before), _config(after))),
+        environment=tuple(differences(_environment(*first), _environment(*second))),
+        config=tuple(differences(_config(*first), _config(*second))),
     )
 
 
@@ -156,9 +158,24 @@ def _overall(run: Run, judgements: Sequence[Record]) -> str:
 # --- what else ------------------------------------------------------------------------------------
 
 
-def _config(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in run.declared.items() if key not in _OF_NO_NUMBER}
+def _config(run: Run, names: Mapping[str, str]) -> dict[str, Any]:
+    kept = {key: value for key, value in run.declared.items() if key not in _OF_NO_NUMBER}
+    return {**kept, "model": _by_pair(run, names, kept.get("model"))}
 
 
-def _environment(run: Run) -> dict[str, Any]:
-    return {key: run.manifest.get(key) for key in _ENVIRONMENT}
+def _environment(run: Run, names: Mapping[str, str]) -> dict[str, Any]:
+    found = {key: run.manifest.get(key) for key in _ENVIRONMENT}
+    digests = dict(found["digests"] or {})
+    digests["weights"] = _by_pair(run, names, digests.get("weights"))
+    return {**found, "digests": digests, "batch_size": _by_pair(run, names, found["batch_size"])}
+
+
+def _by_pair(run: Run, names: Mapping[str, str], facts: Any) -> Any:
+    """Return facts about each model under the label of its pair, those of other models left out.
+
+    `names` are the labels of pairs with this run's model of each.
+    """
+    if not isinstance(facts, Mapping):
+        return facts
+    own = {label: facts[name] for label, name in names.items() if name in facts}
+    return {key: x for key, x in facts.items() if key not in run.catalogue["models"]} | own

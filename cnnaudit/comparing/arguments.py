@@ -20,7 +20,7 @@ page, and a CSV and a JSON file of the same name beside it.
   RUN_A, RUN_B   run directories, such as outputs/robot/…; the second is compared with the first
   --output FILE  the page; RUN_B/comparison-<name of RUN_A>/comparison.html if not given
   --pair A=B     the model A of the first run and B of the second belong together; may be repeated.
-                 Models of one name do without, and where each run has one model they do as well
+                 Not needed for models of the same name, or where each run has a single model
   --force        compare also runs in which an image of both, its mask, its truth or how it is
                  prepared differs; the page marks what is affected
 

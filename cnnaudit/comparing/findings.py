@@ -130,12 +130,19 @@ def told_apart(*values: float, scale: tuple[float, float]) -> tuple[str, ...]:
 
 
 def _other_way(run: Run, others: Sequence[Record]) -> str:
-    """Say where what is worse elsewhere is better; what a fix bought is news, too."""
+    """Say where what is worse elsewhere is better; what a fix bought is news, if it can be seen."""
+    others = [one for one in others if _is_seen(run, one)]
     if not others:
         return ""
     one = _largest(others)
     shown = f"{_effect(run, one)}, {say_p(one['p_holm'])}"
     return f"; {one['outcome']} {_where(run, one)}: {_sides(run, one)} ({shown})"
+
+
+def _is_seen(run: Run, one: Record) -> bool:
+    """Say whether the two sides differ in the digits that tables have."""
+    scale = run.scale(one["metric"])
+    return number(one["before"], scale) != number(one["after"], scale)
 
 
 def _subject(found: Comparison, one: Record) -> str:

@@ -20,7 +20,7 @@ from cnnaudit.comparing.changes import (
     records_of,
 )
 from cnnaudit.comparing.findings import told_apart
-from cnnaudit.report.cells import interval, spaced
+from cnnaudit.report.cells import interval, percentage, spaced
 from cnnaudit.report.contrasts import Forest, Line, by_measure, forest, primary_metrics
 from cnnaudit.report.run import Record
 from cnnaudit.types import POOLED
@@ -144,8 +144,8 @@ def _record(one: Record) -> dict[str, Any]:
         "within": EVERYWHERE if one["within"] == POOLED else one["within"],
         "first": one["after"],
         "second": one["before"],
-        "first_level": "the second run",
-        "second_level": "the first run",
+        "first_level": "after",
+        "second_level": "before",
         "dead_first": one["dead_after"],
         "dead_second": one["dead_before"],
         "scored": one["paired"],
@@ -192,7 +192,7 @@ def _outcome(one: Record) -> Outcome:
     """Say what a difference means, and how much of an effect went."""
     text = str(one["outcome"])
     if text == NARROWER:
-        text += f" by {1 - one['after'] / one['before']:.0%}"
+        text += f" by {percentage(1 - one['after'] / one['before'])}"
     return Outcome(text, KINDS[one["outcome"]])
 
 

@@ -50,7 +50,8 @@ def badge_of(text: str) -> Badge | None:
 def _check(found: Comparison, one: CheckChange) -> Check:
     pairs = sorted(one.judgements, key=_badness_of_both)
     known = [after or before for before, after in pairs]
-    records = [record for record in known if record is not None]
+    # The pair is in the heading: the name of its second model alone would be wrong of the first.
+    records = [{**record, "model": ""} for record in known if record is not None]
     columns, everywhere, places = places_of(found.after, records)
     lines = [_judged(found, *pair, place) for pair, place in zip(pairs, places, strict=True)]
     moved = [line for line in lines if line.before != line.after]

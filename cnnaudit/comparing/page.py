@@ -105,7 +105,7 @@ def _page(found: Comparison, findings: Sequence[Change]) -> dict[str, Any]:
         "alarms": [one.says for one in found.mismatches],
         "verdicts": [
             (
-                pair.label if len(found.models) > 1 else "",
+                pair.label if len(found.models) > 1 or pair.before != pair.after else "",
                 *map(badge_of, found.verdicts[pair.label]),
             )
             for pair in found.models

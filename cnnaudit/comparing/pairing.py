@@ -23,6 +23,7 @@ SUBJECT = ("model", "target", "technique", "image_set", "region", "metric")
 _KEYS = [*SUBJECT, "item"]
 # Columns of paired rows; no factor is called so.
 BEFORE, AFTER, IN_BOTH = "value@before", "value@after", "@both"
+_NO_VALUE = ("ineligible", "failed")
 _SHOWN = 3  # items that a message names
 
 
@@ -111,9 +112,10 @@ def _paired(before: Run, after: Run, models: Models) -> pd.DataFrame:
     of_both = rows.groupby([name for name in SUBJECT if name != "model"])[IN_BOTH].transform("any")
     known = rows[BEFORE].notna() & rows[AFTER].notna()
     ok = (first == "ok") & (second == "ok") & known
-    out = (first.fillna("ineligible") == "ineligible") & (
-        second.fillna("ineligible") == "ineligible"
-    )
+    # What is ineligible in the run that could read it is so, whatever became of the other.
+    first, second = first.fillna("ineligible"), second.fillna("ineligible")
+    no_value = first.isin(_NO_VALUE) & second.isin(_NO_VALUE)
+    out = no_value & ((first == "ineligible") | (second == "ineligible"))
     for column in (BEFORE, AFTER):
         rows[column] = np.where(ok, rows[column], np.nan)
     rows["value"] = rows[AFTER] - rows[BEFORE]
@@ -160,7 +162,9 @@ def _alone(
         alone = [name for name in names if name not in theirs[group]]
         if alone:
             word = f"{group.replace('_', ' ')}{'s' if len(alone) > 1 else ''}"
-            yield f"in the {which} run alone: {word} {', '.join(alone)}"
+            # Both runs may have a model that is paired in one of them.
+            how = "without a partner" if group == "model" else "alone"
+            yield f"in the {which} run {how}: {word} {', '.join(alone)}"
 
 
 def _pictures_alone(

@@ -89,7 +89,8 @@ def _both(found: Comparison, shown: _Shown, most: int) -> BothTiles:
 
 
 def _panel(shown: _Shown, before: Picture, after: Picture) -> Panel:
-    second = shown.tiles[1]
+    second, item = shown.tiles[1], str(after["item"])
+    title = second.full_name(after)
     labels = [second.label(kind) for _, kind in shown.kinds]
     rows = []
     sides = zip(SIDES, shown.tiles, (before, after), strict=True)
@@ -97,8 +98,8 @@ def _panel(shown: _Shown, before: Picture, after: Picture) -> Panel:
         heats = [made.heat(picture, both[number], LONGEST) for both in shown.kinds]
         rows.append((side, (made.plain(picture, LONGEST), *heats)))
     return Panel(
-        title=second.full_name(after),
-        detail=str(after["item"]),
+        title=title,
+        detail="" if item == title else item,
         corner="run",
         columns=("the picture", *labels),
         rows=tuple(rows),

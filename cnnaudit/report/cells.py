@@ -120,7 +120,7 @@ def cell(mean: Mean | None, scale: tuple[float, float], unit: str, shared: set[s
     if math.isfinite(mean.chance) and not math.isfinite(mean.lift):
         notes.append(f"chance {number(mean.chance, scale)}")
     if mean.dead > 0:
-        notes.append(f"{mean.dead:.0%} dead")
+        notes.append(f"{percentage(mean.dead)} dead")
     if "units" not in shared:
         notes.append(plural(mean.counts["units"], unit))
     if "scored" not in shared and mean.counts["scored"] != mean.counts["total"]:
@@ -145,6 +145,11 @@ def signed(value: float) -> str:
         return ""
     text = f"{value:+.2f}"
     return "±0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def percentage(share: float) -> str:
+    """Write a share in whole percent."""
+    return f"{100 * share:.0f}\u00a0%"
 
 
 def percent(value: float, scale: tuple[float, float]) -> str:

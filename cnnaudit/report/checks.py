@@ -93,7 +93,8 @@ def verdict(run: Run) -> Badge | None:
         return None
     found = list(run.summary["checks"].values())
     meaning = _MEANING.get(text, "")
-    return badge(text, f"{_counted(found)} {meaning}".strip())
+    judged = {one["model"] for one in run.judgements} - {""}
+    return badge(text, f"{_counted(found, several=len(judged) > 1)} {meaning}".strip())
 
 
 def outcomes(run: Run) -> list[Outcome]:
@@ -197,20 +198,21 @@ def places_of(
     kinds = [Variant(one["technique"], one["target"], "") for one in judgements]
     within = ["" if one["within"] == POOLED else one["within"] for one in judgements]
     levels = [one["level"] for one in judgements]
-    alone = [level for level in levels if " − " not in level]
+    named = [each for level in levels for each in level.split(" − ")]
     columns = {
         "model": [one["model"] for one in judgements],
         "technique": [variant_label(run, one, kinds) if one.technique else "" for one in kinds],
         "within": within,
         "level": levels,
     }
-    heads = {"within": run.factor_of(within), "level": run.factor_of(alone)}
-    shared = [next(iter(found)) for found in map(set, columns.values()) if len(found) == 1]
+    heads = {"within": run.factor_of(within), "level": run.factor_of(named)}
+    shared = [f"{heads.get(name, '')} {found[0]}".strip()
+              for name, found in columns.items() if len(set(found)) == 1 and found[0]]  # fmt: skip
     varied = {name: found for name, found in columns.items() if len(set(found)) > 1}
     places = [tuple(found[n] or NO_LEVEL for found in varied.values())
               for n in range(len(judgements))]  # fmt: skip
     names = tuple(heads.get(name) or name for name in varied)
-    return names, " · ".join(filter(None, shared)), places
+    return names, " · ".join(shared), places
 
 
 def badge(text: str, says: str = "") -> Badge:
@@ -234,14 +236,19 @@ def _badness_of(one: Record) -> tuple[int, float, float]:
     return badness(one["verdict"]), p, value
 
 
-def _counted(found: Sequence[str]) -> str:
-    """Say how many checks came out how: "2 of 3 checks failed; 1 passed."."""
+def _counted(found: Sequence[str], *, several: bool) -> str:
+    """Say how many checks came out how: "2 of 3 checks failed; 1 passed.".
+
+    Under several models a check has the worst of their verdicts, and others may have passed it.
+    """
     counts = Counter(found)
     ordered = sorted(counts, key=badness)
     said = [f"{counts[text]} {_SAY.get(text, text)}" for text in ordered]
+    if several and said and ordered[0] != PASS:
+        said[0] += " for at least one model"
     if len(ordered) == 1:
         whole = "The one check" if len(found) == 1 else f"All {len(found)} checks"
-        return f"{whole} {_SAY.get(ordered[0], ordered[0])}."
+        return f"{whole} {said[0].partition(' ')[2]}."
     if not said:
         return ""
     first = said[0].replace(" ", f" of {len(found)} checks ", 1)

@@ -7,12 +7,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cnnaudit.report.cells import NO_LEVEL, interval, number, place_in, probability, spaced
+from cnnaudit.report.cells import (
+    NO_LEVEL,
+    interval,
+    number,
+    percentage,
+    place_in,
+    probability,
+    spaced,
+)
 from cnnaudit.report.run import Record, Run, variant_of
 from cnnaudit.report.tables import variant_label
 from cnnaudit.types import POOLED
 
 MOST_STEPS = 4  # of the axis
+SLACK = 0.02  # of a step: an interval from −1.001 needs no axis to −2
 _OWN_ANSWER = "predicted is each image's own answer: the two sides may explain different classes"
 _REFERENCES = "in italics: references, which see no network"
 LONG_LABEL = 5  # characters
@@ -234,7 +243,8 @@ def _notes(one: Record) -> list[str]:
     notes = []
     for which in ("first", "second"):
         if one[f"dead_{which}"] > 0:
-            notes.append(f"{one[f'dead_{which}']:.0%} dead at {one[f'{which}_level']}")
+            dead = percentage(one[f"dead_{which}"])
+            notes.append(f"{one[f'{which}_level']}: {dead} dead")
     if one["scored"] != one["eligible"]:
         notes.append(f"{one['scored']:.0f} of {one['eligible']:.0f} images")
     return notes
@@ -268,10 +278,11 @@ def _ticks(records: Iterable[Record]) -> list[float]:
     low, high = min(known), max(known)
     if high <= low:
         low, high = -1.0, 1.0
-    rough = (high - low) / MOST_STEPS
+    rough = (1 - SLACK) * (high - low) / MOST_STEPS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next((power * n for n in (1, 2, 5) if power * n >= rough), power * 10)
-    return [n * step for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    first, last = math.floor(low / step + SLACK), math.ceil(high / step - SLACK)
+    return [n * step for n in range(first, last + 1)]
 
 
 def _labelled(ticks: Sequence[float]) -> list[Tick]:

@@ -16,6 +16,7 @@ from cnnaudit.report.cells import (
     count_of,
     number,
     percent,
+    percentage,
     place_in,
     plural,
     signed,
@@ -243,7 +244,7 @@ def _baseline(run: Run, name: str, one: Record) -> Entry:
 
 def _dead(one: Record) -> Entry:
     known = math.isfinite(one["dead"])
-    return Entry(f"{one['dead']:.0%}" if known else NO_LEVEL, _key(one["dead"]))
+    return Entry(percentage(one["dead"]) if known else NO_LEVEL, _key(one["dead"]))
 
 
 def _units(run: Run, one: Record) -> Entry:
@@ -305,7 +306,7 @@ def _tallies(run: Run) -> Iterator[Tally]:
 def _rests_on(records: Sequence[Record]) -> str:
     """Say how many rows rest on every image, on some, and on none."""
     found = [_statuses(one).split()[0] for one in records]
-    kinds = {"all": "on every image", "some": "on some of them", "no": "on none"}
+    kinds = {"all": "on every image", "some": "on some of them", "no": "on no image"}
     parts = [f"{found.count(key):,} {said}" for key, said in kinds.items() if key in found]
     return f"{plural(len(found), 'row')}: {', '.join(parts)}" if found else ""
 

@@ -61,6 +61,7 @@ def audit_page(run: Run, pages: Mapping[str, str] = MappingProxyType({})) -> dic
         "pages": pages,
         "cells": run.manifest["cells"],
         "failed": plural(int(run.summary["counts"].get("failed", 0)), "number"),
+        "scored": bool(run.summary["counts"].get("ok")),
         "asked": f"{sum(run.summary['counts'].values()):,}",
         "outcomes": outcomes(run),
         "checks": checks(run),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnaudit.report.agreement import correlation_cell, mean_of
-from cnnaudit.report.cells import NO_LEVEL, Cell, coverage
+from cnnaudit.report.cells import NO_LEVEL, Cell, coverage, percentage
 from cnnaudit.report.run import Record, Run
 from cnnaudit.report.tables import Row, Table
 
@@ -63,8 +63,8 @@ def _table(run: Run, image_set: str, records: Sequence[Record]) -> Table:
 
 def _reached(one: Record) -> str:
     """Name the lowest layer that is random, and how much of the network is."""
-    share = math.floor(100 * one["share"])  # 100 is all of it
-    return f"{one['layers'].rpartition(' … ')[2]} ({share}%)"
+    share = percentage(math.floor(100 * one["share"]) / 100)  # 100 % is all of it
+    return f"{one['layers'].rpartition(' … ')[2]} ({share})"
 
 
 def _label(run: Run, technique: str, target: str, *, among: set[str]) -> str:

@@ -272,12 +272,18 @@ def _has_facet(grid: Record) -> bool:
     return not {grid["rows"], grid["cols"]}.isdisjoint(FACETS)
 
 
+def latest_run(folder: Path) -> str:
+    """Say which run of a folder of runs is the latest, "" if there is none."""
+    runs = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+    return f"; its latest run is {folder / runs[-1]}" if runs else ""
+
+
 def load(folder: Path) -> Run:
     """Read a run directory; raise AuditError naming the file that is missing or damaged."""
     if not (folder / "manifest.json").exists():
-        runs = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
-        latest = f"; its latest run is {folder / runs[-1]}" if runs else ""
-        raise AuditError(f"{folder} is no run directory: it has no manifest.json{latest}")
+        raise AuditError(
+            f"{folder} is no run directory: it has no manifest.json{latest_run(folder)}"
+        )
     check_no_link(folder)
     manifest = read_json(folder / "manifest.json")
     store = folder / str(manifest["store"])  # an absolute one replaces the folder

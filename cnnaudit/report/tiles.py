@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cnnaudit import figures
-from cnnaudit.report.cells import STATUSES, levels_label, number, plural
+from cnnaudit.report.cells import STATUSES, levels_label, number, percentage, plural
 from cnnaudit.report.prediction import Image, Prediction, inline, prediction, strongest
 from cnnaudit.report.run import Run, Subject, Variant, variant_of
 from cnnaudit.report.tables import variant_label, variants
@@ -188,7 +188,7 @@ class Tiles:
         if region is None:
             return Tile(None, label, "no region: the heatmap is the same everywhere")
         alt = f"Interesting region of {label} in {picture['item']} ({self.name(picture)})"
-        share = f"{region.share:.0%}" if region.share >= 0.005 else "< 1%"
+        share = percentage(region.share) if region.share >= 0.005 else "<\u00a01\u00a0%"
         share += " of the picture"
         return Tile(inline(region.crop, f"{alt}: {share}", QUALITY), label, share)
 

@@ -95,13 +95,14 @@
 
   async function show() {
     const one = picture(), shown = heatmap(), asked = `${now.picture}.${now.heatmap}`;
+    // Before anything is waited for: the dialog opens under this name, and steps are read out.
+    at("title").textContent = shown ? shown.label : "The picture";
+    at("what").textContent = [one.name, one.model, one.imageSet, shown?.layer].filter(Boolean).join(" · ");
     const chosen = one.regions.find((region) => region.name === controls.region.value);
     const map = shown?.map ? await grey(shown.map) : null;
     const mask = chosen ? await grey(chosen.mask) : null;
     if (asked !== `${now.picture}.${now.heatmap}`) return; // another one was asked for meanwhile
     Object.assign(now, { map, mask });
-    at("title").textContent = shown ? shown.label : "The picture";
-    at("what").textContent = [one.name, one.model, one.imageSet, shown?.layer].filter(Boolean).join(" · ");
     photo.src = card(now.picture).querySelector("img").src;
     photo.alt = "";
     at("stage").ariaLabel = `${at("title").textContent} over ${one.item}`;
@@ -163,9 +164,10 @@
 
   function ramp() {
     const values = Uint8Array.from({ length: 256 }, (_, place) => place);
-    const table = tables[controls.colours.value];
-    const bar = dialog.querySelector(".ramp");
-    paint(bar, { width: 256, height: 1, values }, (value) => [...table.slice(3 * value, 3 * value + 3), 255]);
+    const table = tables[controls.colours.value], opacity = controls.opacity.value;
+    const overGrey = (part) => Math.round(opacity * part + (1 - opacity) * 127); // as in the page's tiles
+    paint(dialog.querySelector(".ramp"), { width: 256, height: 1, values }, (value) =>
+      [...table.slice(3 * value, 3 * value + 3).map(overGrey), 255]);
   }
 
   function list(place, scores) {
@@ -233,13 +235,13 @@
     const kinds = places(picture().heatmaps), wanted = place ?? now.heatmap;
     now.heatmap = kinds.includes(wanted) ? wanted : kinds[0];
     offerRegions();
+    show();
     if (!dialog.open) {
       at("stage").prepend(photo);
       dialog.showModal();
     }
     const one = picture(), sameStrip = before?.item === one.item && before?.imageSet === one.imageSet;
     if (sameStrip && at("others").hasChildNodes()) mark(); else others();
-    show();
   }
 
   function offerRegions() {
@@ -295,7 +297,10 @@
     const button = event.target.closest("button");
     if (event.target === dialog || event.target.matches("a, [data-close]")) dialog.close();
     else if (button?.dataset.step) step(button.dataset.step, Number(button.dataset.by));
-    else if (button?.dataset.look) look(button.dataset.look);
+    else if (button?.dataset.look) {
+      look(button.dataset.look);
+      at("stage").scrollIntoView({ block: "nearest" }); // what was chosen may be above the window
+    }
   });
 
   controls.colours.replaceChildren(...Object.keys(tables).map((name) => element("option", name)));
