@@ -32,7 +32,11 @@ def make_query(
     most = sys.maxsize  # variants that the memory takes at once, as far as is known
 
     def query(images: Tensor, spec: PassSpec) -> Signals:
-        return run(images, weights.repeat(len(images) // len(weights), 1), spec)
+        b = len(weights)
+        variants, more = divmod(len(images), b)
+        if more or not variants:
+            raise ValueError(f"query got {len(images)} images, V·B are expected where B is {b}")
+        return run(images, weights.repeat(variants, 1), spec)
 
     def run(images: Tensor, own: Tensor, spec: PassSpec) -> Signals:
         nonlocal most

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
-from cnnaudit.types import AuditError
+from cnnaudit.types import ANY_ERROR, AuditError
 
 _MISSING: Any = object()
 
@@ -207,8 +207,11 @@ def bind(function: Callable[..., Any], parameters: Mapping[str, Any], where: str
     accepted = parameters_of(function)
     for name in parameters:
         if name not in accepted:
-            raise AuditError(f"{where}.{name}: {unknown(name, accepted, 'parameter')}")
-    kinds = _types(function)
+            said = unknown(name, accepted, "parameter")
+            if name in inspect.signature(function).parameters:
+                said += f"; of {function.__name__} it must stand after a * to be one"
+            raise AuditError(f"{where}.{name}: {said}")
+    kinds = _types(function, where)
     bound = {}
     for name, parameter in accepted.items():
         value = parameters.get(name, parameter.default)
@@ -236,13 +239,18 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def _types(function: Callable[..., Any]) -> dict[str, Any]:
-    lacking = {"Tensor": object, "nn": _NoTorch}  # torch is not imported for this
-    return get_type_hints(function, localns=lacking, include_extras=True)
-
-
-class _NoTorch:
-    Module = object
+def _types(function: Callable[..., Any], where: str) -> dict[str, Any]:
+    """Return the types of what a config may set; of the others torch would be imported."""
+    accepted = parameters_of(function).items()
+    said = {name: p.annotation for name, p in accepted if p.annotation is not p.empty}
+    known = inspect.unwrap(function).__globals__
+    try:
+        return get_type_hints(types.SimpleNamespace(__annotations__=said), known, None, True)
+    except ANY_ERROR as error:  # somebody's annotation may be anything
+        raise AuditError(
+            f"{where}: the annotations of {function.__name__} cannot be read "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def _fits(value: Any, annotation: Any) -> bool:
@@ -256,7 +264,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return value in parts
     if kind in (Union, types.UnionType):
         return any(_fits(value, part) for part in parts)
-    if kind is list:
+    if kind is list and parts:
         return isinstance(value, list) and all(_fits(one, *parts) for one in value)
     if isinstance(value, bool):
         return kind is bool
@@ -264,7 +272,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-_WORDS |= {dict: "a set of keys", type(None): "null"}
+_WORDS |= {dict: "a set of keys", list: "a list", type(None): "null"}
 
 
 def _say(annotation: Any) -> str:
@@ -275,6 +283,6 @@ def _say(annotation: Any) -> str:
         return f"one of {', '.join(map(str, parts))}"
     if kind in (Union, types.UnionType):
         return " or ".join(map(_say, parts))
-    if kind is list:
+    if kind is list and parts:
         return f"a list, each {_say(parts[0])}"
-    return _WORDS[kind]
+    return _WORDS.get(kind, f"of the type {kind.__name__}")

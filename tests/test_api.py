@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from threading import get_ident
+from typing import Any, get_overloads
 
 import numpy as np
 import pandas as pd
@@ -36,6 +39,16 @@ def test_all_that_is_public_is_there() -> None:
         _ = cnnaudit.nonsense
 
 
+def test_tab_completion_finds_what_is_public() -> None:
+    code = "import cnnaudit; assert set(cnnaudit.__all__) <= set(dir(cnnaudit))"
+    assert python("-c", code, cwd=RUN.parent).returncode == 0  # before anything was asked for
+
+
+def test_a_type_checker_knows_one_technique_from_several() -> None:
+    said = [one.__annotations__["return"] for one in get_overloads(cnnaudit.explain)]
+    assert said == ["Tensor", "dict[str, Tensor]"]
+
+
 def test_techniques_can_be_listed_whatever_was_imported_before() -> None:
     """The package of this name is the function as well, and comes with the first import of it."""
     code = "import cnnaudit; n = [len(cnnaudit.techniques()) for _ in range(2)]; assert min(n) > 20"
@@ -50,6 +63,11 @@ def test_explaining_and_scoring_give_the_runners_numbers(
     outcome = run_audit(audit, Invocation("test", [], ""))
     run = cnnaudit.load_run(outcome.run_dir)
     assert run.verdict == "NOT MEASURED"
+    assert re.fullmatch(r"FinishedRun\(verdict: NOT MEASURED, rows: \d+ × \d+, .*\)", repr(run))
+    assert run == run
+    assert run != cnnaudit.load_run(outcome.run_dir)
+    with pytest.raises(AuditError, match=f"no finished run.*latest run is {outcome.run_dir}"):
+        cnnaudit.load_run(outcome.run_dir.parent)
     for name in ("model", "technique", "region", "metric"):
         assert set(run.summary[name]) == set(run.rows[name])
     spec = audit.models[0]
@@ -97,6 +115,25 @@ def test_one_technique_gives_its_maps_and_leaves_the_model_alone(resnet: torch.n
     assert maps.shape == (2, 40, 48)
     assert resnet.training
     assert all(p.requires_grad and p.grad is None for p in resnet.parameters())
+
+
+def test_threads_that_share_a_network_are_answered_in_turn(resnet: torch.nn.Module) -> None:
+    """Hooks of one would see the passes of another, and the network would keep the wrong mode."""
+    resnet.train()
+    images, passing = torch.randn(2, 3, 32, 32), []
+    resnet.conv1.register_forward_pre_hook(lambda *_: passing.append(get_ident()))
+
+    def explained(_: int) -> torch.Tensor:
+        return cnnaudit.explain(resnet, images, "grad_cam", layer="layer4", target=1)
+
+    expected = explained(0)
+    each = len(passing)
+    with ThreadPoolExecutor(4) as pool:
+        for maps in pool.map(explained, range(8)):
+            torch.testing.assert_close(maps, expected)
+    turns = [passing[start : start + each] for start in range(0, len(passing), each)]
+    assert [len(set(turn)) for turn in turns] == [1] * 9
+    assert resnet.training
 
 
 @pytest.mark.parametrize("by_name", [False, True])
@@ -181,6 +218,9 @@ def test_scores_of_every_status() -> None:
         ({"technique": "kernels"}, "technique: 'kernels' shows a network's own filters"),
         ({"technique": "robot"}, "technique: 'robot' is a choice in configs, for one or several"),
         ({"technique": {"saliency": {"reduc": "sum"}}}, "technique.saliency.reduc: 'reduc'"),
+        ({"technique": None}, "^technique: None is no name, no list of names and no names with"),
+        ({"technique": {"saliency": None}}, "^technique.saliency: None is not a set of keys"),
+        ({"technique": "saliency", "score_from": 3}, "^score_from: '3' is no module of the model"),
     ],
 )
 def test_mistakes_are_said(resnet: torch.nn.Module, arguments: dict, message: str) -> None:
@@ -193,6 +233,42 @@ def test_arrays_of_numpy_are_scored_as_tensors_are() -> None:
     expected = cnnaudit.score(maps, masks)
     pd.testing.assert_frame_equal(cnnaudit.score(maps.numpy(), masks.numpy()), expected)
     pd.testing.assert_frame_equal(cnnaudit.score(maps, [*masks.numpy()]), expected)
+    backwards = maps.flip(1).numpy()[:, ::-1]  # as from OpenCV: strides below 0
+    pd.testing.assert_frame_equal(cnnaudit.score(backwards, masks.byte().numpy() * 255), expected)
+
+
+def test_numbers_of_numpy_are_parameters_as_pythons_are(resnet: torch.nn.Module) -> None:
+    maps = cnnaudit.explain(resnet, torch.randn(1, 3, 32, 32), layer=np.int64(1), upsample=False)
+    assert maps.shape == (1, 16, 16)
+    cnnaudit.score(maps, [None], "pointing_game", tolerance=np.int64(1))
+    cnnaudit.score(maps, [None], {"pointing_game": {"tolerance": np.int64(1)}})
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (
+            torch.rand(1, 4, 4),
+            r"^masks\[0\]: it has several values beside 0; bool is expected, or 0",
+        ),
+        (torch.full((1, 4, 4), torch.nan), r"^masks\[0\]: it has several values beside 0"),
+        ([Image.new("L", (4, 4))], r"^masks\[0\]: a Image; a tensor or an array of numbers is exp"),
+        (torch.ones(4, 4), r"^masks: shape \(4, 4\), \(B, H, W\) is expected"),
+        (3, r"^masks: 3; \(B, H, W\) is expected, or a list with None for some images"),
+    ],
+)
+def test_what_no_masks_are_is_refused(masks: Any, message: str) -> None:
+    """As in the file of a mask, several values are a label map, or a mask resized smoothly."""
+    with pytest.raises(AuditError, match=message):
+        cnnaudit.score(torch.rand(1, 4, 4), masks)
+    with pytest.raises(AuditError, match=r"^maps: a list; a tensor or an array of numbers is exp"):
+        cnnaudit.score([torch.rand(4, 4)], masks)  # type: ignore[arg-type]
+
+
+def test_numbers_are_numbers_also_where_there_is_none() -> None:
+    for maps, masks in ((torch.rand(2, 4, 4), [None, None]), (torch.rand(0, 4, 4), [])):
+        table = cnnaudit.score(maps, masks)
+        assert [*table.dtypes[["value", "chance", "lift"]]] == ["float64"] * 3
 
 
 @pytest.mark.parametrize(
@@ -211,6 +287,11 @@ def test_arrays_of_numpy_are_scored_as_tensors_are() -> None:
             "images: torch.float16 on cpu; the network is torch.floa",
         ),
         (torch.tensor([0, torch.nan]).expand(1, 3, 4, 2), r"images\[0\]: it holds NaN or infinity"),
+        (np.array([None]), "images: a ndarray; a tensor or an array of numbers is expected"),
+        (
+            torch.zeros(1, 64, 64, 3),
+            r"images: the model does not accept an input of shape \(1, 64, 64, 3\) .* channels",
+        ),
     ],
 )
 def test_what_no_preprocessed_images_are_is_refused(

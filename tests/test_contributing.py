@@ -14,6 +14,7 @@ from cnnaudit.metrics import OVERLAP
 from cnnaudit.models import build_model
 from cnnaudit.rows import collect_rows
 from cnnaudit.techniques import TECHNIQUES
+from tests.processes import loads
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -31,6 +32,7 @@ def test_a_recipe_gives_numbers(
     overrides: list[str],
     tmp_path: Path,
 ) -> None:
+    assert not loads({"torch"}, f"exec({_block('python', kind)!r})")
     before = set(registry)
     config = tmp_path / "conf" / kind
     config.mkdir(parents=True)

@@ -279,6 +279,50 @@ def test_a_technique_that_gives_no_heatmaps_fails_alone(project: Path) -> None:
         assert mine.reason.str.startswith(reason).all(), [*mine.reason]
 
 
+METRICS = {  # name → what it does with an overlay `o` of two images, and what is wrong with it
+    "hits_one": (
+        "o.share[:1]",
+        "ValueError: hits_one returned a Tensor (1,), expected: a tensor (2,",
+    ),
+    "means_all": (
+        "float(o.share.mean())",
+        "ValueError: means_all returned a float, expected: a ten",
+    ),
+    "raises": ("o.shares", "AttributeError: 'Overlay' object has no attribute 'shares'"),
+    "blackens": (
+        "o.heatmaps.zero_().sum((1, 2))",
+        "ValueError: blackens wrote into its overlay; it",
+    ),
+    "spoils": (
+        "o.positive.fill_(1).sum((1, 2))",
+        "ValueError: spoils wrote into its overlay; it m",
+    ),
+}
+BAD_METRIC = """
+from cnnaudit.metrics.registry import overlap_metric
+
+@overlap_metric(title="{name}", meaning="none", chance=lambda o: None)
+def {name}(o):
+    return {returned}
+"""
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_that_cannot_measure_is_said_before_anything_is_computed(
+    project: Path, name: str
+) -> None:
+    """One that writes into what all of them share would change the numbers of the others."""
+    returned, reason = METRICS[name]
+    with (project / "my_package/maps.py").open("a") as file:
+        file.write(BAD_METRIC.format(name=name, returned=returned))
+    (project / "conf/metric").mkdir()
+    (project / f"conf/metric/{name}.yaml").write_text(f"{name}: {{uses: {name}, region: mask}}\n")
+    result = _run(project, *ARGUMENTS, "allow_code=true", f"metric=[{name},mass_in_mask]")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: metric.{name}: {name} fails ({reason}"), result.stderr
+    assert not (project / "outputs/audit").exists()
+
+
 def _more_pictures(project: Path) -> None:
     for name in "bc":
         Image.effect_noise((40, 32), 60).convert("RGB").save(project / f"photos/{name}.png")

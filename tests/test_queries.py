@@ -56,6 +56,13 @@ def test_variants_come_variant_by_variant_and_keep_their_images_target(images: T
     assert signals.input_gradients == {}
 
 
+@pytest.mark.parametrize("n", [0, 2, 4])
+def test_variants_are_of_the_whole_batch(images: Tensor, n: int) -> None:
+    query = make_query(Limited(), None, torch.eye(5)[:3])
+    with pytest.raises(ValueError, match=f"query got {n} images, V·B are expected where B is 3"):
+        query(images.repeat(2, 1, 1, 1)[:n], PassSpec())
+
+
 @pytest.mark.parametrize("limit", [1, 2, 5, 11])
 def test_out_of_memory_halves_the_variants_and_changes_nothing(images: Tensor, limit: int) -> None:
     weights, variants = (

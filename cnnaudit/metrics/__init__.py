@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnaudit.metrics import behaviour, channels, faithfulness, overlap
 from cnnaudit.metrics.registry import (
@@ -265,11 +265,33 @@ def _measure_on_masks(
     overlay, shares = _overlay(heatmaps, masks, kept)
     rows = [shares]
     for spec in metrics:
-        metric = OVERLAP[spec.uses]
+        metric, before = OVERLAP[spec.uses], _versions(overlay)
         chances = metric.chance(overlay, **spec.parameters)
-        rows.append(metric.compute(overlay, **spec.parameters))
-        rows.append(shares.new_full(shares.shape, math.nan) if chances is None else chances)
-    return torch.stack([row.to(shares) for row in rows])
+        rows.append(_of_each(metric.compute(overlay, **spec.parameters), shares, spec.uses))
+        missing = shares.new_full(shares.shape, math.nan)
+        rows.append(missing if chances is None else _of_each(chances, shares, spec.uses))
+        if _versions(overlay) != before:
+            raise ValueError(f"{spec.uses} wrote into its overlay; it must work on a clone")
+    return torch.stack(rows)
+
+
+def _of_each(returned: Any, shares: Tensor, whose: str) -> Tensor:
+    """Return what a metric or its chance level gave of each image, if it is (n,) as `shares`."""
+    import torch
+
+    if isinstance(returned, torch.Tensor) and returned.shape == shares.shape:
+        return returned.to(shares)
+    shape = f" {tuple(returned.shape)}" if hasattr(returned, "shape") else ""
+    raise ValueError(
+        f"{whose} returned a {type(returned).__name__}{shape}, "
+        f"expected: a tensor {tuple(shares.shape)}"
+    )
+
+
+def _versions(overlay: Overlay) -> list[int]:
+    """Return how often what all metrics share has been written into, as torch counts it."""
+    shared = (overlay.heatmaps, overlay.masks, overlay.positive, overlay.area)
+    return [tensor._version for tensor in shared]
 
 
 def _overlay(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnaudit.metrics.ranking import Ranking, rank
 
@@ -118,6 +118,13 @@ BEHAVIOUR: dict[str, BehaviourMetric] = {}
 CHANNELS: dict[str, ChannelMetric] = {}
 
 
+def _is_anothers(
+    known: OverlapMetric | FaithfulnessMetric | None, compute: Callable[..., Any]
+) -> bool:
+    """Say whether a name is taken by another module: the same one may run again, as a cell does."""
+    return known is not None and known.compute.__module__ != compute.__module__
+
+
 def overlap_metric(
     *,
     title: str,
@@ -131,11 +138,12 @@ def overlap_metric(
     """Register a function ``(overlay, *, parameters) -> (B,)`` under its own name.
 
     `chance` takes the same arguments and gives the chance level, or None where there is none.
+    Neither may write into the overlay, which all metrics share. Both are tried before a run.
     """
 
     def register(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
         name = compute.__name__
-        if name in OVERLAP or name in FAITHFULNESS:
+        if name in FAITHFULNESS or _is_anothers(OVERLAP.get(name), compute):
             raise ValueError(f"a metric named {name!r} is registered already")
         OVERLAP[name] = OverlapMetric(
             compute, chance, title, meaning, bounds, binary, higher_is_better, version
@@ -155,7 +163,7 @@ def faithfulness_metric(
         compute: Callable[..., tuple[Tensor, Tensor]],
     ) -> Callable[..., tuple[Tensor, Tensor]]:
         name = compute.__name__
-        if name in FAITHFULNESS or name in OVERLAP:
+        if name in OVERLAP or _is_anothers(FAITHFULNESS.get(name), compute):
             raise ValueError(f"a metric named {name!r} is registered already")
         FAITHFULNESS[name] = FaithfulnessMetric(
             compute, title, meaning, endless, higher_is_better, version

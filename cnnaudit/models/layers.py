@@ -85,7 +85,7 @@ def check_model(model: Any, where: str) -> None:
 def check_score_from(model: nn.Module, score_from: str | None, where: str) -> None:
     """Raise AuditError listing the modules where `score_from` names none."""
     paths = [path for path, _ in model.named_modules() if path]
-    path = score_from and score_from.partition(":")[0]
+    path = score_from and str(score_from).partition(":")[0]
     if path is not None and path not in paths:
         raise AuditError(
             f"{where}: {path!r} is no module of the model; allowed are {', '.join(paths) or 'none'}"

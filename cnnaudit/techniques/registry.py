@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from cnnaudit.sections import parameters_of
 from cnnaudit.types import Needs, PassSpec, Signals
 
 if TYPE_CHECKING:
@@ -83,8 +84,11 @@ def technique(
 
     def register(compute: Callable[..., Any]) -> Callable[..., Any]:
         name = compute.__name__
-        if name in TECHNIQUES:
+        known = TECHNIQUES.get(name)
+        if known and known.compute.__module__ != compute.__module__:  # a notebook's cell runs again
             raise ValueError(f"a technique named {name!r} is registered already")
+        if needs.layer and "layer" not in parameters_of(compute):
+            raise TypeError(f"{name} needs a layer: it must take one by keyword, *, layer: str")
         TECHNIQUES[name] = Technique(
             compute, needs, title, citation, version, gives, diagnostics or {}, check, library
         )

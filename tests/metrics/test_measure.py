@@ -254,3 +254,13 @@ def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="'auc' is registered already"):
         behaviour_metric(task=TASK, title="", meaning="", higher_is_better=True)(auc)
     assert OVERLAP["mass_in_mask"].compute is not mass_in_mask
+
+
+def test_a_notebooks_cell_may_register_its_metric_again() -> None:
+    for _ in range(2):
+
+        @overlap_metric(title="", meaning="", chance=lambda overlay: overlay.share)
+        def own(overlay):
+            raise NotImplementedError
+
+    assert OVERLAP.pop("own").compute is own

@@ -331,6 +331,26 @@ def test_a_name_is_registered_once() -> None:
             raise NotImplementedError
 
 
+def test_a_notebooks_cell_may_register_its_technique_again() -> None:
+    for _ in range(2):
+
+        @technique(needs=Needs(), title="", citation="")
+        def own(signals):
+            raise NotImplementedError
+
+    assert TECHNIQUES.pop("own").compute is own
+
+
+def test_what_needs_a_layer_takes_one() -> None:
+    with pytest.raises(
+        TypeError, match=r"^deep needs a layer: it must take one by keyword, \*, lay"
+    ):
+
+        @technique(needs=Needs(layer=True), title="", citation="")
+        def deep(signals):
+            raise NotImplementedError
+
+
 # --- identities -----------------------------------------------------------------------------------
 
 
