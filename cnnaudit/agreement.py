@@ -25,7 +25,7 @@ from cnnaudit.models.preprocessing import frame_box
 from cnnaudit.specs import AgreementSpec, AuditSpec, ContrastSpec
 from cnnaudit.statistics import estimate, unit_ranks
 from cnnaudit.store import Store, cell_key, digest_list
-from cnnaudit.types import MAPS_FILE, MAPS_OF_FILE, POOLED, Cell, ImageSet, Item
+from cnnaudit.types import MAPS_FILE, MAPS_OF_FILE, POOLED, AuditError, Cell, ImageSet, Item
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -276,7 +276,11 @@ class _Ranks:
 
     def _open(self, key: str) -> tuple[dict[str, int], NDArray[np.float16]]:
         items = json.loads(self._store.read(key, MAPS_OF_FILE))
-        maps = np.load(self._store.path(key, MAPS_FILE), mmap_mode="r")
+        path = self._store.path(key, MAPS_FILE)
+        try:
+            maps = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise AuditError(f"{path} cannot be read ({error}); run the audit again") from error
         return {item: index for index, item in enumerate(items)}, maps
 
     def _common_part(

@@ -28,12 +28,12 @@ from cnnaudit.metrics.readout import Readout
 from cnnaudit.metrics.truths import check_truth, without_truth
 from cnnaudit.models import ModelFacts, choose_device, resolve_model
 from cnnaudit.plan import Plan, make_plan, requests_of
-from cnnaudit.printable import printable
 from cnnaudit.progress import Status, progress, reported
 from cnnaudit.results import read_results, write_results
+from cnnaudit.run_log import logged
 from cnnaudit.specs import AuditSpec, MetricSpec, ModelSpec
 from cnnaudit.store import Store, check_writable, digest_json, write_atomically, write_json
-from cnnaudit.types import RUN_SCHEMA, AuditError, Device, HeatmapRequest, ImageSet
+from cnnaudit.types import ANY_ERROR, RUN_SCHEMA, AuditError, Device, HeatmapRequest, ImageSet
 from cnnaudit.verdicts import told
 
 if TYPE_CHECKING:
@@ -295,16 +295,20 @@ def _check_truths(
 
 
 def _check_metrics(metrics: Sequence[MetricSpec]) -> None:
-    """Try every metric's parameters on a small heatmap, before hours of work depend on them."""
+    """Try every metric on two small heatmaps, before hours of work depend on it."""
     import torch
 
-    heatmap, mask = torch.eye(4)[None], torch.eye(4, dtype=torch.bool)
+    heatmap, mask = torch.eye(32), torch.eye(32, dtype=torch.bool)
     for metric in metrics:
         try:
             if metric.region:
-                measure_overlap(heatmap, [mask], [metric], Readout())
+                measure_overlap(torch.stack([heatmap] * 2), [mask] * 2, [metric], Readout())
         except AuditError as error:
             raise AuditError(f"metric.{metric.name}.{error}") from error
+        except ANY_ERROR as error:  # somebody's metric may raise anything
+            raise AuditError(
+                f"metric.{metric.name}: {metric.uses} fails ({type(error).__name__}: {error})"
+            ) from error
 
 
 def _manifest(
@@ -351,32 +355,6 @@ def _make_run_dir(audit: AuditSpec, invocation: Invocation) -> Path:
             raise AuditError(f"output_dir: cannot make {run_dir} ({error.strerror})") from error
         return run_dir
     raise AuditError(f"output_dir: {parent} is full of runs of this second")
-
-
-class _Printable(logging.Formatter):
-    """Logs are read on terminals, which names in them must not steer."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
-
-
-@contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """Write what the package logs into a file, and warnings too: torch names what may vary."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
-    loggers = [logging.getLogger("cnnaudit"), logging.getLogger("py.warnings")]
-    for logger in loggers:
-        logger.setLevel(logging.INFO)  # Hydra leaves the root's level where it hears no warning
-        logger.addHandler(handler)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        for logger in loggers:
-            logger.removeHandler(handler)
-        handler.close()
 
 
 def relative(path: Path, start: Path) -> str:

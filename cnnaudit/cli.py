@@ -68,25 +68,28 @@ _USAGES = {
     "report": """\
 cnnaudit report RUN_DIR [KEY=VALUE …]
 
-Make the report of a run again, from its results. Of a run in shards (outputs/robot/…-shards), once
-all are done, join them, judge, and make its report; only there keys of it may be set anew, and code
-of your own needs allow_code=true.
+Make the report of a run again, from its results.
+
+Of a run in shards (outputs/robot/…-shards): once all shards are done, join them, judge, and make
+the report. Only here may keys be set anew (gate=true); a run with code of your own needs
+allow_code=true.
 """,
     "reproduce": """\
 cnnaudit reproduce RUN_DIR [KEY=VALUE …]
 
-Compute a run again from scratch, keep nothing, and say which cells agree, sanity curves and
-agreement among them, and what else is different now. Keys of its config may be set anew
-(device=cpu); a run with code of your own needs allow_code=true. Relative paths of its config begin
-where this command runs.
+Compute a run again from scratch, without the store, and keep nothing. Say which cells agree (a
+cell is what one technique gives for a part of the pictures; sanity curves and agreement count,
+too), and what is different now in the environment. Keys of its config may be set anew (device=cpu);
+a run with code of your own needs allow_code=true. Relative paths in its config begin where this
+command runs.
 
 Exit codes: 0 every cell agrees; 1 one does not, or an error.
 """,
     "init": """\
 cnnaudit init FOLDER
 
-Write FOLDER/conf, a commented config, and FOLDER/images/manifest.csv, an empty manifest, to start
-from, and say what to do next. What is there already is not overwritten.
+Write a commented config, FOLDER/conf, and an empty manifest, FOLDER/images/manifest.csv, to start
+from, and say what to do next. Nothing is written if one of the files is there already.
 """,
 }
 
@@ -97,6 +100,7 @@ _NOT_WRITTEN = (errno.ENOSPC, errno.EIO)  # of standard output: its file is full
 
 def main(arguments: Sequence[str] = ()) -> NoReturn:
     """Run the command that the process was called with; `arguments` stand before its own."""
+    _open_what_is_closed()
     # Arrow's own allocators would keep the memory of millions of rows, which is needed only once.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     # How schedulers, containers and closed terminals ask a process to end: as Ctrl-C does. What is
@@ -119,7 +123,10 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
         _let_go(sys.stdout)
         sys.exit(ERROR)
     except OSError as error:
-        if error.errno not in _NOT_WRITTEN or error.filename is not None:
+        if error.filename is not None:
+            _say(f"error: {error.filename}: {error.strerror}")
+            sys.exit(ERROR)
+        if error.errno not in _NOT_WRITTEN:
             raise
         _let_go(sys.stdout)
         _say(f"error: what there is to say cannot be written ({error.strerror})")
@@ -175,7 +182,18 @@ def _run(audit: AuditSpec, invocation: Invocation) -> int:
     if audit.executor.shards > 1:
         last = audit.executor.shards - 1
         raise AuditError(f"executor.shard: say which one is to be computed here, 0 to {last}")
-    return _announce(audit, run_audit(audit, invocation))
+    outcome = run_audit(audit, invocation)
+    _say_default(audit, invocation)
+    return _announce(audit, outcome)
+
+
+def _say_default(audit: AuditSpec, invocation: Invocation) -> None:
+    """Say where choices come from that nobody made, if some of them are about other pictures."""
+    if audit.left_out and not any(text.startswith("experiment=") for text in invocation.overrides):
+        _say(
+            "experiment=robot, the default, chooses models, techniques and checks beside pictures; "
+            "experiment=none leaves out what it chooses"
+        )
 
 
 def _run_shard(audit: AuditSpec, invocation: Invocation) -> int:
@@ -223,7 +241,7 @@ def _plan(rest: Sequence[str]) -> int:
     return with_hydra(partial(_show_plan, explains), overrides)
 
 
-def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int:
+def _show_plan(explains: bool, audit: AuditSpec, invocation: Invocation) -> int:
     from cnnaudit.audit import prepare
     from cnnaudit.cost import say_cost, say_work
     from cnnaudit.executors import device_here
@@ -234,6 +252,7 @@ def _show_plan(explains: bool, audit: AuditSpec, _invocation: Invocation) -> int
     from cnnaudit.shards import share_of
 
     ready = prepare(audit)
+    _say_default(audit, invocation)
     for text in ready.audit.left_out:
         _say(f"left out: {text}")
     plan = ready.plan
@@ -383,6 +402,14 @@ def _say(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
     except OSError:
         _let_go(sys.stderr)
+
+
+def _open_what_is_closed() -> None:
+    """Put nothing where the caller has closed a stream, or the store's next file would be it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8", errors="replace"))
 
 
 def _let_go(output: IO[str]) -> None:

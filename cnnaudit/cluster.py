@@ -127,7 +127,7 @@ class _Team:
                 if first := waiting.take():
                     self.give(self.hire(), first, kind)
             while self.work:
-                (answer,), _ = self.ray.wait(list(self.work), num_returns=1)
+                answer = self.first()
                 actor, job = self.work.pop(answer)
                 try:
                     kind.finish(job, self.answered(answer))
@@ -146,6 +146,17 @@ class _Team:
         finally:
             for actor, _ in self.work.values():
                 self.ray.kill(actor)
+
+    def first(self) -> Any:
+        """Wait for the first answer; raise AuditError if nobody is left who could give one."""
+        while True:
+            if answers := self.ray.wait([*self.work], num_returns=1, timeout=_PATIENCE)[0]:
+                return answers[0]
+            if not any(node["Alive"] for node in self.ray.nodes()):
+                raise AuditError(
+                    "executor: no machine of the cluster is left; what was finished is in the "
+                    "store, the same command continues"
+                )
 
     def hire(self) -> Any:
         actor = self.ray.remote(Worker).options(**self.needs)

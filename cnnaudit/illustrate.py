@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from cnnaudit import figures
 from cnnaudit.fitting import Fitting
 from cnnaudit.heatmaps import Result, compute_heatmaps
-from cnnaudit.image_sets.batches import batches
+from cnnaudit.image_sets.batches import batches, unchanged
+from cnnaudit.image_sets.files import told
 from cnnaudit.image_sets.perturbed import read_mask_of, read_picture
 from cnnaudit.measure import truths_of
 from cnnaudit.metrics import NOT_FINITE, behaviour, is_dead
@@ -24,7 +25,7 @@ from cnnaudit.metrics.truths import truth_array
 from cnnaudit.models import device_of
 from cnnaudit.models.preprocessing import frame, preparing, received
 from cnnaudit.specs import ModelSpec
-from cnnaudit.types import Batch, Channels, HeatmapRequest, Item, NoHeatmaps
+from cnnaudit.types import AuditError, Batch, Channels, HeatmapRequest, Item, NoHeatmaps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +62,13 @@ def illustrate(
                 result_files(result, index, request.technique.display)
                 for request, result in zip(requests, results, strict=True)
             ]
-            keep(item.id, _picture_files(spec, item, batch, index, answers[index]), heatmaps)
+            try:
+                with unchanged(item.image, *item.regions.values()):
+                    picture = _picture_files(spec, item, batch, index, answers[index])
+            except AuditError as error:
+                fail(item.id, told(error, item))
+            else:
+                keep(item.id, picture, heatmaps)
 
     for batch in batches(items, *preparing(spec.preprocessing), batch_size):
         for item, reason in batch.failures.items():

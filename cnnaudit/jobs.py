@@ -193,7 +193,7 @@ def _end_of(
     try:
         audit = to_specs(config, overrides)
         return _End(job, stage(audit, Invocation(command, overrides, config_text(config))))
-    except (AuditError, KeyboardInterrupt, BrokenPipeError) as error:
+    except (AuditError, KeyboardInterrupt, OSError) as error:
         return _End(job, COMPLETE, error)  # not raised: Hydra would print a text around it
     except SystemExit as error:  # of somebody's own code: it must not pass for a complete audit
         ended = AuditError(f"code of your own has called sys.exit({error.code})")

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from cnnaudit.printable import printable
 from cnnaudit.store import write_json
-from cnnaudit.types import RUN_SCHEMA
+from cnnaudit.types import RUN_SCHEMA, AuditError
 
 Advance = Callable[[int, str], None]  # how many more images are done, and of which model
 _EVERY = 10.0  # seconds between plain lines
@@ -50,26 +50,28 @@ class Status:
         self._written = time.monotonic()
 
     def say_often(self, **facts: Any) -> None:
-        """The same, but write the file only if its last version is old."""
+        """The same, but write the file only if its last version is old, and if it can be."""
         self._facts |= facts
         if time.monotonic() - self._written > _POLLED:
-            self.say()
+            with suppress(AuditError):  # who polls must not end a week's work
+                self.say()
 
 
 @contextmanager
 def reported(path: Path) -> Iterator[Status]:
     """Keep a run's status in a file; at its end it says how the run ended."""
     status = Status(path)
-    status.say()
     try:
+        status.say()
         yield status
-    except KeyboardInterrupt:
-        status.say(state="interrupted")
-        raise
+        status.say(state="finished")
     except BaseException as error:
-        status.say(state="stopped", error=f"{type(error).__name__}: {error}")
+        with suppress(AuditError):  # or a full disk would hide what has stopped the run
+            if isinstance(error, KeyboardInterrupt):
+                status.say(state="interrupted")
+            else:
+                status.say(state="stopped", error=f"{type(error).__name__}: {error}")
         raise
-    status.say(state="finished")
 
 
 class _MayBeGone:

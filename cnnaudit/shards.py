@@ -22,13 +22,13 @@ from cnnaudit.audit import (
     execute_plan,
     finish,
     log_plan,
-    logged,
     prepare,
     relative,
 )
 from cnnaudit.executors import make_here
 from cnnaudit.plan import Plan
 from cnnaudit.progress import reported
+from cnnaudit.run_log import logged
 from cnnaudit.specs import AuditSpec
 from cnnaudit.store import Store, digest_json, write_atomically, write_json
 from cnnaudit.stored import CONFIG_FILE, SHARDS, stored_audit
@@ -138,6 +138,8 @@ def _reports(run_dir: Path) -> dict[int, dict[str, Any]]:
     for file in sorted((run_dir / SHARDS).glob("*.json")):
         try:
             report = json.loads(file.read_bytes())
+            if report["schema"] != RUN_SCHEMA:
+                raise ValueError("of another version")
             reports[int(report["shard"])] = report
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AuditError(f"{file} cannot be read; run that shard again") from error

@@ -90,10 +90,8 @@ class Store:
             if not folder.exists():
                 return False
             done = _verified(folder)
-        except OSError as error:  # it may be whole, and the disk or the permissions at fault
-            raise AuditError(
-                f"store_dir: cannot read {folder} in the store ({_why(error)})"
-            ) from error
+        except OSError as error:
+            raise _cannot_read(folder, error) from error
         if done is None:
             self._set_aside(folder)
             return False
@@ -113,8 +111,10 @@ class Store:
                 if not done["again"]:  # or it may be replaced
                     self._stated[key] = stated
             digest, content = stated[name], (folder / name).read_bytes()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except _DAMAGED as error:
             raise self._lacks(key, name) from error
+        except OSError as error:
+            raise _cannot_read(folder, error) from error
         if digest_bytes(content) != digest:
             raise AuditError(
                 f"{folder / name} was altered after it was written; run the audit again"
@@ -341,9 +341,14 @@ def _write_through(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _cannot_read(folder: Path, error: OSError) -> AuditError:
+    """It may be whole, and the disk, the permissions or a limit on open files at fault."""
+    return AuditError(f"store_dir: cannot read {folder} in the store ({_why(error)})")
+
+
 def _cannot_write(root: Path, error: OSError) -> AuditError:
     return AuditError(f"store_dir: cannot write to the store {root} ({_why(error)})")
 
 
 def _why(error: OSError) -> str:
-    return error.strerror or type(error).__name__
+    return error.strerror or str(error) or type(error).__name__  # Arrow's have a text alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 import cnnaudit
-from cnnaudit.agreement import ABOUT, _line, find_agreement
-from cnnaudit.audit import Invocation, run_audit
+from cnnaudit.agreement import ABOUT, _line, agreement_table, find_agreement, to_compare
+from cnnaudit.audit import Invocation, compute_rows, run_audit
 from cnnaudit.config import load_specs
 from cnnaudit.image_sets.files import read_image
 from cnnaudit.models import build_model
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.specs import AuditSpec
-from cnnaudit.types import AuditError
+from cnnaudit.types import MAPS_FILE, AuditError
 from tests.conftest import write_manifest
 
 CALLED = Invocation("test", [], "")
@@ -248,6 +249,17 @@ def test_what_failed_once_is_measured_when_it_is_there(
         patched.setattr("cnnaudit.image_sets.batches.read_picture", lambda _item: 1 / 0)
         assert set(table_of(audit)["scored"]) == {0}
     assert table_of(audit)["scored"].min() > 0
+
+
+def test_heatmaps_that_are_damaged_after_the_plan_are_named(overrides: list[str]) -> None:
+    """There may be gigabytes: they are not read as a whole, to be verified once more."""
+    audit = spec(overrides, "technique=[saliency]", *TARGETS, "agreement=[targets]")
+    ready, _, _ = compute_rows(audit)
+    compared = to_compare(ready.audit, ready.image_sets, ready.plan.cells)
+    damaged = next(ready.store.root.glob(f"??/*/{MAPS_FILE}"))
+    os.truncate(damaged, 1000)
+    with pytest.raises(AuditError, match=rf"{MAPS_FILE} cannot be read .*; run the audit again"):
+        agreement_table(compared, ready.store)
 
 
 def test_findings_say_it_in_words() -> None:

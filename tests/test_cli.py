@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pty
 import re
@@ -19,7 +20,9 @@ from PIL import Image
 
 import cnnaudit.cli
 from cnnaudit.image_sets import MOST_LEVELS
+from cnnaudit.run_log import logged
 from tests.processes import RUN, loads, python
+from tests.sample_run import build_run
 
 
 def _run_dir(tmp_path: Path) -> Path:
@@ -241,6 +244,21 @@ def test_what_is_said_may_have_no_room() -> None:
     assert (done.returncode, done.stderr) == (1, said)
 
 
+def test_a_file_that_is_in_the_way_is_named(cli: Callable, tmp_path: Path) -> None:
+    run_dir = build_run(tmp_path)
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    (run_dir / "manifest.json").write_text(json.dumps(manifest | {"report": "folder"}))
+    (run_dir / "report").touch()
+    code, _, err = cli("report", str(run_dir))
+    assert (code, err) == (1, f"error: {run_dir / 'report'}: File exists\n")
+
+
+def test_a_log_for_which_there_is_no_room_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    with logged(Path("/dev/full")):
+        logging.getLogger("cnnaudit").info("a line")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("ends", ["full", "closed", "terminal"])
 def test_a_run_survives_its_standard_error(overrides: list[str], tmp_path: Path, ends: str) -> None:
     """A terminal that is closed, a pipe that ends, a disk that is full: a line of progress."""
@@ -265,6 +283,14 @@ def test_a_run_survives_its_standard_error(overrides: list[str], tmp_path: Path,
     assert "report: " in ran.stdout
     status = json.loads((_run_dir(tmp_path) / "status.json").read_text())
     assert status["state"] == "finished"
+
+
+def test_a_run_needs_no_output_at_all(overrides: list[str], tmp_path: Path) -> None:
+    """Schedulers may close it; without any, a file of the store would be opened in its place."""
+    called = [sys.executable, str(RUN), *overrides, "technique=[saliency]"]
+    closing = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    assert subprocess.run([*closing, *called], cwd=tmp_path, check=False).returncode == 0
+    assert (_run_dir(tmp_path) / "report.html").exists()
 
 
 def test_a_plan_is_of_the_shard_that_is_asked_for(cli: Callable, overrides: list[str]) -> None:
@@ -414,7 +440,9 @@ def test_what_is_about_another_image_set_is_left_out_and_said(
         code, out, err = cli(command, *photos, *own)
         assert code == 0
         assert "left out: check sees_the_obstacle: it is about robot_lighting" in err
+        assert "experiment=none leaves out what it chooses" in err
         assert "verdict" not in out
+    assert "experiment=none" not in cli("plan", *photos, *own, "experiment=robot")[2]
 
 
 def test_a_factor_that_tells_images_apart_gets_no_means_unless_a_grid_asks(

@@ -177,6 +177,25 @@ def test_an_errand_whose_actor_dies_is_tried_again_and_given_up(
     assert (tmp_path / "always").read_text() == "one\n" * 2
 
 
+def test_a_cluster_of_which_no_machine_is_left_ends_the_run(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of one that will never come would be waited for for ever."""
+    pytest.importorskip("ray")
+    ready = prepare(load_specs([*overrides, "executor=ray", "executor.actors=1"]))
+    (spec,) = ready.audit.models
+
+    def ending(_model: object, _store: Store) -> None:
+        machine = os.getppid()  # Ray's own process, which starts and watches the others
+        assert b"raylet" in Path(f"/proc/{machine}/cmdline").read_bytes()
+        os.kill(machine, signal.SIGKILL)
+        signal.pause()
+
+    monkeypatch.setattr("cnnaudit.cluster._PATIENCE", 0.5)
+    with pytest.raises(AuditError, match="executor: no machine of the cluster is left"):
+        make(ready.audit, [Errand("one", spec, ending, lambda *_: None)], ready.store)
+
+
 CLUSTER = """
 from ray.cluster_utils import Cluster
 

@@ -19,11 +19,12 @@ from cnnaudit.audit import Invocation, Prepared, prepare, run_audit
 from cnnaudit.config import load_specs
 from cnnaudit.executors import make_here
 from cnnaudit.illustrations import Illustrated, ShownItems, exemplars
+from cnnaudit.image_sets.perturbed import read_picture
 from cnnaudit.kernels import ShownKernels
 from cnnaudit.models.preprocessing import prepare_image
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.techniques.registry import technique
-from cnnaudit.types import DIED, LayerChoice, Needs, Signals
+from cnnaudit.types import DIED, Item, LayerChoice, Needs, Signals
 
 
 @pytest.fixture
@@ -136,6 +137,22 @@ def test_an_item_that_cannot_be_read_has_no_picture(ready: Prepared) -> None:
     broken = next(item.image.path for item in image_set.items if item.id == name)
     broken.write_bytes(broken.read_bytes()[:-500])
     assert name not in {one.item.id for one in _illustrate(ready)}
+
+
+def test_an_item_that_changes_while_it_is_illustrated_has_no_picture(
+    ready: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (image_set,) = ready.image_sets
+    name = next(iter(exemplars(image_set)))
+
+    def too_late(item: Item) -> Image.Image:
+        if item.id == name:
+            Image.new("RGB", (160, 128)).save(item.image.path)
+        return read_picture(item)
+
+    monkeypatch.setattr("cnnaudit.illustrate.read_picture", too_late)
+    shown = {one.item.id for one in _illustrate(ready)}
+    assert shown == {*exemplars(image_set)} - {name}
 
 
 def test_filters_that_cannot_be_made_fail_alone(

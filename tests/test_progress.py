@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from cnnaudit.progress import Status, clock, progress, reported
+from cnnaudit.store import write_json
+from cnnaudit.types import AuditError
 
 
 def _read(path: Path) -> dict:
@@ -41,6 +43,55 @@ def test_a_run_that_did_not_end_well_says_so(
     with pytest.raises(type(error)), reported(path):
         raise error
     assert (_read(path)["state"], _read(path).get("error")) == (state, said)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), AuditError("store_dir: no space left")])
+def test_what_stopped_a_run_is_told_though_the_file_cannot_be_written(
+    error: BaseException, tmp_path: Path
+) -> None:
+    def stop() -> None:
+        with reported(tmp_path / "status.json"):
+            _put_a_folder_there(tmp_path / "status.json")
+            raise error
+
+    with pytest.raises(type(error)) as stopped:
+        stop()
+    assert stopped.value is error
+
+
+@pytest.mark.parametrize("state", ["running", "finished"])
+def test_a_run_that_is_interrupted_as_it_begins_or_ends_is_not_said_to_run(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path, value: dict) -> None:
+        write_json(path, value)
+        if value["state"] == state:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("cnnaudit.progress.write_json", interrupted)
+    path = tmp_path / "status.json"
+    with pytest.raises(KeyboardInterrupt), reported(path):
+        pass
+    assert _read(path)["state"] == "interrupted"
+
+
+def test_a_file_for_others_to_poll_ends_no_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnaudit.progress._POLLED", -1.0)
+    path = tmp_path / "status.json"
+    status = Status(path)
+    with progress({"resnet18": 2}, status) as advance:
+        _put_a_folder_there(path)
+        advance(1, "resnet18")
+        path.rmdir()
+        advance(1, "resnet18")
+    assert _read(path)["images"] == {"done": 2, "total": 2}
+
+
+def _put_a_folder_there(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
 
 
 def test_images_are_counted_for_each_model_and_in_total(

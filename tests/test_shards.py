@@ -108,6 +108,9 @@ def test_what_is_missing_is_named_and_what_was_joined_is_joined_again(
     assert cli("report", run_dir) == joined
     code, _, err = cli("report", run_dir, "gaet=true")
     assert (code, "Did you mean 'gate'" in err) == (1, True), err
+    (Path(run_dir) / "shards/1.json").write_text('{"schema": 1, "shard": 1}')
+    code, _, err = cli("report", run_dir)
+    assert (code, "1.json cannot be read; run that shard again" in err) == (1, True), err
     assert cli("run", *few, "executor.shard=1")[0] == 0
     assert cli("report", run_dir) == joined
 

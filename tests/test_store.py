@@ -162,6 +162,18 @@ def test_a_cell_that_cannot_be_read_is_not_taken_for_damaged(
     assert store.has(KEY)
 
 
+def test_a_file_that_cannot_be_read_is_not_taken_for_missing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    store.write(KEY, FILES, {})
+    monkeypatch.setattr(Path, "read_bytes", unreadable)
+    with pytest.raises(AuditError, match=r"store_dir: cannot read .* \(Input/output error\)"):
+        store.read(KEY, next(iter(FILES)))
+
+
 def _write_many(root: Path, failing: bool) -> None:
     store = Store(root)
     for number in range(40):

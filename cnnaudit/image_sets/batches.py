@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
 from math import ceil
+from multiprocessing.reduction import ForkingPickler
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
@@ -98,9 +100,10 @@ class Reader:
             log.warning("no other process can read (%s): this one does, which is slower", error)
         except _NoRoom:
             log.warning(
-                "no room in shared memory for what other processes read; this one reads from now "
-                "on, which is slower. Give more room (docker run --shm-size=2g), or use fewer "
-                "processes, executor.workers=…, or smaller batches, batch_size=…"
+                "no room in shared memory, for a temporary file or for an open one, to hand over "
+                "what other processes read; this one reads from now on, which is slower. Give more "
+                "(docker run --shm-size=2g --tmpfs /tmp), or use fewer processes, "
+                "executor.workers=…, or smaller batches, batch_size=…"
             )
         self._loader = self._load(num_workers=0)  # after the error, which holds the other one
         self._parts.skip = taken
@@ -108,7 +111,7 @@ class Reader:
 
 
 class _NoRoom(Exception):
-    """There is no more memory that processes can share."""
+    """What was read cannot be handed over to another process."""
 
 
 class _Parts:
@@ -140,7 +143,7 @@ class _Parts:
                 yield [*zip(items[start:end], partners[start:end], strict=True)]
 
 
-def _begun(loader: DataLoader[_Sample | _Failure]) -> Iterator[Batch]:
+def _begun(loader: DataLoader[_Sample | _Failure]) -> Iterator[Batch | _Sent]:
     """Begin to read, and be told of a death when the next batch is asked for.
 
     torch would have a signal raise it in the middle of whatever this process is at just then.
@@ -151,10 +154,12 @@ def _begun(loader: DataLoader[_Sample | _Failure]) -> Iterator[Batch]:
     return stream
 
 
-def _alive(stream: Iterator[Batch]) -> Iterator[Batch]:
+def _alive(stream: Iterator[Batch | _Sent]) -> Iterator[Batch]:
     while True:
         try:
             batch = next(stream)
+            if isinstance(batch, _Sent):
+                batch = batch.received()
         except StopIteration:
             return
         except (RuntimeError, ConnectionError, EOFError) as error:
@@ -200,8 +205,8 @@ class _Reading(Dataset[_Sample | _Failure]):
         item, partner = pair
         named = [one for one in pair if one]
         try:
-            _check_unchanged(item.image, *item.regions.values(), item.truth)
-            return self._read(item, partner)
+            with unchanged(item.image, *item.regions.values(), item.truth):
+                return self._read(item, partner)
         except AuditError as error:
             return _Failure(item, told(error, *named))
         except Exception as error:  # whatever a decoder raises concerns its own picture only
@@ -221,17 +226,25 @@ class _Reading(Dataset[_Sample | _Failure]):
     def _masks_of_partner(self, partner: Item) -> dict[str, Tensor]:
         names = [name for name in partner.regions if name in self.swapped]
         try:
-            _check_unchanged(*(partner.regions[name] for name in names))
-            return {name: self.prepare_mask(read_mask_of(partner, name)) for name in names}
+            with unchanged(*(partner.regions[name] for name in names)):
+                return {name: self.prepare_mask(read_mask_of(partner, name)) for name in names}
         except AuditError as error:
             raise AuditError(f"its partner for the swap, {partner.id!r}: {error}") from error
 
 
-def _check_unchanged(*declared: File | Outline | str | None) -> None:
-    """Raise AuditError if a file is not what it was when the audit was planned.
+@contextmanager
+def unchanged(*declared: File | Outline | str | None) -> Iterator[None]:
+    """Read files inside; raise AuditError if one is not what it was when the audit was planned.
 
     Numbers of another picture would lie in the store as those of the one that was planned.
     """
+    try:
+        yield
+    finally:  # not before: it may be replaced while it is read
+        _check_unchanged(*declared)
+
+
+def _check_unchanged(*declared: File | Outline | str | None) -> None:
     for file in declared:
         if isinstance(file, File):
             try:
@@ -242,7 +255,7 @@ def _check_unchanged(*declared: File | Outline | str | None) -> None:
                 raise AuditError(f"{file} has changed since the audit was planned; run it again")
 
 
-def _pack(samples: Sequence[_Sample | _Failure]) -> Batch:
+def _pack(samples: Sequence[_Sample | _Failure]) -> Batch | _Sent:
     """Unite samples in few tensors: between processes each takes a file descriptor."""
     good = [sample for sample in samples if isinstance(sample, _Sample)]
     batch = Batch(
@@ -254,23 +267,30 @@ def _pack(samples: Sequence[_Sample | _Failure]) -> Batch:
         failures={s.item.id: s.reason for s in samples if isinstance(s, _Failure)},
         vanished=frozenset((name, s.item.id) for s in good for name in s.vanished),
     )
-    if get_worker_info() is not None:
-        _share(batch)
-    return batch
+    return batch if get_worker_info() is None else _Sent(batch)
 
 
-def _share(batch: Batch) -> None:
-    """Move a batch to where other processes find it; raise _NoRoom if it has no room there.
+class _Sent:
+    """A batch on its way to another process, its tensors in memory that both share.
 
     torch would do the same, but in a thread, in which an error loses the batch: who waits for it
     would wait for ever.
     """
-    try:
-        for one in (*batch.masks.values(), *batch.swaps.values()):
-            one.pixels.share_memory_()  # type: ignore[no-untyped-call]
-        batch.images.share_memory_()  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        raise _NoRoom from error
+
+    def __init__(self, batch: Batch) -> None:
+        """Pickle a batch; raise _NoRoom if it cannot be handed over."""
+        try:
+            self._content = bytes(ForkingPickler.dumps(batch))
+        except (OSError, RuntimeError) as error:
+            raise _NoRoom from error
+
+    def received(self) -> Batch:
+        batch: Batch = ForkingPickler.loads(self._content)
+        return batch
+
+    def pin_memory(self) -> Batch:
+        """Return it as it is to be copied to a GPU; torch asks for it."""
+        return self.received().pin_memory()
 
 
 def _pack_masks(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Masks]:

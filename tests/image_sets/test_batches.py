@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import tempfile
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from multiprocessing import current_process
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 from cnnaudit.image_sets.batches import Paired, Reader, _Parts
 from cnnaudit.image_sets.files import file_inside
+from cnnaudit.image_sets.perturbed import read_picture
 from cnnaudit.models.preprocessing import prepare_image, prepare_mask
 from cnnaudit.specs import Preprocessing
 from cnnaudit.store import digest_file
@@ -154,6 +157,22 @@ def test_a_file_that_changes_after_the_plan_fails_its_item(items: list[Item], ch
     assert batch.failures["c"].startswith(f"{ours.path.name} has changed since the audit was")
 
 
+def test_a_file_that_changes_while_it_is_read_fails_its_item(
+    items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c, d = items[2:4]
+
+    def too_late(item: Item) -> Image.Image:
+        if item.id == "c":
+            c.image.path.write_bytes(d.image.path.read_bytes())
+        return read_picture(item)
+
+    monkeypatch.setattr("cnnaudit.image_sets.batches.read_picture", too_late)
+    (batch,) = read(items, 5)
+    assert batch.ids == ("a", "b", "d", "e")
+    assert batch.failures["c"].startswith(f"{c.image.path.name} has changed since the audit was")
+
+
 @pytest.fixture
 def reader() -> Reader:
     return Reader(_image, _mask, 5, swapped=frozenset({"mask"}))
@@ -286,20 +305,20 @@ def test_without_shared_memory_this_process_reads(
     items: list[Item], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Containers have little of it. torch would lose the batch, and wait for it for ever."""
-    here, room, shared = os.getpid(), 2, Tensor.share_memory_
+    here, room, shared = os.getpid(), 2, UntypedStorage._share_fd_cpu_
 
-    def share(tensor: Tensor) -> Tensor:
+    def share(storage: UntypedStorage) -> object:
         nonlocal room
-        if tensor.ndim == 2 and os.getpid() != here:  # images, of which each batch has one
+        if storage.nbytes() == 16 and os.getpid() != here:  # images, of which each batch has one
             room -= 1
             if room < 0:
                 raise RuntimeError("unable to allocate shared memory(shm): No space left on device")
-        return shared(tensor)
+        return shared(storage)
 
     def named(picture: Image.Image) -> Tensor:
         return torch.tensor([os.getpid(), picture.getpixel((0, 0))[0]])
 
-    monkeypatch.setattr(Tensor, "share_memory_", share)
+    monkeypatch.setattr(UntypedStorage, "_share_fd_cpu_", share)
     reader = Reader(named, _mask, 1, workers=1)
     found = [*chain(*reader.read([alone(items[:3]), alone(items[3:])]))]
     assert [batch.ids[0] for batch in found] == [*"abcde"]
@@ -307,6 +326,23 @@ def test_without_shared_memory_this_process_reads(
     assert "no room in shared memory" in caplog.text
     (batch, *_) = ahead(reader, items)
     assert (batch.ids, int(batch.images[0, 0])) == (("a",), here)
+
+
+def test_without_a_folder_for_temporary_files_this_process_reads(items: list[Item]) -> None:
+    """Containers may be read-only, and processes meet in such a folder. Or it waits for ever."""
+    here = os.getpid()
+
+    def without(_picture: Image.Image) -> Tensor:
+        if os.getpid() != here:
+            current_process()._config.pop("tempdir", None)
+            tempfile.tempdir = "/nowhere"
+        return torch.tensor([os.getpid()])
+
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(20)
+    found = ahead(Reader(without, _mask, 2, workers=1), items)
+    signal.alarm(0)
+    assert [int(batch.images[0, 0]) for batch in found] == [here] * 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])
