@@ -17,7 +17,7 @@ cnnaudit explain MODEL IMAGE… [OPTION …] [KEY=VALUE …]
 Write a heatmap of each picture, laid over the picture, as a PNG file.
 
   MODEL              an option of the config group model: resnet50, perception, one of your own
-  IMAGE…             picture files; after -- also such as begin with -
+  IMAGE…             picture files; after --, also names that begin with -
   --technique NAMES  options of the config group technique, with commas; {TECHNIQUE} if not given
   --target NAMES     predicted, all_outputs, or classes by label or index, with commas; the model's
                      own if not given

@@ -22,11 +22,13 @@ defaults:
   - override /model: [resnet18]           # one or several; all of them: cnnaudit run --help
 {chosen:<41} # the pictures, declared in ../image_set/{name}.yaml
   - override /target: []                  # [] is the model's own: here, the class it predicts
-  - override /technique: [saliency, grad_cam, center_prior]  # the last one sees no network: what
-                                          # lies in the middle of the picture earns as much
+  - override /technique: [saliency, grad_cam, center_prior]  # the last one sees no network: it says
+                                          # what looking at the middle of each picture would earn
   - override /metric: [overlap]           # how much of each heatmap lies on the mask
-  - override /contrast: []                # paired comparisons of two levels of a factor
-  - override /check: []                   # what must hold; with gate=true it is the exit code
+  - override /contrast: []                # comparisons of two levels of a factor, as of light; each
+                                          # is a file of your own, ../contrast/<its name>.yaml
+  - override /check: []                   # what must hold of a contrast, ../check/<its name>.yaml;
+                                          # with gate=true the exit code says if it does
   - override /agreement: []               # which heatmaps are correlated with which
   - _self_
 {named:<41} # results go to outputs/{name}/
@@ -42,14 +44,16 @@ _IMAGE_SET = """\
 #   id      any text that no other line has
 #   image   a picture file; paths are relative to the manifest and stay below its folder
 #   mask    where the object is: a PNG of the picture's size, 0 outside the object and one other
-#           value inside; empty: there is none. A mask of something else: a column mask:shadow
+#           value inside; or box:LEFT TOP RIGHT BOTTOM, or polygon:X Y X Y X Y, in pixels; empty:
+#           there is none. A mask of something else: a column mask:shadow, say
 #   truth   the true class, its label or its index; empty: not known
 #   light   a factor: what the results are told apart by. Any other column is one too; rename it,
 #           add some, or leave it out
 {name}:
   uses: manifest
 {root:<31} # if relative, to where the command runs
-  unit: null                    # the factor whose levels are independent draws; null: each picture
+  unit: null                    # the factor whose levels are independent draws, such as scene where
+                                # several pictures show one; null: each picture is
   exemplars: 12                 # pictures that the report shows in full
 """
 

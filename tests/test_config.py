@@ -197,3 +197,27 @@ def test_a_parameter_without_a_type_is_said() -> None:
 
     with pytest.raises(AuditError, match=r"technique.t: the parameter 'scale' of mine has no anno"):
         bind(mine, {}, "technique.t")
+
+
+def test_what_a_type_checker_alone_imports_may_stand_where_a_config_sets_nothing() -> None:
+    """As in code of one's own that imports torch, or what not, under TYPE_CHECKING."""
+
+    def lazy(signals: elsewhere.Signals, *, sides: list) -> elsewhere.Tensor: ...  # noqa: F821
+
+    assert bind(lazy, {"sides": [3]}, "technique.t") == {"sides": [3]}
+
+    def unreadable(signals: object, *, share: elsewhere.Share) -> None: ...  # noqa: F821
+
+    with pytest.raises(AuditError, match=r"technique.t: the annotations of unreadable .* 'elsewhe"):
+        bind(unreadable, {"share": 1}, "technique.t")
+
+
+def test_what_is_no_parameter_of_somebodys_code_is_said() -> None:
+    def mine(signals: object, order: float = 2.0, *, sides: tuple = ()) -> None: ...
+
+    with pytest.raises(
+        AuditError, match=r"'order' is .*; of mine it must stand after a \* to be one"
+    ):
+        bind(mine, {"order": 1.0}, "technique.t")
+    with pytest.raises(AuditError, match=r"technique.t.sides: \[3\] is not of the type tuple"):
+        bind(mine, {"sides": [3]}, "technique.t")

@@ -7,9 +7,18 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "scenarios/README.md",
+    "reports/proof/README.md",
+    "tests/benchmarks/README.md",
+]
 EXAMPLE = ROOT / "reports/example"
 LIGHTS = {
     "overhead light": "overhead",
@@ -70,6 +79,19 @@ def test_the_example_is_one_audit() -> None:
     assert "FAIL" in page.partition("</title>")[0]
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def _anchors(page: str) -> set[str]:
+    """Return the anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    here = ROOT / page
+    text = here.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        there = here.parent / path if path else here
+        assert there.exists(), target
+        if anchor:
+            assert anchor in _anchors(there.read_text(encoding="utf-8")), target

@@ -30,8 +30,9 @@ the file system has them, else copies) and its masks. OUT must not be there yet,
   --limit N        at most N pictures, chosen by the digests of their names
   --no-truth       leave the column truth out, for networks that have other classes
 
-Every category is a region, mask:<category>. A picture of one category has it as its truth, and its
-objects as mask; one that shows several of those asked for has neither.
+Every category is a region, mask:<category>. A picture that shows one of those asked for (without
+--category, of all) has it as its truth, and its objects as mask; one that shows several has
+neither.
 """
 
 _OPTIONS = {"category": True, "limit": True, "no-truth": False}  # of every format: takes a value?

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,7 +201,8 @@ def test_a_link_that_leads_out_is_refused(root: Path) -> None:
 
 def test_links_in_a_circle(root: Path) -> None:
     (root / "loop.png").symlink_to(root / "loop.png")
-    assert "names no file" in refused(root, "id,image\none,loop.png\n")
+    # Python 3.13 resolves it, as far as that goes; older ones refuse to.
+    assert re.search("(names|leads to) no file", refused(root, "id,image\none,loop.png\n"))
 
 
 def test_no_manifest_and_no_folder(root: Path) -> None:
