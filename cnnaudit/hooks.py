@@ -26,11 +26,11 @@ _RELU = "Relu"
 # Nodes that gate the gradient as a ReLU does but have no guided rule; with one of them in the graph
 # a guided gradient would be guided in part only, under the wrong name.
 _OTHER_GATES = {
-    *("Celu", "Clamp", "ClampMin", "Elu", "Gelu", "Glu", "Hardshrink", "Hardsigmoid", "Hardswish"),
-    "Hardtanh",  # ReLU6 as well
-    *("LeakyRelu", "LogSigmoid", "MaskedFill", "Mish", "PreluKernel", "RreluWithNoise", "Silu"),
-    *("Softplus", "Softshrink", "Threshold", "Where"),
-    *("Maximum", "Minimum"),  # of two tensors, such as an input and zeros
+    *("Celu", "Clamp", "ClampMax", "ClampMin", "Elu", "Gelu", "Glu", "Hardshrink", "Hardsigmoid"),
+    *("Hardswish", "Hardtanh"),  # the latter ReLU6 as well
+    *("LeakyRelu", "LogSigmoid", "MaskedFill", "MaskedScatter", "Mish", "PreluKernel"),
+    *("RreluWithNoise", "Silu", "Softplus", "Softshrink", "Threshold", "Where"),
+    *("Fmax", "Fmin", "Maximum", "Minimum"),  # of two tensors, such as an input and zeros
 }
 # Functions that may write a gate into a view, of which the graph then tells nothing but that.
 _GATE_FUNCTIONS = {
