@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cnnaudit.sections import unknown
+from cnnaudit.sections import near_miss, unknown
 from cnnaudit.specs import COMPARED, CheckSpec, ContrastSpec
 from cnnaudit.techniques import TECHNIQUES
 from cnnaudit.types import IN_ROW, AuditError, ImageSet
@@ -28,16 +28,13 @@ def check_contrast(
     ):
         for name in asked:
             if name not in known:
-                raise AuditError(
-                    f"{where}.{key}: {name!r} is {_none_of(image_set, name)}; "
-                    f"allowed are {', '.join(known) or 'none'}"
-                )
+                raise AuditError(f"{where}.{key}: {_none_of(image_set, name, known)}")
     levels = names[contrast.factor] if compared else image_set.levels(contrast.factor)
     for level in contrast.levels:
         if level not in levels:
             raise AuditError(
-                f"{where}.levels: {level!r} is no level of {contrast.factor!r}; "
-                f"allowed are {', '.join(levels)}"
+                f"{where}.levels: {level!r} is no level of {contrast.factor!r}."
+                f"{near_miss(level, levels)} Allowed are {', '.join(levels)}"
             )
     references = {*TECHNIQUES, *names["technique"], *IN_ROW}
     for name in contrast.net_of:  # one that is not chosen is not there to be taken away
@@ -59,11 +56,8 @@ def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) 
     """Raise AuditError if a check asks for the levels of what is no factor of an image set."""
     for name in check.each:
         if name not in image_set.conditions:
-            known = ", ".join(image_set.conditions) or "none"
-            raise AuditError(
-                f"check.{check.name}.each: {name!r} is {_none_of(image_set, name)}; "
-                f"allowed are {known}"
-            )
+            said = _none_of(image_set, name, image_set.conditions)
+            raise AuditError(f"check.{check.name}.each: {said}")
         further = [one for one in image_set.levels(name) if one not in contrast.levels]
         if name == contrast.factor and further and not check.at:
             raise AuditError(
@@ -80,10 +74,13 @@ def check_levels(check: CheckSpec, contrast: ContrastSpec, image_set: ImageSet) 
             )
 
 
-def _none_of(image_set: ImageSet, name: str) -> str:
-    """Say why means cannot be told apart by the levels of this name."""
-    about = "the unit of independence" if name == image_set.spec.unit else "no factor"
-    return f"{about} of {image_set.spec.name}"
+def _none_of(image_set: ImageSet, name: str, known: Sequence[str]) -> str:
+    """Say why a name is none of those that are known here: by its levels nothing is told apart."""
+    is_unit = name == image_set.spec.unit
+    about = "the unit of independence" if is_unit else "no factor"
+    near = "" if is_unit else near_miss(name, known)  # it is there, and was meant
+    listed = ", ".join(known) or "none"
+    return f"{name!r} is {about} of {image_set.spec.name}.{near} Allowed are {listed}"
 
 
 def _check_balance(contrast: ContrastSpec, image_set: ImageSet, where: str) -> None:

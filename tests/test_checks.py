@@ -246,8 +246,9 @@ def test_each_names_factors_that_are_never_pooled() -> None:
 @pytest.mark.parametrize(
     ("each", "requirement", "message"),
     [
-        ("shade", LEVEL, r"check.looks.each: 'shade' is no factor of s;"),
-        ("scene", LEVEL, r"check.looks.each: 'scene' is the unit of independence of s; allowed"),
+        ("shade", LEVEL, r"check.looks.each: 'shade' is no factor of s\. Allowed"),
+        ("lihgt", LEVEL, r"check.looks.each: 'lihgt' .* Did you mean 'light'\?"),
+        ("scene", LEVEL, r"check.looks.each: 'scene' is the unit of independence of s\. Allowed"),
         ("presence", DIFFERENCE, "check.looks.each: 'presence' is none of the blocks"),
     ],
 )

@@ -162,8 +162,9 @@ def test_a_balanced_set_can_be_asked() -> None:
 @pytest.mark.parametrize(
     ("contrast", "message"),
     [
-        (replace(COLOUR, factor="color"), r"contrast.colour.factor: 'color' is no factor.*colour"),
+        (replace(COLOUR, factor="color"), r"contrast.colour.factor: 'color' .* mean 'colour'\?"),
         (replace(COLOUR, levels=("equal", "other")), r"levels: 'other' is no level of 'colour'"),
+        (replace(COLOUR, levels=("equal", "diferent")), r"levels: .* mean 'different'\? Allowed"),
         (replace(COLOUR, blocks=("scene", "lite")), r"blocks: 'lite' is no factor"),
         (replace(COLOUR, within=("colour",)), r"within: 'colour' must be one of the block"),
         (replace(COLOUR, within=("scene",)), r"within: 'scene' is the unit of independence of s"),
