@@ -191,7 +191,11 @@ class _Judging:
         column = _column_of(requirement)
         scores, ends = _with_dead(self.places, column), _ends(self.places, column)
         about = {"statistic": requirement.statistic, "bound": _say(requirement)}
-        return self._at_levels(requirement, scores, ends, about)
+        trials = self._at_levels(requirement, scores, ends, about)
+        if column == "lift" and self._has_no_lift:
+            for trial in (trial for of_place in trials for trial in of_place):
+                trial.refusal = f"{self.check.metric} has no chance level, and so no lift"
+        return trials
 
     def _beaten(self, reference: str) -> list[list[_Trial]]:
         places = self.places
@@ -259,6 +263,11 @@ class _Judging:
             for number, place in enumerate(self.places.places)
         ]
 
+    @cached_property
+    def _has_no_lift(self) -> bool:
+        """Whether images have values and none a lift, as of a metric without a chance level."""
+        return bool(self.places.is_ok.any() and np.isnan(self.places.column("lift")).all())
+
     def _about(self, place: Place) -> dict[str, str]:
         subject = {name: place.about[name] for name in _SUBJECT}
         about = {"check": self.check.name, "metric": self.check.metric, "within": place.within}
@@ -287,6 +296,9 @@ class _Judging:
         places, seeing = self.places, self.seeing
         if seeing is None:
             missing = f"no check says what {self.check.metric} must be: require a level as well"
+            return [missing] * len(places)
+        if seeing.statistic == "lift" and self._has_no_lift:
+            missing = f"{self.check.metric} has no chance level: require a level as well"
             return [missing] * len(places)
         is_second = (requirement.minimum is None) == (seeing.minimum is None)
         level = places.contrast.levels[is_second]

@@ -348,6 +348,11 @@ def _check_names(check: CheckSpec, spec: AuditSpec) -> None:
             if name not in (*techniques, *IN_ROW):
                 allowed = sorted((*techniques, *IN_ROW))
                 raise AuditError(f"{where}.require.beats: {unknown(name, allowed)}")
+        if check.metric in BEHAVIOUR and requirement.statistic in ("lift", "beats"):
+            raise AuditError(
+                f"{where}.require.{requirement.statistic}: {check.metric!r} is about answers, "
+                "which have no chance level and no references; allowed are level and difference"
+            )
         _check_bound(requirement, known[check.metric], f"{where}.require")
 
 

@@ -543,6 +543,17 @@ def test_an_image_without_a_lift_does_not_count_as_measured() -> None:
     assert reason == "10 of 20 eligible images have a value, 90% are asked"
 
 
+def test_what_has_no_chance_level_has_no_lift_and_says_so() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0}, scenes=20).assign(chance=np.nan, lift=np.nan)
+    lift = replace(CHECK, requirements=(Requirement("lift", minimum=0.1),))
+    (reason,) = {one.reason for one in judge(rows, [lift], [COLOUR], 0)}
+    assert reason == "mass has no chance level, and so no lift"
+    (reason,) = {one.reason for one in judge(rows, [CHECK], [COLOUR], 0)}
+    assert reason == "mass has no chance level: require a level as well"
+    both = replace(CHECK, requirements=(Requirement("level", minimum=0.1), DIFFERENCE))
+    assert _one(rows, both) == PASS
+
+
 def test_each_level_of_a_difference_has_to_be_covered() -> None:
     rows = make_rows({"left": 0.0, "overhead": 0.0}, scenes=20)
     gone = (rows.colour == "equal") & (rows.unit < "scene_04")

@@ -134,6 +134,14 @@ def test_a_users_own_config_dir(tmp_path: Path) -> None:
             ["+check.sees_the_obstacle.at=[equal]"],
             r"sees_the_obstacle.require.difference: needs both levels, and at names equal",
         ),
+        (
+            ["+check.sees_the_obstacle.require.lift.min=0.1"],
+            r"sees_the_obstacle.require.lift: 'true_cell_probability' is about answers",
+        ),
+        (
+            ["+check.sees_the_obstacle.require.beats=[edges]"],
+            r"sees_the_obstacle.require.beats: .* allowed are level and difference",
+        ),
         (["check.looks_past_the_shadow.metric=mass_in_shade"], r"metric: .*Did you mean 'mass_in"),
         (["output_dir=${oc.env:NO_SUCH_VARIABLE}"], r"output_dir: .*NO_SUCH_VARIABLE"),
     ],
