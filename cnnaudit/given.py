@@ -137,6 +137,8 @@ def target_of(target: Explained, b: int) -> tuple[TargetSpec, Truths | None]:
         allowed = ", ".join([*known, *others])
         raise AuditError(f"target: {target!r} is none of {allowed}") from error
     if given.ndim == 1 and given.is_floating_point():
+        if not given.isfinite().all():
+            raise AuditError("target: it holds NaN or infinity; finite weights are expected")
         return TargetSpec("target", "weights", {"values": given.tolist()}), None
     is_whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
     if is_whole and given.ndim == 0:

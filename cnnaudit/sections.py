@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -268,10 +269,12 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, list) and all(_fits(one, *parts) for one in value)
     if isinstance(value, bool):
         return kind is bool
+    if isinstance(value, float) and not math.isfinite(value):
+        return False  # no key of the store can hold it, and no metric or technique means it
     return isinstance(value, kind) or (kind is float and isinstance(value, int))
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_WORDS = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}
 _WORDS |= {dict: "a set of keys", list: "a list", type(None): "null"}
 
 

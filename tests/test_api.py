@@ -199,6 +199,8 @@ def test_scores_of_every_status() -> None:
         ({"technique": "grad_cam", "layer": "fc"}, "layer: 'fc' has no spatial output"),
         ({"technique": "saliency", "target": "cat"}, "target: 'cat' is no allowed target"),
         ({"technique": "saliency", "target": 5000}, "output 5000 is out of range"),
+        ({"technique": "saliency", "target": [float("nan"), 1.0]}, "target: it holds NaN or inf"),
+        ({"technique": {"occlusion": {"fill": float("inf")}}}, "fill: inf is not a finite number"),
         (
             {"technique": "saliency", "target": True},
             r"target: shape \(\) of torch.bool, a class ind",
