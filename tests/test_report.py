@@ -20,7 +20,7 @@ from cnnaudit.report.cells import interval, number, probability
 from cnnaudit.report.checks import checks, outcomes, places_of, verdict
 from cnnaudit.report.contrasts import _labelled, _ticks
 from cnnaudit.report.page import SCRIPTS
-from cnnaudit.report.prediction import prediction
+from cnnaudit.report.prediction import prediction, strongest
 from cnnaudit.report.run import load
 from cnnaudit.report.writing import write_report
 from cnnaudit.types import AuditError
@@ -782,6 +782,33 @@ def test_a_regressions_answer_is_told_in_numbers() -> None:
     alone = prediction({**about, "axes": [], "values": [4.5], "truth": "4"}, "a")
     assert [(bar.label, bar.value) for bar in alone.bars] == [("output 0", "4.5")]
     assert alone.truth == "4"
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "bars"),
+    [
+        ("regression", [math.nan, 4.0], [("–", "0.0"), ("4", "100.0")]),
+        ("regression", [-math.inf, -2.0], [("–", "0.0"), ("−2", "0.0")]),
+        ("classification", [math.nan, math.nan], [("–", "0.0"), ("–", "0.0")]),
+    ],
+)
+def test_an_answer_that_is_no_number_has_no_bar(
+    task: str, values: list[float], bars: list[tuple[str, str]]
+) -> None:
+    about = {"task": task, "axes": [], "values": values, "truth": None}
+    assert [(bar.value, bar.width) for bar in prediction(about, "a").bars] == bars
+    assert strongest(about) is None
+
+
+@pytest.mark.parametrize("values", [[math.nan, 0.5], [math.nan, math.nan]])
+def test_a_map_of_answers_that_are_no_numbers_is_drawn_in_silence(values: list[float]) -> None:
+    about = {
+        "task": "structured_regression",
+        "axes": [{"name": "sensor", "labels": ["left", "right"]}],
+        "values": values,
+    }
+    (shown,) = prediction(about, "a").maps
+    assert shown[1].alt.endswith("values from 0 to 1")
 
 
 def test_the_models_that_fail_are_named_first_and_so_is_what_they_fail(tmp_path: Path) -> None:

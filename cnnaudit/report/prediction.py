@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnaudit import figures
+from cnnaudit.report.cells import NO_LEVEL
 
 MOST_BARS = 5  # classes shown of a classification
 
@@ -69,8 +71,10 @@ def prediction(about: Mapping[str, Any], item: str) -> Prediction:
 
 
 def strongest(about: Mapping[str, Any]) -> Bar | None:
-    """Return the strongest answer of a picture's record; none where the task has no classes."""
-    return _classes(about).bars[0] if about["task"] == "classification" else None
+    """Return the strongest answer of a picture's record; none where it has no class."""
+    if about["task"] != "classification" or not np.isfinite(about["values"]).all():
+        return None
+    return _classes(about).bars[0]
 
 
 def _maps(about: Mapping[str, Any], item: str) -> Prediction:
@@ -78,7 +82,7 @@ def _maps(about: Mapping[str, Any], item: str) -> Prediction:
     arrays = {name: _plane(given) for name, given in values.items() if given is not None}
     known = np.concatenate([array.ravel() for array in arrays.values()])
     # Probabilities keep the scale 0–1 whatever they reach, so that pictures can be compared.
-    low, high = min(0.0, float(np.nanmin(known))), max(1.0, float(np.nanmax(known)))
+    low, high = _scale(known.tolist(), 1.0)
     names = [str(axis["name"]) for axis in about["axes"]]
     ends = [_axis(axis) for axis in about["axes"]]
     alt = f"map of {item}, {' by '.join(names)}, values from {low:.3g} to {high:.3g}"
@@ -96,19 +100,18 @@ def _numbers(about: Mapping[str, Any]) -> Prediction:
     """Prepare the answer of a regression: its first outputs, beside what is true of them."""
     values = np.ravel(np.asarray(about["values"], dtype=np.float64))
     truth = np.ravel(np.asarray([] if about.get("truth") is None else about["truth"], np.float64))
-    known = np.concatenate([values, truth, [0.0]])
-    low, span = float(known.min()), float(np.ptp(known)) or 1.0
+    low, high = _scale([*values, *truth], 0.0)
     names = [str(axis) for axis in about["axes"][0]["labels"]] if len(about["axes"]) == 1 else []
     bars = tuple(
         Bar(
             label=names[place] if names else f"output {place}",
-            value=f"{value:.3g}".replace("-", "−"),
-            width=f"{100 * (value - low) / span:.1f}",
+            value=_said(value, ".3g"),
+            width=_width(value, low, high),
             truth=False,
         )
         for place, value in enumerate(values[:MOST_BARS])
     )
-    shown = ", ".join(f"{value:.3g}" for value in truth[:MOST_BARS]).replace("-", "−")
+    shown = ", ".join(_said(value, ".3g") for value in truth[:MOST_BARS])
     more = ", …" * (len(truth) > MOST_BARS)
     return Prediction(bars=bars, truth=f"{shown}{more}", caption="its answer")
 
@@ -128,15 +131,31 @@ def _classes(about: Mapping[str, Any]) -> Prediction:
     values = np.asarray(about["values"], dtype=np.float64)
     labels = about.get("labels") or [f"class {number}" for number in range(len(values))]
     top = np.argsort(-values, kind="stable")[:MOST_BARS]
-    low, high = min(0.0, float(values.min())), max(1.0, float(values.max()))
+    low, high = _scale(values, 1.0)
     truth = "" if about.get("truth") is None else str(about["truth"])
     bars = tuple(
         Bar(
             label=str(labels[place]),
-            value=f"{values[place]:.2f}".replace("-", "−"),
-            width=f"{100 * (values[place] - low) / (high - low):.1f}",
+            value=_said(values[place], ".2f"),
+            width=_width(values[place], low, high),
             truth=str(labels[place]) == truth or str(place) == truth,
         )
         for place in map(int, top)
     )
     return Prediction(bars=bars, truth=truth)
+
+
+def _scale(values: Iterable[float], least: float) -> tuple[float, float]:
+    """Return the ends of a scale that holds 0, `least` and every answer that is a number."""
+    known = [value for value in values if math.isfinite(value)]
+    return min([0.0, *known]), max([least, *known])
+
+
+def _said(value: float, form: str) -> str:
+    return f"{value:{form}}".replace("-", "−") if math.isfinite(value) else NO_LEVEL
+
+
+def _width(value: float, low: float, high: float) -> str:
+    """Return how long a bar is, in percent."""
+    share = (value - low) / (high - low or 1.0)
+    return f"{100 * share if math.isfinite(share) else 0:.1f}"
