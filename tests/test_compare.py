@@ -767,6 +767,29 @@ def test_runs_without_anything_in_common_are_an_error(
     assert "nothing in common" in err
 
 
+def test_pictures_without_a_mask_stand_side_by_side_though_nothing_is_measured(
+    cli: Callable, overrides: list[str], tmp_path: Path
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    Image.new("RGB", (160, 128), (90, 120, 60)).save(root / "cat.png")
+    sets = ["image_set=[folder]", f"image_set.folder.root={root}", "metric=[overlap]"]
+    own = [one for one in overrides if "robot_lighting" not in one]
+    assert cli("run", *own, *sets, "experiment=none", "technique=[saliency]")[0] == 0
+    (run_dir,) = (tmp_path / "out" / "audit").iterdir()
+    page = tmp_path / "page.html"
+    code, out, err = cli("compare", str(run_dir), str(run_dir), f"--output={page}")
+    assert code == 0, err
+    assert "There is no difference: no image has what is measured" in out
+    text = page.read_text()
+    assert "Nothing could be compared." in text
+    assert text.count('alt="Saliency over cat.png') == 2  # before and after
+    table = pd.read_csv(page.with_suffix(".csv"))
+    assert table.empty
+    assert {"metric", "difference", "mismatch"} <= {*table}
+    assert json.loads(page.with_suffix(".json").read_text())["findings"] == []
+
+
 # --- the command and its files --------------------------------------------------------------------
 
 

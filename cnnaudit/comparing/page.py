@@ -137,6 +137,8 @@ def _page(found: Comparison, findings: Sequence[Change]) -> dict[str, Any]:
 
 def _counted(found: Comparison) -> str:
     """Say how many differences came out how, and why some were not measured."""
+    if found.changes.empty:
+        return "There is no difference: no image has what is measured, such as a mask or a truth."
     why = why_not_measured(found.changes, found.after.unit)
     counted, every = counts(found.changes["outcome"]), plural(len(found.changes), "difference")
     if counted.keys() == {NOT_MEASURED}:
@@ -207,7 +209,7 @@ def _facts(found: Comparison) -> list[tuple[str, str]]:
     ]
     most = found.changes.groupby("image_set", sort=False)[["paired", "items"]].max().astype(int)
     pairs = (f"{name}, {_pairs(*counted)}" for name, *counted in most.itertuples())
-    return [*facts, ("images", "; ".join(pairs))]
+    return [(label, text) for label, text in (*facts, ("images", "; ".join(pairs))) if text]
 
 
 def _pairs(paired: int, items: int) -> str:
@@ -278,7 +280,7 @@ def _table(found: Comparison) -> pd.DataFrame:
 
     `mismatch` is why a line is not comparable; "" where it is.
     """
-    tables = [one for one in (found.changes, found.effects) if len(one)]
+    tables = [one for one in (found.changes, found.effects) if len(one)] or [found.changes]
     table = pd.concat(tables, ignore_index=True).drop(columns="levels")
     about = zip(table["image_set"], table["model"], strict=True)
     return table.assign(mismatch=["; ".join(found.concerns(*one)) for one in about])

@@ -39,9 +39,7 @@ class _Shown(NamedTuple):
 def tiles_of_both(found: Comparison) -> list[BothTiles]:
     """Return the items that both runs show, exemplars before others, as far as there is room."""
     shown = [
-        _shown(found, pair, image_set)
-        for pair in found.models
-        for image_set in dict.fromkeys(found.changes["image_set"])
+        _shown(found, pair, image_set) for pair in found.models for image_set in _in_both(found)
     ]
     shown = [one for one in shown if one.items]
     width = max((2 * (len(one.kinds) + 1) for one in shown), default=1)
@@ -65,6 +63,13 @@ def _shown(found: Comparison, pair: Models, image_set: str) -> _Shown:
         and not found.after.is_reference(one.technique)
     ]
     return _Shown(pair, (first, second), tuple(kinds), tuple(items))
+
+
+def _in_both(found: Comparison) -> list[str]:
+    """Return the image sets of both runs, also one of which nothing could be measured."""
+    first, second = (run.catalogue["image_sets"] for run in (found.before, found.after))
+    compared = dict.fromkeys(found.changes["image_set"])
+    return [*compared, *(one for one in second if one in first and one not in compared)]
 
 
 def _subject(run: Run, model: str, image_set: str) -> Subject:
