@@ -50,7 +50,10 @@ class _Words:
 
     def __init__(self, image_set: ImageSet) -> None:
         self._words, self._places = image_set.spec.words, image_set.spec.places
-        self.units = f"{image_set.spec.unit or 'image'}s"
+        self._unit = image_set.spec.unit or "image"
+
+    def units(self, count: float) -> str:
+        return f"{count:,.0f} {self._unit}{'' if count == 1 else 's'}"
 
     def of(self, factor: str, level: str) -> str:
         return self._words.get(factor, {}).get(level, f"{factor} {level!r}")
@@ -206,7 +209,7 @@ class _Grid:
         words, rows, cols = self._words, self._rows, self._cols
         text = (
             f"{_capital(words.at(cols, most['col']))} the {subject} is {most['first']:.2f} for "
-            f"{words.of(rows, most['level'])} ({model}, {most['units']:.0f} {words.units}"
+            f"{words.of(rows, most['level'])} ({model}, {words.units(most['units'])}"
         )
         if pd.notna(most["chance"]):
             text += f", by chance {most['chance']:.2f}"
@@ -253,7 +256,7 @@ class _Grid:
         text = (
             f"{_capital(words.at(self._cols, most['col']))} the {subject} is {most['first']:.2f} "
             f"for {first} and {most['second']:.2f} for {second} "
-            f"({model}, {most['units']:.0f} {words.units}"
+            f"({model}, {words.units(most['units'])}"
         )
         if len(self._levels) > 2:
             differ = any(map(_is_seen, pairs["first"], pairs["second"]))
@@ -366,7 +369,7 @@ def _told(
     levels = line["within"].split(" · ") if contrast.within else []
     where = ", ".join(map(words.at, contrast.within, levels))
     first, second = (words.of(contrast.factor, level) for level in contrast.levels)
-    about = f"{line['model']}, " * bool(line["model"]) + f"{line['units']:.0f} {words.units}"
+    about = f"{line['model']}, " * bool(line["model"]) + words.units(line["units"])
     text = f"the {subject} is {line['first']:.2f} for {first} and {line['second']:.2f} for {second}"
     return {
         "contrast": contrast.name,

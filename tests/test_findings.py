@@ -105,7 +105,7 @@ def test_of_several_levels_without_a_counterpart_the_highest_and_the_lowest_are_
     )
     (found,) = _find(summarise(pd.DataFrame(lines)), replace(image_set, items=items))
     assert found["text"] == (
-        "At light '0' the mass in mask of CAM is 0.42 for colour 'none' (m, 1 scenes, by chance "
+        "At light '0' the mass in mask of CAM is 0.42 for colour 'none' (m, 1 scene, by chance "
         "0.10); it is lowest at light '3' for colour 'haze': 0.19."
     )
 
