@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -54,8 +55,17 @@ def _by_cell(failures: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {where: list(reasons) for where, reasons in found.items()}
 
 
+def _measured(one: Judgement) -> str:
+    """Say a value with its interval, which a single unit does not have."""
+    if not math.isfinite(one.value):
+        return "no value"
+    known = math.isfinite(one.low) and math.isfinite(one.high)
+    return f"{one.value:.3f}" + f" [{one.low:.3f}, {one.high:.3f}]" * known
+
+
 def _say(one: Judgement) -> str:
-    place = ", ".join(filter(None, (one.model, one.technique, one.within, one.level)))
-    found = f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}], {one.units} units"
-    told = f"{one.statistic} {one.bound} at {place}: {found}"
+    told_apart = (one.model, one.technique, one.target, one.within, one.level)
+    place = ", ".join(filter(None, told_apart))
+    units = f"{one.units} unit{'s' * (one.units != 1)}"
+    told = f"{one.statistic} {one.bound} at {place}: {_measured(one)}, {units}"
     return f"{told}, {one.reason}" if one.reason else told

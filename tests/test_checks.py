@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -339,6 +340,16 @@ def test_junit_has_a_case_per_check_and_an_error_per_failed_cell() -> None:
     assert failure is not None
     assert "overhead" in str(failure.text)
     assert "left" not in str(failure.text).split("equal")[0]
+
+
+def test_junit_says_what_has_no_value_and_of_which_target_it_is() -> None:
+    one = judge(make_rows({"left": -0.4, "overhead": -0.4}), [CHECK], [COLOUR], 0)[0]
+    empty = replace(one, value=math.nan, low=math.nan, high=math.nan, units=0, reason="failed")
+    single = replace(empty, value=-0.5, units=1, reason="1 unit, at least 6 are needed")
+    judgements = [replace(one, verdict=NOT_MEASURED, target="cat") for one in (empty, single)]
+    text = junit_xml("robot", judgements, []).decode()
+    assert "cat, left, equal − different: no value, 0 units, failed" in text
+    assert "cat, left, equal − different: -0.500, 1 unit, 1 unit, at least" in text
 
 
 @pytest.mark.parametrize("sign", ["\x1b", "\ufffe", "\uffff", "\ud800", "\r"])
