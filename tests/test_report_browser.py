@@ -69,6 +69,16 @@ def test_the_page_itself_never_scrolls_sideways(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_long_name_of_a_row_stays_beside_its_pictures(browser: Any, tmp_path: Path) -> None:
+    long = "a_level_that_somebody_wrote_without_any_break_and_far_too_long_for_this"
+    run = build_run(tmp_path, lambda name: long if name == "equal" else name)
+    page, _ = opened(browser, write_report(run))
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    heads = page.locator(".tiles tbody th", has_text=long)
+    assert heads.count()
+    assert heads.evaluate_all("them => them.every(one => one.scrollWidth <= one.clientWidth)")
+
+
 def test_it_is_the_same_without_javascript(browser: Any, report: Path) -> None:
     count = "[...document.querySelectorAll('table, img, td')].length"
     with_script, _ = opened(browser, report)
