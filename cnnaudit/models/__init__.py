@@ -221,7 +221,12 @@ def _check_task(spec: ModelSpec, n: int) -> None:
 
 
 def _check_gives(spec: ModelSpec, outputs: Tensor) -> None:
-    """Hold what a classification's outputs are said to be against those of one picture."""
+    """Hold what a model's outputs are said to be against those of one picture.
+
+    What is no number says nothing: a network that standardises each picture has 0/0 of a grey one.
+    """
+    if outputs.isnan().any():
+        return
     within = bool(((outputs >= 0) & (outputs <= 1)).all())
     adds_up = within and outputs.shape[1] > 1 and abs(float(outputs.sum()) - 1) < _ROUNDING
     if spec.gives == "probabilities" and not within:

@@ -93,6 +93,9 @@ class Net(nn.Module):
         logits = self.head(features.mean(dim=(2, 3)))
         if self.end == "softmax":
             logits = logits.softmax(dim=1)
+        if self.end == "standardised":  # each picture by its own spread, which a grey one lacks
+            spread = images.std(dim=(1, 2, 3)).unsqueeze(1)
+            logits = (logits * spread / spread).sigmoid()
         if self.end == "below zero":
             logits = logits - 9
         if self.end == "one score":
@@ -168,6 +171,13 @@ def test_probabilities_taken_for_logits_and_logits_for_probabilities() -> None:
     plain = replace(SPEC, arguments=arguments, gives="probabilities")
     with pytest.raises(AuditError, match=r"gives: 'probabilities', but .* look like logits"):
         inspect_model(plain, 1)
+
+
+@pytest.mark.parametrize("task", ["classification", "structured_regression"])
+def test_a_network_that_has_no_answer_to_a_grey_picture_is_not_refused(task: str) -> None:
+    arguments = {"kind": "tensor", "end": "standardised"}
+    spec = replace(SPEC, arguments=arguments, gives="probabilities", task=task)
+    assert inspect_model(spec, 1).outputs == 5
 
 
 def test_one_yes_or_no_score_is_no_classification() -> None:
