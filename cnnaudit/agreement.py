@@ -23,7 +23,7 @@ from PIL import Image
 from cnnaudit.image_sets.files import picture_size
 from cnnaudit.models.preprocessing import frame_box
 from cnnaudit.specs import AgreementSpec, AuditSpec, ContrastSpec
-from cnnaudit.statistics import estimate, unit_ranks
+from cnnaudit.statistics import estimate, say, unit_ranks
 from cnnaudit.store import Store, cell_key, digest_list
 from cnnaudit.types import MAPS_FILE, MAPS_OF_FILE, POOLED, AuditError, Cell, ImageSet, Item
 
@@ -117,7 +117,7 @@ def find_agreement(table: pd.DataFrame, titles: Mapping[str, str]) -> list[dict[
     for (image_set, between), part in known.groupby(["image_set", "between"], sort=False):
         by_technique = part.groupby("technique", sort=False).correlation.mean().sort_values()
         means = [
-            f"{mean:.2f} under {titles.get(str(name), str(name))}" if name else f"{mean:.2f}"
+            f"{say(mean)} under {titles.get(str(name), str(name))}" if name else say(mean)
             for name, mean in by_technique[::-1].items()
         ]
         sides = part.groupby(["first", "second"], sort=False).correlation.mean()
@@ -125,8 +125,8 @@ def find_agreement(table: pd.DataFrame, titles: Mapping[str, str]) -> list[dict[
         text += f"{listed(means)} (mean rank correlation on {image_set})"
         if len(sides) > 1:
             pairs = [f"{first} and {second}" for first, second in sides.index]
-            text += f"; most alike are {pairs[sides.argmax()]} ({sides.max():.2f}), "
-            text += f"least {pairs[sides.argmin()]} ({sides.min():.2f})"
+            text += f"; most alike are {pairs[sides.argmax()]} ({say(sides.max())}), "
+            text += f"least {pairs[sides.argmin()]} ({say(sides.min())})"
         findings.append({"text": f"{text}.", "image_set": str(image_set), "between": str(between)})
     return findings
 

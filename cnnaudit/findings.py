@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cnnaudit.specs import ContrastSpec, GridSpec
-from cnnaudit.statistics import ALPHA, say_p
+from cnnaudit.statistics import ALPHA, say, say_p
 from cnnaudit.summary import factor_columns
 from cnnaudit.types import POOLED, ImageSet
 
@@ -232,7 +232,7 @@ class _Grid:
             return "; too few to be tested"
         sign = 1 if test["first_level"] == first else -1
         numbers = sign * test["difference"], *sorted((sign * test["low"], sign * test["high"]))
-        difference, low, high = (f"{number:z.2f}".replace("-", "−") for number in numbers)
+        difference, low, high = map(say, numbers)
         none = "" if _is_shown(test) else ": none is shown"
         return f"; difference {difference} [{low}, {high}], {say_p(test['p_holm'])}{none}"
 

@@ -20,6 +20,7 @@ from cnnaudit.agreement import averaged, listed
 from cnnaudit.executors import Errand
 from cnnaudit.plan import Asked, check_same, item_fields, request_fields, run_fields
 from cnnaudit.specs import AuditSpec, ModelSpec, SanitySpec
+from cnnaudit.statistics import say
 from cnnaudit.store import Store, cell_key, digest_bytes
 from cnnaudit.totals import Subject, failure
 from cnnaudit.types import DIED, HeatmapRequest, ImageSet, Item
@@ -140,7 +141,7 @@ def find_randomisation(table: pd.DataFrame, titles: Mapping[str, str]) -> list[d
     ):
         targets = part.target.nunique() > 1
         said = [
-            f"{one['correlation']:.2f} under {titles.get(one['technique'], one['technique'])}"
+            f"{say(one['correlation'])} under {titles.get(one['technique'], one['technique'])}"
             + (f" of {one['target']}" if targets and one["target"] else "")
             for one in part.to_dict("records")
         ]

@@ -132,6 +132,11 @@ def _patterns_for(tests: int) -> int:
     return patterns
 
 
+def say(number: float) -> str:
+    """Return a number as sentences say it: with a proper minus, and none before a zero."""
+    return f"{number:z.2f}".replace("-", "−")
+
+
 def say_p(p: float) -> str:
     """Return a p-value as sentences say it."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -278,6 +278,12 @@ def test_findings_say_it_in_words() -> None:
         "correlation on folder); most alike are predicted and cat (0.55), least predicted and "
         "bookcase (0.50)."
     )
+    turned = table.assign(correlation=-table.correlation)
+    (finding,) = find_agreement(turned, {})
+    assert "by −0.20 under cam and −0.85 under saliency" in finding["text"]
+    assert finding["text"].endswith(
+        "predicted and bookcase (−0.50), least predicted and cat (−0.55)."
+    )
 
 
 def test_a_unit_without_a_correlation_is_counted_and_not_averaged() -> None:

@@ -322,6 +322,8 @@ def test_findings_say_it_in_words() -> None:
         "Guided (mean rank correlation on folder): they are not about this network, the bound is "
         "0.5; the others agree by 0.10 under Saliency."
     )
+    (finding,) = find_randomisation(table.assign(correlation=[-0.9, -0.1, -0.001, np.nan]), titles)
+    assert "by 0.00 under Guided and −0.10 under Saliency (" in finding["text"]
     (finding,) = find_randomisation(table[table.technique == "saliency"], titles)
     assert finding["text"].endswith("by 0.10 under Saliency (mean rank correlation on folder): "
                                     "they depend on what it learnt.")  # fmt: skip
