@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -193,7 +194,7 @@ class _Judging:
         about = {"statistic": requirement.statistic, "bound": _say(requirement)}
         trials = self._at_levels(requirement, scores, ends, about)
         if column == "lift" and self._has_no_lift:
-            for trial in (trial for of_place in trials for trial in of_place):
+            for trial in chain.from_iterable(trials):
                 trial.refusal = f"{self.check.metric} has no chance level, and so no lift"
         return trials
 

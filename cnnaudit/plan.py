@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
 from cnnaudit.image_sets import with_few_levels
@@ -75,7 +76,7 @@ def make_plan(
     units: list[Unit] = []
     planned: set[str] = set()  # what sees no network is the same cell for all models of one input
     for model in audit.models:
-        kinds = list(_kinds(audit, model, requests[model.name]))
+        kinds, own = list(_kinds(audit, model, requests[model.name])), []
         for part in parts:
             made = list(_cells(kinds, model, part))
             new = {cell.key: cell for cell in made if cell.key not in planned}
@@ -83,8 +84,15 @@ def make_plan(
             cells += made
             planned |= set(new)
             if missing:
-                units.append(Unit(model, part.image_set, part.chunk, missing, part.partners))
+                own.append(Unit(model, part.image_set, part.chunk, missing, part.partners))
+        # Size by size, the largest first: what a batch leaves free in memory then fits the next.
+        units += sorted(own, key=lambda unit: -largest_batch(len(unit.chunk), audit.batch_size))
     return Plan(tuple(cells), tuple(units))
+
+
+def largest_batch(images: int, most: int) -> int:
+    """Return the size of the largest of the batches that take so many images, as even as can be."""
+    return ceil(images / ceil(images / most))
 
 
 def requests_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from cnnaudit import plan
 from cnnaudit.audit import Prepared, prepare
 from cnnaudit.config import load_specs
 from cnnaudit.image_sets import MOST_LEVELS
+from cnnaudit.image_sets.batches import _Parts
 from cnnaudit.models.perception import SimpleCNN
-from cnnaudit.plan import CHUNK, check_planned, chunks, swap_partners
+from cnnaudit.plan import CHUNK, check_planned, chunks, make_plan, swap_partners
 from cnnaudit.specs import GridSpec
 from cnnaudit.types import AuditError, File, Item
 
@@ -247,3 +249,25 @@ def test_chunks_hold_every_item_once(number: int) -> None:
     assert sorted(i.id for part in parts for i in part) == sorted(i.id for i in _items(number))
     assert max(map(len, parts)) <= CHUNK
     assert len(parts) < 2.5 * number / CHUNK + 1
+
+
+def test_batches_of_one_size_follow_each_other_the_largest_first(prepared: Plans) -> None:
+    """Of every model, whose units stay together: its weights are loaded once."""
+    ready = prepared("model=[perception,perception_mixed]", "batch_size=32")
+    image_set = replace(ready.image_sets[0], items=_items(9 * CHUNK))
+    models = ready.audit.models
+    units = make_plan(ready.audit, [image_set], {one.name: () for one in models}, ready.store).units
+    assert [name for name, _ in groupby(unit.model.name for unit in units)] == [
+        one.name for one in models
+    ]
+    for model in models:
+        sizes = [_largest_batch(unit.chunk, 32) for unit in units if unit.model == model]
+        assert len({*sizes}) > 2
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def _largest_batch(chunk: tuple[Item, ...], most: int) -> int:
+    """Return the size of the largest one, as the pictures are read."""
+    parts = _Parts(most)
+    parts.begin([(chunk, (None,) * len(chunk))])
+    return max(map(len, parts))
