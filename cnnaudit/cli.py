@@ -33,7 +33,7 @@ from cnnaudit.jobs import (
     UNDECIDED,
     with_hydra,
 )
-from cnnaudit.numerics import release_memory
+from cnnaudit.numerics import release_memory, share_heap
 from cnnaudit.printable import printable
 from cnnaudit.types import AuditError
 
@@ -103,6 +103,7 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
     _open_what_is_closed()
     # Arrow's own allocators would keep the memory of millions of rows, which is needed only once.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    share_heap()
     # How schedulers, containers and closed terminals ask a process to end: as Ctrl-C does. What is
     # ignored, as under nohup, stays so.
     ends = [one for one in _ENDS if signal.getsignal(one) is signal.SIG_DFL]

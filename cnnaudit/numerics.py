@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 TF32 = False
+_ARENA_MAX = -8  # glibc's M_ARENA_MAX: how many heaps there may be
 _DETERMINISM = {"off": "default", "warn": "warn", "strict": "error"}  # as torch calls it
 
 
@@ -30,12 +31,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return no_room or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
+def share_heap() -> None:
+    """Have all threads allocate from one heap; of others, glibc gives little back."""
+    _have_glibc("mallopt", _ARENA_MAX, 1)
+
+
 def release_memory() -> None:
     """Give back what was freed; the C library would keep it, in pieces that nothing else fits."""
-    if sys.platform == "linux":  # glibc's own function, which others do not have
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    _have_glibc("malloc_trim", 0)
+
+
+def _have_glibc(do: str, *arguments: int) -> None:
+    """Call a function of glibc's own, which other C libraries do not have."""
+    function = getattr(ctypes.CDLL(None), do, None) if sys.platform == "linux" else None
+    if function is not None:
+        function(*arguments)
 
 
 def seldom(do: Callable[[], None], seconds: float) -> Callable[[], None]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import platform
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,3 +73,33 @@ def test_what_is_done_seldom_waits_for_its_time(monkeypatch: pytest.MonkeyPatch)
         clock.append(now)
         maybe()
     assert done == [110, 150, 160]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps are glibc's")
+@pytest.mark.parametrize("asked", [True, False])
+def test_threads_allocate_from_one_heap_where_it_is_asked_for(asked: bool, tmp_path: Path) -> None:
+    script = f"""
+import ctypes, sys, threading
+from cnnaudit.numerics import share_heap
+if {asked}:
+    share_heap()
+together = threading.Barrier(4)
+def allocate():
+    together.wait()
+    kept = bytearray(10_000)
+    together.wait()
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+    told = tmp_path / "malloc.xml"
+    subprocess.run([sys.executable, "-c", script, str(told)], check=True)
+    heaps = told.read_text().count("<heap nr=")
+    assert (heaps == 1) == asked
