@@ -147,7 +147,7 @@ def _line(key: Any, rows: pd.DataFrame) -> dict[str, Any]:
         **averaged(by_unit.to_numpy(np.float64)),
         "scored": len(known),
         "total": len(rows),
-        "status": "ok" if len(known) else "undefined: no two heatmaps that both vary",
+        "status": "ok" if len(known) else "undefined: no pair has two heatmaps that vary",
     }
 
 

@@ -307,7 +307,10 @@ def _report(rest: Sequence[str]) -> int:
     if rest and (Path(rest[0]) / SHARDS).is_dir():
         return _announce(*join_shards(Path(rest[0]), rest[1:]))
     if len(rest) != 1:
-        raise AuditError("report takes one run directory: cnnaudit report outputs/robot/…")
+        raise AuditError(
+            "report takes one run directory, cnnaudit report outputs/robot/…; only of a run in "
+            "shards may keys be set"
+        )
     _tell(f"report: {write_report(Path(rest[0]))}")
     return COMPLETE
 

@@ -389,7 +389,7 @@ def _agreements(say: Say) -> list[dict[str, Any]]:
     numbers = {"correlation": 0.914, "low": 0.88, "high": 0.95, "units": 2, "scored": 2, "total": 2}
     found = [{**one, **numbers, "status": "ok"} for one in (*targets, *levels)]
     lacking = dict.fromkeys(("correlation", "low", "high")) | {"units": 0, "scored": 0}
-    found[-1] |= {**lacking, "status": "undefined: no two heatmaps that both vary"}
+    found[-1] |= {**lacking, "status": "undefined: no pair has two heatmaps that vary"}
     return found
 
 

@@ -520,7 +520,7 @@ def test_agreement_is_pairs_in_columns_or_a_matrix(plain: str) -> None:
     text = words(levels)
     assert "Within the pairs of colour on lighting saliency, perception, all light" in text
     assert "left – undefined 2 scenes behind every number" in text
-    assert "undefined: no two heatmaps that both vary." in text
+    assert "undefined: no pair has two heatmaps that vary." in text
 
 
 def test_many_names_make_a_matrix_of_half(tmp_path: Path) -> None:
