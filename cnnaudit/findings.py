@@ -274,8 +274,16 @@ class _Grid:
         return text + "."
 
     def _pairs(self, table: pd.DataFrame, metric: str) -> pd.DataFrame:
-        """Return the means of two levels side by side, per technique, target and column level."""
+        """Return the means of two levels side by side, per technique, target and column level.
+
+        Each technique and target has its own two: those that differ most.
+        """
         chosen = table[(table.metric == metric) & table[self._rows].isin(self._levels)]
+        kinds = chosen.groupby(["technique", "target"], sort=False, observed=True)
+        found = [pairs for _, own in kinds if len(pairs := self._pairs_of(own))]
+        return pd.concat(found or [self._pairs_of(chosen)], ignore_index=True)
+
+    def _pairs_of(self, chosen: pd.DataFrame) -> pd.DataFrame:
         one, other = _most_apart(chosen, self._rows, self._cols, self._levels)
         keys = ["technique", "target", "region", self._cols]
         first, second = (chosen[chosen[self._rows] == level] for level in (one, other))

@@ -150,6 +150,25 @@ def test_levels_that_differ_most_are_not_those_of_the_highest_means(image_set: I
     )
 
 
+def test_each_technique_tells_the_two_levels_that_differ_most_under_it(
+    image_set: ImageSet,
+) -> None:
+    levels = ("different", "equal", "third")
+    lines = [
+        make_row(unit, colour, light, mean, technique=technique)
+        for technique, means in {"cam": (0.1, 0.9, 0.5), "edges": (0.5, 0.4, 0.2)}.items()
+        for colour, mean in zip(levels, means, strict=True)
+        for light in ("overhead", "left")
+        for unit in "ab"
+    ]
+    catalogue = {**CATALOGUE, "techniques": {"cam": {"title": "CAM"}, "edges": {"title": "Edges"}}}
+    spec = replace(image_set.spec, grids=(GridSpec("colour", "light", levels),))
+    summary = summarise(pd.DataFrame(lines))
+    cam, edges = find(summary, NONE, (), [replace(image_set, spec=spec)], catalogue)
+    assert "0.10 for colour 'different' and 0.90 for the same colour" in cam["text"]
+    assert "0.50 for colour 'different' and 0.20 for colour 'third'" in edges["text"]
+
+
 def test_a_difference_the_other_way_round_is_said(rows: pd.DataFrame, image_set: ImageSet) -> None:
     left = (rows.light == "left") & (rows.colour == "equal") & (rows.technique == "cam")
     rows.loc[left, "value"] = 0.9
