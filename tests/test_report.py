@@ -800,6 +800,16 @@ def test_an_answer_that_is_no_number_has_no_bar(
     assert strongest(about) is None
 
 
+@pytest.mark.parametrize(
+    ("truth", "true"),
+    [("1", "1"), ("CAT", "cat"), ("2", "cat"), ("bird", None)],  # as class_index reads a truth
+)
+def test_one_answer_at_most_is_marked_as_the_truth(truth: str, true: str | None) -> None:
+    about = {"task": "classification", "labels": ["1", "0", "cat"], "values": [0.5, 0.3, 0.2]}
+    bars = prediction({**about, "truth": truth}, "a").bars
+    assert [bar.label for bar in bars if bar.truth] == [true] * (true is not None)
+
+
 @pytest.mark.parametrize("values", [[math.nan, 0.5], [math.nan, math.nan]])
 def test_a_map_of_answers_that_are_no_numbers_is_drawn_in_silence(values: list[float]) -> None:
     about = {

@@ -133,16 +133,25 @@ def _classes(about: Mapping[str, Any]) -> Prediction:
     top = np.argsort(-values, kind="stable")[:MOST_BARS]
     low, high = _scale(values, 1.0)
     truth = "" if about.get("truth") is None else str(about["truth"])
+    true = _place_of(truth, [str(label) for label in labels])
     bars = tuple(
         Bar(
             label=str(labels[place]),
             value=_said(values[place], ".2f"),
             width=_width(values[place], low, high),
-            truth=str(labels[place]) == truth or str(place) == truth,
+            truth=place == true,
         )
         for place in map(int, top)
     )
     return Prediction(bars=bars, truth=truth)
+
+
+def _place_of(truth: str, labels: Sequence[str]) -> int | None:
+    """Return the class that a truth names, as it was read: by its label, in any case, or index."""
+    exact = [place for place, label in enumerate(labels) if label == truth]
+    alike = [place for place, label in enumerate(labels) if label.lower() == truth.lower()]
+    numbered = [int(truth)] if truth.isdecimal() else []
+    return next(iter(exact or alike or numbered), None)
 
 
 def _scale(values: Iterable[float], least: float) -> tuple[float, float]:
