@@ -676,6 +676,9 @@ def test_a_damaged_cell_is_an_error_that_says_what_to_do(tmp_path: Path) -> None
         (-0.001, (-1, 1), "0.00"),
         (-0.25, (-1, 1), "−0.25"),
         (1234.5, (0, math.inf), "1,234"),
+        (999.6, (0, math.inf), "1,000"),
+        (-999.6, (-math.inf, math.inf), "−1,000"),
+        (-0.0, (-math.inf, math.inf), "0"),
         (12.34, (0, 100), "12.3"),
         (math.nan, (0, 1), "–"),
     ],
@@ -782,6 +785,8 @@ def test_a_regressions_answer_is_told_in_numbers() -> None:
     alone = prediction({**about, "axes": [], "values": [4.5], "truth": "4"}, "a")
     assert [(bar.label, bar.value) for bar in alone.bars] == [("output 0", "4.5")]
     assert alone.truth == "4"
+    large = prediction({**about, "values": [1191.4, -1e3], "truth": None}, "a")
+    assert [bar.value for bar in large.bars] == ["1,191", "−1,000"]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def number(value: float, scale: tuple[float, float]) -> str:
         return NO_LEVEL
     if max(map(abs, scale)) <= 1:
         return decimals(value, 2)
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    # 999.6 is rounded to four digits, of which .3g would leave 1e+03.
+    text = f"{value:z,.0f}" if abs(value) >= 999.5 else f"{value:z.3g}"
     return text.replace("-", "−")
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnaudit import figures
-from cnnaudit.report.cells import NO_LEVEL
+from cnnaudit.report.cells import number
 
 MOST_BARS = 5  # classes shown of a classification
+_OPEN = (-math.inf, math.inf)  # the scale of numbers of any unit
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,13 @@ def _numbers(about: Mapping[str, Any]) -> Prediction:
     bars = tuple(
         Bar(
             label=names[place] if names else f"output {place}",
-            value=_said(value, ".3g"),
+            value=number(value, _OPEN),
             width=_width(value, low, high),
             truth=False,
         )
         for place, value in enumerate(values[:MOST_BARS])
     )
-    shown = ", ".join(_said(value, ".3g") for value in truth[:MOST_BARS])
+    shown = ", ".join(number(value, _OPEN) for value in truth[:MOST_BARS])
     more = ", …" * (len(truth) > MOST_BARS)
     return Prediction(bars=bars, truth=f"{shown}{more}", caption="its answer")
 
@@ -137,7 +138,7 @@ def _classes(about: Mapping[str, Any]) -> Prediction:
     bars = tuple(
         Bar(
             label=str(labels[place]),
-            value=_said(values[place], ".2f"),
+            value=number(values[place], (0.0, 1.0)),
             width=_width(values[place], low, high),
             truth=place == true,
         )
@@ -158,10 +159,6 @@ def _scale(values: Iterable[float], least: float) -> tuple[float, float]:
     """Return the ends of a scale that holds 0, `least` and every answer that is a number."""
     known = [value for value in values if math.isfinite(value)]
     return min([0.0, *known]), max([least, *known])
-
-
-def _said(value: float, form: str) -> str:
-    return f"{value:{form}}".replace("-", "−") if math.isfinite(value) else NO_LEVEL
 
 
 def _width(value: float, low: float, high: float) -> str:
