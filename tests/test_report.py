@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from cnnaudit.report.cells import interval, number, probability
+from cnnaudit.report.cells import interval, number, percentage, probability
 from cnnaudit.report.checks import checks, outcomes, places_of, verdict
 from cnnaudit.report.contrasts import _labelled, _ticks
 from cnnaudit.report.page import SCRIPTS
@@ -701,6 +701,12 @@ def test_intervals_are_written_as_fine_as_they_are(
     ends: tuple[float, float, float], text: str
 ) -> None:
     assert interval(*ends, (0, 1)) == text
+
+
+def test_some_are_not_said_to_be_none_nor_most_to_be_all() -> None:
+    shares = (0.0, 1 / 200, 0.006, 0.994, 383 / 384, 1.0)
+    said = ["0 %", "< 1 %", "1 %", "99 %", "> 99 %", "100 %"]
+    assert [percentage(share).replace("\u00a0", " ") for share in shares] == said
 
 
 def test_a_small_p_is_never_zero() -> None:

@@ -149,8 +149,10 @@ def signed(value: float) -> str:
 
 
 def percentage(share: float) -> str:
-    """Write a share in whole percent."""
-    return f"{100 * share:.0f}\u00a0%"
+    """Write a share in whole percent: some are not said to be none, nor most to be all."""
+    if 0 < share <= 0.005:
+        return "<\u00a01\u00a0%"
+    return ">\u00a099\u00a0%" if 0.995 <= share < 1 else f"{100 * share:.0f}\u00a0%"
 
 
 def percent(value: float, scale: tuple[float, float]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,8 +62,7 @@ def _table(run: Run, image_set: str, records: Sequence[Record]) -> Table:
 
 def _reached(one: Record) -> str:
     """Name the lowest layer that is random, and how much of the network is."""
-    share = percentage(math.floor(100 * one["share"]) / 100)  # 100 % is all of it
-    return f"{one['layers'].rpartition(' … ')[2]} ({share})"
+    return f"{one['layers'].rpartition(' … ')[2]} ({percentage(one['share'])})"
 
 
 def _label(run: Run, technique: str, target: str, *, among: set[str]) -> str:

@@ -188,8 +188,7 @@ class Tiles:
         if region is None:
             return Tile(None, label, "no region: the heatmap is the same everywhere")
         alt = f"Interesting region of {label} in {picture['item']} ({self.name(picture)})"
-        share = percentage(region.share) if region.share >= 0.005 else "<\u00a01\u00a0%"
-        share += " of the picture"
+        share = f"{percentage(region.share)} of the picture"
         return Tile(inline(region.crop, f"{alt}: {share}", QUALITY), label, share)
 
     def card(self, picture: Picture) -> Card:
