@@ -103,11 +103,12 @@ class Totals:
 
     @property
     def worst(self) -> dict[Subject, dict[str, list[str]]]:
-        """Per model and image set, the items with the lowest lift of a technique, and which."""
+        """Per model and image set, the items with the lowest lift of a technique's target."""
         found: dict[Subject, dict[str, list[str]]] = {}
-        for (model, image_set, technique), (_, item) in sorted(self._worst.items()):
-            items = found.setdefault((model, image_set), {})
-            items.setdefault(item, []).append(f"worst: {technique}")
+        for (model, image_set, technique, _), (_, item) in sorted(self._worst.items()):
+            of_item = found.setdefault((model, image_set), {}).setdefault(item, [])
+            if (why := f"worst: {technique}") not in of_item:  # it may be so of several targets
+                of_item.append(why)
         return found
 
     def _add_gaps(self, rows: pd.DataFrame) -> None:
@@ -131,7 +132,7 @@ class Totals:
         return [(texts[code], tuple(part.tolist())) for code, part in parts]
 
     def _add_worst(self, rows: pd.DataFrame) -> None:
-        keys = ["model", "image_set", "technique"]
+        keys = ["model", "image_set", "technique", "target"]
         scored = rows[(rows["metric"] == self._metric) & (rows["technique"] != "")]
         lowest = scored.groupby(keys, observed=True)["lift"].transform("min")
         worst = scored.loc[scored["lift"] == lowest, [*keys, "lift", "item"]]

@@ -22,6 +22,7 @@ from cnnaudit.report.contrasts import _labelled, _ticks
 from cnnaudit.report.page import SCRIPTS
 from cnnaudit.report.prediction import prediction, strongest
 from cnnaudit.report.run import load
+from cnnaudit.report.tiles import Tiles
 from cnnaudit.report.writing import write_report
 from cnnaudit.types import AuditError
 from tests.processes import loads
@@ -907,6 +908,19 @@ def test_what_fails_is_never_folded_and_the_furthest_past_its_bound_is_first(
     assert [line.badge.text for line in check.lines] == ["FAIL"] * len(broken)
     assert check.lines[0].measured.startswith(worst)
     assert [line.badge.text for line in check.folded] == ["NOT MEASURED", "PASS"]
+
+
+def test_the_worst_case_of_a_target_is_its_own(tmp_path: Path) -> None:
+    """Items are marked per technique, and another target of it may have another worst one."""
+    folder = build_run(tmp_path, str, "COMPLETE")
+    rows = pd.read_parquet(folder / "results" / "rows.parquet")
+    higher = (rows["item"] == "s1_equal_left_obstacle") & (rows["technique"] == "saliency")
+    rows.loc[higher, "lift"] = 0.9
+    rows.to_parquet(folder / "results" / "rows.parquet")
+    run = load(folder)
+    tiles = Tiles(run, run.subjects()[0])
+    (saliency, *_) = (one for one in tiles.variants if one.technique == "saliency")
+    assert [one["item"] for one in tiles.worst(saliency)] == ["s2_equal_left_obstacle"]
 
 
 def test_references_are_told_apart_and_have_no_worst_cases(tmp_path: Path) -> None:

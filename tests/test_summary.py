@@ -165,6 +165,15 @@ def test_the_worst_item_has_the_lowest_lift(rows: pd.DataFrame) -> None:
     assert _totals(rows).worst == {("m", "s"): {"a-equal-overhead-0": ["worst: cam"]}}
 
 
+def test_each_target_has_its_own_worst_item(rows: pd.DataFrame) -> None:
+    other = rows.assign(target="u", lift=-rows["lift"])
+    both = _totals(pd.concat([rows, other], ignore_index=True)).worst
+    assert both == {("m", "s"): {**_totals(rows).worst["m", "s"], **_totals(other).worst["m", "s"]}}
+    assert len(both["m", "s"]) == 2
+    again = pd.concat([rows, rows.assign(target="u")], ignore_index=True)
+    assert _totals(again).worst == _totals(rows).worst
+
+
 def test_pieces_sum_up_to_the_whole(rows: pd.DataFrame) -> None:
     failed = [(n, technique) for n in range(3) for technique in ("", "rise")]
     bad = [make_row("c", "equal", "left", None, n=n, technique=name) for n, name in failed]

@@ -11,7 +11,7 @@ from cnnaudit.report.cells import REFERENCE, in_order
 from cnnaudit.report.facets import facet_galleries, most_items, omitted, shows_every_image
 from cnnaudit.report.run import Subject, Variant
 from cnnaudit.report.tables import variant_label
-from cnnaudit.report.tiles import WORST, Card, Gallery, Panel, Picture, Tile, Tiles
+from cnnaudit.report.tiles import Card, Gallery, Panel, Picture, Tile, Tiles
 
 CUT_OUTS = 8  # pictures, at most, whose interesting regions are shown; the viewer cuts out all
 
@@ -149,7 +149,7 @@ class _Maker:
         for variant in self.tiles.variants:
             if self.run.is_reference(variant.technique):
                 continue
-            mine = [one for one in self.tiles.pictures if WORST + variant.technique in one["why"]]
+            mine = self.tiles.worst(variant)
             tiles = [
                 replace(self.tiles.heat(one, variant), label=self.tiles.full_name(one))
                 for one in mine

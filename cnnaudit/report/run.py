@@ -29,7 +29,7 @@ from cnnaudit.summary import mapped, unguarded
 from cnnaudit.types import RUN_SCHEMA, SORTED_BY, AuditError
 
 COUNTS = ("units", "scored", "total", "ineligible", "undefined", "not_applicable", "failed")
-_OF_TILES = (*SORTED_BY, "item", "value", "status")  # the columns of rows that tiles show
+_OF_TILES = (*SORTED_BY, "item", "value", "lift", "status")  # the columns of rows that tiles show
 _CORRELATION = ("correlation", "low", "high", "units", "scored", "total")
 # The columns that hold numbers, of each results/<name>.csv.
 _NUMBERS = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cnnaudit import figures
 from cnnaudit.report.cells import STATUSES, levels_label, number, percentage, plural
@@ -93,7 +95,8 @@ class Tiles:
         self.left_out = len(exemplars) - len(self.exemplars)  # to keep the page small
         others = [one for one in self.pictures if EXEMPLAR not in one["why"]]
         self._closer = {id(one) for one in [*self.exemplars, *others][: run.closer]}
-        self._values, self._primary, self.outlined = _values(run, subject)
+        scored, self._primary, self.outlined = _scored(run, subject)
+        self._values, self._lifts = _values(scored), _lifts(scored, self._primary)
         self._frames: dict[str, _Frame] = {}
         self._placed: dict[int, Mapping[Variant, int]] = {}
         self._decoded = lru_cache(maxsize=256)(self._decode)  # of a tile and of its cut-out
@@ -112,6 +115,14 @@ class Tiles:
             picture = self.run.pictures[place]
             everything = range(len(explained(picture)))
             yield place, picture, [*everything] if EXEMPLAR in picture["why"] else sorted(heatmaps)
+
+    def worst(self, variant: Variant) -> list[Picture]:
+        """Return the worst pictures of a technique: of several, those of this target's own."""
+        found = [one for one in self.pictures if WORST + variant.technique in one["why"]]
+        lifts = [self._lifts.get((one["item"], variant), math.nan) for one in found]
+        least = min((lift for lift in lifts if not math.isnan(lift)), default=math.nan)
+        own = [one for one, lift in zip(found, lifts, strict=True) if lift == least]
+        return own or found
 
     def label(self, variant: Variant) -> str:
         """Name a kind of heatmap as far as it needs to be told from the subject's others."""
@@ -295,16 +306,28 @@ def lacking(record: Mapping[str, Any]) -> str:
     return f"{status}: {record['reason']}" if record["reason"] else status
 
 
-def _values(run: Run, subject: Subject) -> tuple[dict[tuple[str, Variant, str], float], str, str]:
-    """Return the subject's values by (item, variant, metric), its primary metric and region."""
+def _scored(run: Run, subject: Subject) -> tuple[pd.DataFrame, str, str]:
+    """Return the rows of the subject's tiles that have a value, its primary metric and region."""
     rows = run.rows_shown
     mine = rows[(rows["model"] == subject.model) & (rows["image_set"] == subject.image_set)]
     overlap = run.metrics("overlap")
     primary = overlap[0] if overlap else ""
     region = min(mine.loc[mine["metric"] == primary, "region"], default="")
     scored = mine[(mine["status"] == "ok") & mine["region"].isin(["", region])]
+    return scored, primary, region
+
+
+def _values(scored: pd.DataFrame) -> dict[tuple[str, Variant, str], float]:
+    """Return values by (item, variant, metric)."""
     columns = ["item", "technique", "target", "layer", "metric", "value"]
     values: dict[tuple[str, Variant, str], float] = {}
     for item, technique, target, layer, metric, value in scored[columns].itertuples(index=False):
         values[item, Variant(technique, target, layer), metric] = float(value)
-    return values, primary, region
+    return values
+
+
+def _lifts(scored: pd.DataFrame, primary: str) -> dict[tuple[str, Variant], float]:
+    """Return the lifts of the primary metric by (item, variant)."""
+    own = scored.loc[scored["metric"] == primary, ["item", "technique", "target", "layer", "lift"]]
+    lines = own.itertuples(index=False)
+    return {(item, Variant(*variant)): float(lift) for item, *variant, lift in lines}
