@@ -19,7 +19,7 @@ import pytest
 from cnnaudit.report.cells import interval, number, percentage, probability
 from cnnaudit.report.checks import checks, outcomes, places_of, verdict
 from cnnaudit.report.contrasts import _labelled, _ticks
-from cnnaudit.report.page import SCRIPTS
+from cnnaudit.report.page import SCRIPTS, _provenance
 from cnnaudit.report.prediction import prediction, strongest
 from cnnaudit.report.run import load
 from cnnaudit.report.tiles import Tiles
@@ -708,6 +708,13 @@ def test_some_are_not_said_to_be_none_nor_most_to_be_all() -> None:
     shares = (0.0, 1 / 200, 0.006, 0.994, 383 / 384, 1.0)
     said = ["0 %", "< 1 %", "1 %", "99 %", "> 99 %", "100 %"]
     assert [percentage(share).replace("\u00a0", " ") for share in shares] == said
+
+
+def test_provenance_has_numbers_as_the_manifest_has_them() -> None:
+    about = {"mean": [0.4914, 0.4465, 0.5], "bound": 0.0001, "share": 0.1 + 0.2, "seed": 0}
+    (_, lines), *_ = _provenance({"preprocessing": about})
+    told = [("mean", "0.4914, 0.4465, 0.5"), ("bound", "0.0001"), ("share", "0.3"), ("seed", "0")]
+    assert lines == told
 
 
 def test_a_small_p_is_never_zero() -> None:

@@ -220,4 +220,5 @@ def _scalar(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    # In nine digits: what a mean or a std is, and not what it is about.
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
