@@ -281,7 +281,7 @@ class _Judging:
         return [
             [
                 ""
-                if of and has >= least * of
+                if of and has / of >= least  # a product would round 55 % of 100 up to more than 55
                 else f"{has} of {of} eligible images have a value, {least:.0%} are asked"
                 for has, of in zip(*counts, strict=True)
             ]

@@ -103,6 +103,15 @@ def test_too_little_coverage_is_not_measured() -> None:
     assert set(_verdicts(rows, replace(CHECK, coverage=0.5)).values()) == {PASS}
 
 
+def test_the_coverage_that_is_asked_is_enough() -> None:
+    """0.55 * 100 is more than 55, as Python multiplies."""
+    rows = make_rows({"left": 0.0, "overhead": 0.0}, scenes=100)
+    gone = rows.unit.str.removeprefix("scene_").astype(int) < 45
+    rows.loc[gone, ["value", "lift", "status"]] = [np.nan, np.nan, "undefined"]
+    assert _one(rows, replace(CHECK, coverage=0.55)) == PASS
+    assert _one(rows, replace(CHECK, coverage=0.56)) == NOT_MEASURED
+
+
 def test_a_reference_level_that_sees_nothing_makes_no_difference_count() -> None:
     """An untrained network's heatmaps do not change with the colour, and must not pass for it."""
     blind = make_rows({"left": 0.0, "overhead": 0.0})
