@@ -288,6 +288,8 @@ def test_what_is_not_part_of_the_audit_is_not_measured() -> None:
     judgements = judge(make_rows({"left": 0.0, "overhead": 0.0}), [check], [COLOUR], 0)
     (absent,) = (one for one in judgements if one.technique == "absent")
     assert (absent.verdict, absent.reason) == (NOT_MEASURED, "absent is not part of this audit")
+    many = replace(CHECK, techniques=tuple("hgfedcba"))
+    assert [one.technique for one in judge(make_rows(), [many], [COLOUR], 0)] == [*"abcdefgh"]
     beats = Requirement("beats", references=("center_prior",))
     judgements = judge(make_rows(), [replace(CHECK, requirements=(beats,))], [COLOUR], 0)
     assert {one.reason for one in judgements} == {"center_prior is not part of this audit"}
@@ -383,6 +385,13 @@ def test_a_judgement_states_its_evidence(scenes: int) -> None:
     assert one.value == pytest.approx(-0.4, abs=0.03)
     assert one.p <= one.p_holm <= 0.05
     assert one.bound == "≥ −0.1"
+
+
+def test_the_seed_decides_which_signs_are_drawn() -> None:
+    """Of more than 16 units not all patterns are tried."""
+    rows = make_rows({"left": -0.1, "overhead": -0.1}, scenes=20)
+    p = [judge(rows, [CHECK], [COLOUR], seed)[0].p for seed in (0, 0, 1)]
+    assert p[0] == p[1] != p[2]
 
 
 def test_a_dead_heatmap_may_lie_as_far_below_chance_as_there_is() -> None:
@@ -490,6 +499,11 @@ def test_hits_that_are_few_do_not_show_that_the_reference_sees() -> None:
     assert _of_hits(_hits(seen, 12), DIFFERENCE) == {FAIL}
 
 
+def test_twelve_hits_of_twelve_do_not_show_that_the_reference_keeps_nine_of_ten() -> None:
+    level = Requirement("level", minimum=0.9)
+    assert _of_hits(_hits(ALL, 12), level, DIFFERENCE) == {INCONCLUSIVE, NOT_MEASURED}
+
+
 def test_hits_beat_a_reference_that_never_hits() -> None:
     beats = Requirement("beats", references=("image_swap",))
     assert _of_hits(_hits(ALL, 12).assign(swap=0.0), beats) == {PASS}
@@ -591,6 +605,43 @@ def test_a_place_without_one_of_the_levels_is_not_measured_and_says_so() -> None
     )
     assert one.verdict == NOT_MEASURED
     assert one.reason == "0 of 0 eligible images have a value, 90% are asked"
+
+
+def test_a_bound_of_another_image_set_says_nothing_of_this_one() -> None:
+    costs = CheckSpec("costs", "colour", "right", (), (DIFFERENCE,), 0.9)
+    knows = CheckSpec("knows", "elsewhere", "right", (), (LEVEL,), 0.9)
+    contrasts = [COLOUR, replace(COLOUR, name="elsewhere", image_set="other")]
+    rows = _answers()
+    both = pd.concat([rows, rows.assign(image_set="other")])
+    found = verdicts(judge(both, [costs, knows], contrasts, 0))
+    assert found == {"costs": NOT_MEASURED, "knows": PASS}
+
+
+def test_a_checks_own_bound_tells_whether_the_reference_sees() -> None:
+    strict = Requirement("level", minimum=0.8)
+    own = CheckSpec("own", "colour", "right", (), (LEVEL, DIFFERENCE), 0.9)
+    other = replace(own, name="other", requirements=(strict,))
+    assert verdicts(judge(_answers(), [other, own], [COLOUR], 0))["own"] == PASS
+    lift = Requirement("lift", minimum=0.7)
+    heat = replace(CHECK, requirements=(lift, DIFFERENCE))
+    found = judge(make_rows({"left": 0.0, "overhead": 0.0}), [heat], [COLOUR], 0)
+    (reason,) = {one.reason for one in found if one.statistic == "difference"}
+    assert reason == "'different' itself does not keep lift ≥ 0.7"
+
+
+def test_a_reference_at_its_bound_sees() -> None:
+    """As a level passes at its bound."""
+    both = replace(CHECK, requirements=(LEVEL, DIFFERENCE))
+    assert _one(make_rows().assign(value=0.5), both) == PASS
+
+
+def test_a_reference_may_have_values_at_one_level_alone() -> None:
+    rows = make_rows({"left": 0.0, "overhead": 0.0})
+    rows.loc[rows.colour == "equal", "swap"] = np.nan
+    beats = replace(CHECK, requirements=(Requirement("beats", references=("image_swap",)),))
+    found = _verdicts(rows, beats)
+    assert found["beats image_swap", "left", "equal"] == NOT_MEASURED
+    assert found["beats image_swap", "left", "different"] == PASS
 
 
 def test_whether_heatmaps_see_is_not_asked_by_the_bound_of_another_check() -> None:
