@@ -42,13 +42,15 @@ from cnnaudit.comparing.changes import (
 from cnnaudit.comparing.effects import _meaning, declared_apart
 from cnnaudit.comparing.findings import MIXED, find_changes, told_apart
 from cnnaudit.comparing.forests import _record
+from cnnaudit.comparing.judged import checks_of
 from cnnaudit.comparing.page import told as told_of
 from cnnaudit.comparing.page import write_comparison
-from cnnaudit.comparing.pairing import Mismatch, Models, definitions, pair_models
-from cnnaudit.comparing.side_by_side import _panel
+from cnnaudit.comparing.pairing import Mismatch, Models, definitions, left_out, pair_models
+from cnnaudit.comparing.side_by_side import _panel, tiles_of_both
 from cnnaudit.models.perception import SimpleCNN
 from cnnaudit.report.contrasts import _notes
 from cnnaudit.report.run import Run, load
+from cnnaudit.report.tiles import EXEMPLAR
 from cnnaudit.types import AuditError
 from tests.conftest import write_image_set
 from tests.sample_run import EVIL, build_run
@@ -192,6 +194,37 @@ def test_places_are_the_declared_grids_in_their_order(found: Comparison) -> None
     ]
 
 
+def _with_another_image_set(run: Run) -> Run:
+    """Return a run that measured a second image set: the same items, of another kind of unit."""
+    again = run.rows.assign(image_set="again", unit="again " + run.rows["unit"].astype(str))
+    again["light"] = run.rows["light"].astype(str).map({"left": "overhead", "overhead": "left"})
+    more = with_rows(run, pd.concat([run.rows.astype({"light": str}), again], ignore_index=True))
+    catalogue = copy.deepcopy(dict(run.manifest["catalogue"]))
+    catalogue["image_sets"]["again"] = catalogue["image_sets"]["robot_lighting"]
+    return replace(more, manifest={**run.manifest, "catalogue": catalogue})
+
+
+def test_image_sets_whose_items_are_called_alike_are_apart(
+    both: tuple[Run, Run], found: Comparison
+) -> None:
+    doubled = compare(*map(_with_another_image_set, both)).changes
+    first, again = (doubled[doubled.image_set == name] for name in ("robot_lighting", "again"))
+    numbers = ["difference", "units", "paired", "p", "p_holm"]
+    assert first[numbers].to_numpy().tolist() == found.changes[numbers].to_numpy().tolist()
+    turned = {"left · equal": "overhead · equal", "*": "*"}
+    for mine, theirs in turned.items():
+        own = first[(first.within == mine) & (first.metric == TRUE_CELLS)]
+        other = again[(again.within == theirs) & (again.metric == TRUE_CELLS)]
+        assert other[numbers].to_numpy().tolist() == own[numbers].to_numpy().tolist()
+
+
+def test_a_region_that_one_run_alone_measured_is_not_compared(both: tuple[Run, Run]) -> None:
+    before, after = both
+    sky = before.rows[before.rows.metric == MASS].assign(region="sky")
+    more = with_rows(before, pd.concat([before.rows.astype({"region": str}), sky]))
+    assert set(compare(more, after).changes.region) == {"", "mask"}
+
+
 def test_references_see_no_network_and_are_not_compared(found: Comparison) -> None:
     assert set(found.changes.technique) == {"", "saliency", "grad_cam"}
 
@@ -253,6 +286,13 @@ def test_without_a_grid_each_factor_has_its_places() -> None:
     assert set(_changes_of(rows, **unlike).outcome) == {CHANGED}
 
 
+def test_a_family_of_tests_is_of_all_models_and_of_one_region() -> None:
+    rows = _paired(make_rows(), after=0.7)
+    every = [rows.assign(model=m, region=r) for m in ("m", "other") for r in ("mask", "sky")]
+    found = _changes_of(pd.concat(every, ignore_index=True))
+    assert (found.p_holm / found.p).to_numpy() == pytest.approx(6)  # two models at three places
+
+
 def test_hits_that_are_the_same_are_no_certainty() -> None:
     rows = _paired(make_rows(), 1.0, 1.0)
     found = _changes_of(rows, binary={"mass"})
@@ -308,6 +348,8 @@ def test_how_few_units_there_were_is_said_of_each_image_set() -> None:
     table = pd.concat([table, more])
     told = why_not_measured(table, lambda name: {"z": "scene", "a": "place"}[name])
     assert told == "too few units: 2 to 5 scenes of z, 3 places of a"
+    measured = table.assign(outcome=np.where(table.image_set == "z", SAME, NOT_MEASURED))
+    assert why_not_measured(measured, lambda _: "place") == "too few units: 3 places of a"
     alone = table[table.image_set == "a"]
     assert why_not_measured(alone, lambda _: "place") == "too few units: 3 places"
 
@@ -387,9 +429,68 @@ def test_another_version_of_a_metric_is_told(both: tuple[Run, Run]) -> None:
     assert "99" in told["metrics", MASS]
 
 
+def test_what_a_metric_or_technique_came_to_is_compared(both: tuple[Run, Run]) -> None:
+    def told(group: str, name: str, config: str = "", **about: Any) -> str:
+        manifest = copy.deepcopy(dict(both[0].manifest))
+        manifest["catalogue"][group][name].update(about)
+        other = replace(both[0], manifest=manifest, config=config or both[0].config)
+        return definitions(both[0], other, [Models("perception", "mended")]).get((group, name), "")
+
+    where = "layer of perception → mended encoder.7 → "
+    assert told("techniques", "grad_cam", layer={"mended": "encoder.4"}) == f"{where}encoder.4"
+    assert told("techniques", "grad_cam", layer={}) == f"{where}None"
+    config = yaml.safe_load(both[0].config)
+    config["technique"]["grad_cam"]["layer"] = "encoder.7"  # as was found
+    assert config != yaml.safe_load(both[0].config)
+    said = told("techniques", "grad_cam", yaml.safe_dump(config), layer={"mended": "encoder.7"})
+    assert said == ""
+    assert told("metrics", MASS, higher_is_better=False) == "higher_is_better True → False"
+    assert told("metrics", MASS, kind="distance").endswith("→ distance")
+    assert told("metrics", MASS, range=[0, 2]).endswith("→ [0, 2]")
+
+
+def test_what_numbers_depend_on_is_told_and_where_they_lie_is_not(both: tuple[Run, Run]) -> None:
+    run = both[0]
+    other = {"seed": 7, "tf32": True, "amp": "bfloat16", "determinism": "off"}
+    config = {**yaml.safe_load(run.config), "output_dir": "else", "executor": {}, "report": {}}
+    found = compare(
+        run, replace(run, manifest={**run.manifest, **other}, config=yaml.safe_dump(config))
+    )
+    assert {path: now for path, _, now in found.environment} == other
+    assert found.config == ()
+
+
+def test_the_layer_that_is_told_is_the_second_runs(both: tuple[Run, Run]) -> None:
+    before, after = both
+    rows = after.rows.assign(layer=after.rows.layer.astype(str).replace("encoder.7", "encoder.4"))
+    first = (rows["item"] == "scene_00-left-different") & (rows.technique == "grad_cam")
+
+    def layer(rows: pd.DataFrame) -> set[str]:
+        changes = compare(before, with_rows(after, rows)).changes
+        return set(changes[(changes.technique == "grad_cam") & (changes.within == "*")].layer)
+
+    assert layer(rows) == {"encoder.4"}
+    assert layer(after.rows[~first]) == {"encoder.7"}  # of an item that the first run alone has
+
+
+def test_how_many_items_differ_is_said_of_those_of_both(both: tuple[Run, Run]) -> None:
+    before, after = both
+    rows = after.rows[after.rows.unit.astype(str) < "scene_09"].astype({"light": str})
+    rows.loc[rows["item"] == "scene_01-left-equal", "light"] = "overhead"
+    with pytest.raises(Refused, match="the light of robot_lighting differ: of 1 of 72 items"):
+        compare(before, with_rows(after, rows))
+
+
+def test_a_run_of_answers_alone_lacks_no_target(both: tuple[Run, Run]) -> None:
+    rows = both[0].rows[both[0].rows.target != ""]
+    assert left_out(both[0], with_rows(both[0], rows), [Models(*["perception"] * 2)]) == []
+
+
 def test_a_mismatch_concerns_its_own_image_set() -> None:
     assert not Mismatch("x", image_set="a").concerns("b", "m")
     assert Mismatch("x", image_set="a").concerns("a", "m")
+    assert not Mismatch("x", model="m").concerns("a", "n")
+    assert Mismatch("x", model="m").concerns("a", "m")
 
 
 def with_rows(run: Run, rows: pd.DataFrame) -> Run:
@@ -578,8 +679,9 @@ def test_what_could_have_no_value_has_not_failed(both: tuple[Run, Run]) -> None:
     rows["status"] = rows["status"].astype(str)
     rows.loc[rows.index[rows.status == "ineligible"][::2], "status"] = "failed"
     assert (rows.status == "failed").any()
-    plain, found = compare(before, after).changes, compare(before, with_rows(after, rows)).changes
-    pd.testing.assert_frame_equal(plain, found)
+    failed = with_rows(after, rows)
+    for one, other in (((before, after), (before, failed)), ((after, before), (failed, before))):
+        pd.testing.assert_frame_equal(compare(*one).changes, compare(*other).changes)
 
 
 # --- which models ---------------------------------------------------------------------------------
@@ -599,6 +701,8 @@ def test_models_are_paired_by_name_by_being_alone_or_as_declared(both: tuple[Run
     declared = (Models("a", "b"),)
     assert pair_models(several, more, declared) == (Models("a", "b"), Models("c", "c"))
     assert pair_models(several, several, declared)[0] == Models("a", "b")
+    assert pair_models(several, more, (Models("b", "d"),)) == (Models("b", "d"), Models("c", "c"))
+    assert pair_models(one, other, declared * 2) == declared  # said twice
     with pytest.raises(AuditError, match=r"a, b, c.* d, e.*--pair"):
         pair_models(several, _named(run, "d", "e"), ())
     with pytest.raises(AuditError, match="'x' is no model of the second run; it has b, c, d"):
@@ -691,6 +795,121 @@ def test_pictures_of_one_run_alone_are_counted_and_named(
     assert f"<li>{said}</li>" in text
     assert "<dd>robot_lighting, 72 of 88 images paired</dd>" in text
     assert "<dd>robot_lighting, 88 pairs</dd>" in _page(compare(*both), tmp_path).read_text()
+
+
+# --- checks and heatmaps, side by side ------------------------------------------------------------
+
+
+def _judging(run: Run, *judgements: Mapping[str, str]) -> Run:
+    """Return a run with judgements that differ from one of its own as is said of each."""
+    return replace(run, judgements=tuple({**run.judgements[0], **one} for one in judgements))
+
+
+def _checks(verdicts: str) -> list[dict[str, str]]:
+    return [
+        {"check": name, "verdict": one} for name, one in zip("abcd", verdicts.split(), strict=True)
+    ]
+
+
+def test_checks_that_moved_come_first_and_of_them_the_worst(both: tuple[Run, Run]) -> None:
+    run = both[0]
+    found = checks_of(
+        compare(
+            _judging(run, *_checks("PASS FAIL PASS FAIL")),
+            _judging(run, *_checks("PASS PASS FAIL FAIL")),
+        )
+    )
+    assert [(one.title, _said(one)) for one in found] == [
+        ("c", "PASS → FAIL"),
+        ("b", "FAIL → PASS"),
+        ("d", "FAIL → FAIL"),
+        ("a", "PASS → PASS"),
+    ]
+
+
+def _said(one: Any) -> str:
+    return " → ".join(side.text if side else "–" for side in (one.before, one.after))
+
+
+def test_a_check_of_one_run_alone_has_no_verdict_in_the_other(both: tuple[Run, Run]) -> None:
+    old, new = ({"check": name, "model": "", "verdict": "PASS"} for name in ("old", "new"))
+    found = checks_of(compare(_judging(both[0], old), _judging(both[0], new)))
+    assert {one.title: _said(one) for one in found} == {"old": "PASS → –", "new": "– → PASS"}
+
+
+def test_judgements_that_moved_come_first_and_what_fell_furthest_leads(
+    both: tuple[Run, Run],
+) -> None:
+    before = {"here": "PASS", "there": "INCONCLUSIVE", "up": "FAIL", "same": "PASS", "gone": "FAIL"}
+    after = {"there": "FAIL", "here": "FAIL", "up": "PASS", "same": "PASS", "new": "FAIL"}
+    sides = [
+        _judging(
+            both[0], *({"within": at, "verdict": one, "value": value} for at, one in side.items())
+        )
+        for side, value in ((before, 0.25), (after, 0.75))
+    ]
+    (check,) = checks_of(compare(*sides))
+    assert [(line.places, _said(line)) for line in check.lines] == [
+        (("new",), "– → FAIL"),
+        (("here",), "PASS → FAIL"),
+        (("there",), "INCONCLUSIVE → FAIL"),
+        (("up",), "FAIL → PASS"),
+        (("gone",), "FAIL → –"),
+    ]
+    assert [line.places for line in check.folded] == [("same",)]
+    assert [[text[:4] for text in line.values] for line in check.lines] == [
+        ["–", "0.75"],
+        *[["0.25", "0.75"]] * 3,
+        ["0.25", "–"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["statistic", "bound", "target", "technique", "within", "level"])
+def test_judgements_that_differ_in_one_thing_are_two(both: tuple[Run, Run], name: str) -> None:
+    run = _judging(both[0], {"verdict": "PASS"}, {"verdict": "FAIL", name: "≥ 0.9"})
+    (check,) = checks_of(compare(run, run))
+    assert (len(check.lines), len(check.folded)) == (0, 2)
+
+
+def test_a_check_and_its_numbers_are_marked_by_what_concerns_them(found: Comparison) -> None:
+    about = [Mismatch("all"), Mismatch("mine", model="perception"), Mismatch("other", model="x")]
+    marked = replace(found, mismatches=tuple(about))
+    assert {one.alarms for one in checks_of(marked)} == {("all", "mine")}
+    assert marked.concerns("robot_lighting", "perception") == ["all", "mine"]
+
+
+def _rows_of(found: Comparison) -> dict[str, list[Any]]:
+    """Return the tiles of each picture that both runs show, of either run."""
+    (shown,) = tiles_of_both(found)
+    return {
+        panel.title: [tiles for _, tiles in panel.rows]
+        for _, panels in shown.galleries
+        for panel in panels
+    }
+
+
+def test_each_row_of_tiles_is_of_its_own_run(both: tuple[Run, Run], found: Comparison) -> None:
+    old, new = (_rows_of(compare(run, run)) for run in both)
+    shown = _rows_of(found)
+    assert shown
+    assert all(tiles == [old[title][0], new[title][1]] for title, tiles in shown.items())
+    assert all(before != after for before, after in shown.values())
+
+
+def test_exemplars_come_first_and_what_has_no_room_is_counted(
+    both: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = both[0]
+    last = run.pictures[-1]["item"]
+    why = ({**one, "why": [EXEMPLAR] if one["item"] == last else ["worst"]} for one in run.pictures)
+    chosen = replace(run, pictures=tuple(why))
+    every = replace(run, pictures=tuple({**one, "why": [EXEMPLAR]} for one in run.pictures))
+    monkeypatch.setattr("cnnaudit.comparing.side_by_side.MOST_TILES", 6)
+    (shown,) = tiles_of_both(compare(every, chosen))  # 6: a picture and two heatmaps, twice
+    ((_, (panel,)),) = shown.galleries
+    assert last in (panel.title, panel.detail)
+    rest = len(run.pictures) - 1
+    assert shown.omitted.startswith(f"{rest} picture")
 
 
 # --- what is refused ------------------------------------------------------------------------------

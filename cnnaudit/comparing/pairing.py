@@ -110,8 +110,7 @@ def _paired(before: Run, after: Run, models: Models) -> pd.DataFrame:
     first, second = rows["status@before"], rows["status@after"]
     rows[IN_BOTH] = first.notna() & second.notna()
     of_both = rows.groupby([name for name in SUBJECT if name != "model"])[IN_BOTH].transform("any")
-    known = rows[BEFORE].notna() & rows[AFTER].notna()
-    ok = (first == "ok") & (second == "ok") & known
+    ok = (first == "ok") & (second == "ok")
     # What is ineligible in the run that could read it is so, whatever became of the other.
     first, second = first.fillna("ineligible"), second.fillna("ineligible")
     no_value = first.isin(_NO_VALUE) & second.isin(_NO_VALUE)
@@ -186,7 +185,7 @@ def mismatches(
     found: list[Mismatch] = []
     inputs = [read_parquet(run.folder / "results" / "inputs.parquet") for run in (before, after)]
     items = [items_of(run) for run in (before, after)]
-    for image_set in dict.fromkeys(rows.loc[rows[IN_BOTH], "image_set"]):
+    for image_set in dict.fromkeys(rows["image_set"]):
         found += _differ(inputs[0], inputs[1], image_set)
         found += _differ(items[0], items[1], image_set)
     for pair in models:
