@@ -53,6 +53,11 @@ def test_the_field_that_changed_is_named(why: Why) -> None:
     assert set(changed) == {"behaviour", "saliency", "grad_cam"}
 
 
+def test_what_is_no_longer_asked_is_gone(why: Why) -> None:
+    told = why("metric=[auroc]")["saliency"]
+    assert {*told.split("; ")} == {"metrics.auroc is new", "metrics.mass_in_mask is gone"}
+
+
 def test_a_new_technique_is_like_nothing(why: Why) -> None:
     found = why("technique=[saliency,grad_cam,layer_cam]")
     assert found == {"layer_cam": "nothing like it is in the store"}
@@ -119,3 +124,10 @@ def test_a_damaged_cell_is_not_taken_for_a_changed_one(why: Why, tmp_path: Path)
     assert why() == dict.fromkeys(("behaviour", "saliency", "grad_cam"), damaged)
     shutil.rmtree(tmp_path / "out/store")
     assert set(why().values()) == {"nothing like it is in the store"}
+
+
+def test_three_differences_are_named_and_the_others_counted(why: Why) -> None:
+    asked = "metric=[mass_in_mask,auroc,pointing_game,box_iou]"
+    told = why(asked)["saliency"]
+    assert (told.count("is new"), "more" in told) == (3, False)
+    assert why(asked, "seed=1")["saliency"].endswith("; and 1 more")
