@@ -53,6 +53,15 @@ def test_the_field_that_changed_is_named(why: Why) -> None:
     assert set(changed) == {"behaviour", "saliency", "grad_cam"}
 
 
+def test_of_two_stored_cells_the_one_that_differs_in_less_is_told(
+    why: Why, overrides: list[str]
+) -> None:
+    other = "technique.grad_cam.layer=encoder.4"
+    run_audit(load_specs([*overrides, *ASKED, other]), Invocation("test", [], ""))
+    for same in ([], [other]):
+        assert why("metric=[mass_in_mask,auroc]", *same)["grad_cam"] == "metrics.auroc is new"
+
+
 def test_what_is_no_longer_asked_is_gone(why: Why) -> None:
     told = why("metric=[auroc]")["saliency"]
     assert {*told.split("; ")} == {"metrics.auroc is new", "metrics.mass_in_mask is gone"}
