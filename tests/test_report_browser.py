@@ -224,7 +224,7 @@ def rows_shown(page: Any, column: str = "value") -> list[str]:
     heads = [one.strip() for one in page.locator("#matrix-table thead th").all_text_contents()]
     place = heads.index(column) + 1
     cells = page.locator(f"#matrix-table tbody tr:not([hidden]) > :nth-child({place})")
-    return [one.inner_text().split("\n")[0] for one in cells.all()]
+    return [text.split("\n")[0] for text in cells.all_inner_texts()]
 
 
 def numbers_of(texts: list[str]) -> list[float]:
