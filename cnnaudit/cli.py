@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import select
 import shlex
 import signal
 import sys
@@ -21,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cnnaudit.jobs import (
     COMPLETE,
@@ -34,7 +33,7 @@ from cnnaudit.jobs import (
     with_hydra,
 )
 from cnnaudit.numerics import release_memory, share_heap
-from cnnaudit.printable import printable
+from cnnaudit.streams import is_read, let_go, open_what_is_closed, say, tell
 from cnnaudit.types import AuditError
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ _NOT_WRITTEN = (errno.ENOSPC, errno.EIO)  # of standard output: its file is full
 
 def main(arguments: Sequence[str] = ()) -> NoReturn:
     """Run the command that the process was called with; `arguments` stand before its own."""
-    _open_what_is_closed()
+    open_what_is_closed()
     # Arrow's own allocators would keep the memory of millions of rows, which is needed only once.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     share_heap()
@@ -116,25 +115,25 @@ def main(arguments: Sequence[str] = ()) -> NoReturn:
         sys.stdout.flush()
         sys.exit(code)
     except AuditError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(ERROR)
     except BrokenPipeError:
-        if _is_read():
+        if is_read():
             raise
-        _let_go(sys.stdout)
+        let_go(sys.stdout)
         sys.exit(ERROR)
     except OSError as error:
         if error.filename is not None:
-            _say(f"error: {error.filename}: {error.strerror}")
+            say(f"error: {error.filename}: {error.strerror}")
             sys.exit(ERROR)
         if error.errno not in _NOT_WRITTEN:
             raise
-        _let_go(sys.stdout)
-        _say(f"error: what there is to say cannot be written ({error.strerror})")
+        let_go(sys.stdout)
+        say(f"error: what there is to say cannot be written ({error.strerror})")
         sys.exit(ERROR)
     except KeyboardInterrupt:
         continues = "; what was finished is in the store, the same command continues"
-        _say(f"interrupted{continues if command == 'run' else ''}")
+        say(f"interrupted{continues if command == 'run' else ''}")
         sys.exit(INTERRUPTED)
     finally:
         for one in ends:
@@ -191,7 +190,7 @@ def _run(audit: AuditSpec, invocation: Invocation) -> int:
 def _say_default(audit: AuditSpec, invocation: Invocation) -> None:
     """Say where choices come from that nobody made, if some of them are about other pictures."""
     if audit.left_out and not any(text.startswith("experiment=") for text in invocation.overrides):
-        _say(
+        say(
             "experiment=robot, the default, chooses models, techniques and checks beside pictures; "
             "experiment=none leaves out what it chooses"
         )
@@ -203,12 +202,12 @@ def _run_shard(audit: AuditSpec, invocation: Invocation) -> int:
     from cnnaudit.shards import run_shard
 
     did = run_shard(audit, invocation)
-    _tell(f"shard {did.shard} of {did.shards}: {did.units} units of work, {did.cells} cells")
+    tell(f"shard {did.shard} of {did.shards}: {did.units} units of work, {did.cells} cells")
     if did.failed:
-        _tell(f"INCOMPLETE: something failed in {did.failed} of them")
+        tell(f"INCOMPLETE: something failed in {did.failed} of them")
     allowing = [own_code.GIVEN] if own_code.given(invocation.overrides) else []
     joins = shlex.join(["cnnaudit", "report", str(did.run_dir), *allowing])
-    _tell(f"when all shards are done: {joins}")
+    tell(f"when all shards are done: {joins}")
     return INCOMPLETE if did.failed else COMPLETE
 
 
@@ -221,16 +220,16 @@ def _verdict_code(verdict: str) -> int:
 def _announce(audit: AuditSpec, outcome: Outcome) -> int:
     """Say what came out of an audit, and return its exit code."""
     for text in outcome.left_out:
-        _say(f"left out: {text}")
+        say(f"left out: {text}")
     for sentence in outcome.findings:
-        _tell(sentence)
+        tell(sentence)
     if not outcome.complete:
-        _tell("INCOMPLETE: some of it failed; the report says what and why")
+        tell("INCOMPLETE: some of it failed; the report says what and why")
     for text in outcome.checks:
-        _tell(f"check {text}")
+        tell(f"check {text}")
     if outcome.verdict:
-        _tell(f"verdict: {outcome.verdict}")
-    _tell(f"report: {outcome.report}")
+        tell(f"verdict: {outcome.verdict}")
+    tell(f"report: {outcome.report}")
     if not outcome.complete:
         return INCOMPLETE
     return _verdict_code(outcome.verdict) if audit.gate else COMPLETE
@@ -255,33 +254,33 @@ def _show_plan(explains: bool, audit: AuditSpec, invocation: Invocation) -> int:
     ready = prepare(audit)
     _say_default(audit, invocation)
     for text in ready.audit.left_out:
-        _say(f"left out: {text}")
+        say(f"left out: {text}")
     plan = ready.plan
     found = plan.keys - plan.missing
-    _tell(f"{plan.keys} cells: {found} in the store, {plan.missing} to compute")
+    tell(f"{plan.keys} cells: {found} in the store, {plan.missing} to compute")
     shard, shards = audit.executor.shard, audit.executor.shards
     if shard is not None:
         plan = replace(plan, units=share_of(plan, shards, shard))
-        _tell(f"shard {shard} of {shards}: {plan.missing} to compute")
+        tell(f"shard {shard} of {shards}: {plan.missing} to compute")
     for text in not_readable(ready.image_sets):
-        _tell(f"  {text}")
+        tell(f"  {text}")
     for text in say_work(plan.units):
-        _tell(f"  {text}")
+        tell(f"  {text}")
     for name, (count, lacking) in count_derived(ready).items():
-        _tell(f"{name}: {count - lacking} in the store, {lacking} to compute")
+        tell(f"{name}: {count - lacking} in the store, {lacking} to compute")
     if explains:
         for text in reasons(plan.units, ready.store):
-            _tell(f"  why {text}")
+            tell(f"  why {text}")
         if not plan.units:
-            _tell("no cell is to be computed, so there is nothing to explain")
+            tell("no cell is to be computed, so there is nothing to explain")
     if plan.units:
         for text in say_cost(ready.audit, plan.units, choose_device(device_here(ready.audit))):
-            _tell(text)
+            tell(text)
     if audit.preview is not None:
         from cnnaudit.preview import write_preview
 
         write_preview(ready.image_sets, audit.preview)
-        _tell(f"preview: {audit.preview}")
+        tell(f"preview: {audit.preview}")
     return COMPLETE
 
 
@@ -293,9 +292,9 @@ def _layers(audit: AuditSpec, _invocation: Invocation) -> int:
         # What the layers are does not depend on the weights, which may be far away.
         facts = inspect_model(replace(spec, weights=None, pretrained=""), audit.seed)
         shape = "×".join(map(str, facts.input))
-        _tell(f"{spec.name}: {facts.parameters:,} parameters, input {shape}")
+        tell(f"{spec.name}: {facts.parameters:,} parameters, input {shape}")
         for text in say_layers(facts.layers, facts.roles):
-            _tell(text)
+            tell(text)
     return COMPLETE
 
 
@@ -311,7 +310,7 @@ def _report(rest: Sequence[str]) -> int:
             "report takes one run directory, cnnaudit report outputs/robot/…; only of a run in "
             "shards may keys be set"
         )
-    _tell(f"report: {write_report(Path(rest[0]))}")
+    tell(f"report: {write_report(Path(rest[0]))}")
     return COMPLETE
 
 
@@ -330,13 +329,13 @@ def _compare(rest: Sequence[str]) -> int:
     try:
         found = compare(load(asked.before), load(asked.after), asked.pairs, force=asked.force)
     except Refused as error:
-        _say(f"refused: {error}")
+        say(f"refused: {error}")
         return REFUSED
     findings = find_changes(found)
     page, *beside = write_comparison(found, findings, asked.page)
     for text in told(found, findings):
-        _tell(text)
-    _tell(f"comparison: {page}, with {' and '.join(path.name for path in beside)} beside it")
+        tell(text)
+    tell(f"comparison: {page}, with {' and '.join(path.name for path in beside)} beside it")
     return COMPLETE
 
 
@@ -351,8 +350,8 @@ def _reproduce(rest: Sequence[str]) -> int:
     audit, _ = stored_audit(run_dir, overrides)
     found = reproduce(run_dir, audit)
     for line in found.lines:
-        _tell(line)
-    _tell("reproduced" if found.agrees else "NOT reproduced")
+        tell(line)
+    tell("reproduced" if found.agrees else "NOT reproduced")
     return COMPLETE if found.agrees else ERROR
 
 
@@ -370,52 +369,19 @@ def _explain_pictures(asked: Asked, audit: AuditSpec, _invocation: Invocation) -
     from cnnaudit.explaining import explain_pictures
 
     for text in explain_pictures(audit, asked):
-        _tell(text)
+        tell(text)
     return COMPLETE
 
 
 def _init(rest: Sequence[str]) -> int:
     from cnnaudit.starting import start
 
-    _tell(start(rest), end="")
+    tell(start(rest), end="")
     return COMPLETE
 
 
 def _import(rest: Sequence[str]) -> int:
     from cnnaudit.importing import import_set
 
-    _tell(import_set(rest), end="")
+    tell(import_set(rest), end="")
     return COMPLETE
-
-
-def _tell(text: str, end: str = "\n") -> None:
-    """Say it on standard output: names in it, which others chose, must not steer the terminal."""
-    print(printable(text), end=end)
-
-
-def _is_read() -> bool:
-    """Say whether somebody still reads what is printed, unlike under `| head`."""
-    output = select.poll()
-    output.register(sys.stdout.fileno(), 0)  # that a pipe has no reader is told unasked
-    return not output.poll(0)
-
-
-def _say(text: str) -> None:
-    """Say it on standard error, if anybody still reads it."""
-    try:
-        print(printable(text), file=sys.stderr, flush=True)
-    except OSError:
-        _let_go(sys.stderr)
-
-
-def _open_what_is_closed() -> None:
-    """Put nothing where the caller has closed a stream, or the store's next file would be it."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8", errors="replace"))
-
-
-def _let_go(output: IO[str]) -> None:
-    """Send what is still buffered nowhere, or Python would fail to write it as it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())

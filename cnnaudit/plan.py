@@ -86,11 +86,11 @@ def make_plan(
             if missing:
                 own.append(Unit(model, part.image_set, part.chunk, missing, part.partners))
         # Size by size, the largest first: what a batch leaves free in memory then fits the next.
-        units += sorted(own, key=lambda unit: -largest_batch(len(unit.chunk), audit.batch_size))
+        units += sorted(own, key=lambda unit: -_largest_batch(len(unit.chunk), audit.batch_size))
     return Plan(tuple(cells), tuple(units))
 
 
-def largest_batch(images: int, most: int) -> int:
+def _largest_batch(images: int, most: int) -> int:
     """Return the size of the largest of the batches that take so many images, as even as can be."""
     return ceil(images / ceil(images / most))
 
